@@ -1,0 +1,1 @@
+"""BU-TD counter-stream networks and zero-forgetting continual learning, as a plugin of clk."""

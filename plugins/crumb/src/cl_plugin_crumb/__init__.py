@@ -1,0 +1,1 @@
+"""Compositional replay with memory blocks, baselines, data sets and ablations (CRUMB), as a plugin of clk."""

@@ -1,0 +1,1 @@
+"""Replay-based continual semantic segmentation (RECALL), as a plugin of clk."""
