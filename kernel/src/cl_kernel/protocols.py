@@ -115,8 +115,12 @@ class Metric(Protocol):
     def merge(self, a: Tree, b: Tree) -> Tree:
         """The state of both halves together."""
 
-    def compute(self, state: Tree) -> dict[str, float | None]:
-        """Named values; the first is the one that fills the matrix. None where undefined (no samples)."""
+    def compute(self, state: Tree, stage: int | None = None) -> dict[str, float | None]:
+        """Named values; the first is the one that fills the matrix. None where undefined (no samples).
+
+        :param stage: the stage just learnt, given when ``state`` covers all test sets seen so far; a metric built
+            with the stream may then split old from new classes. None for the state of a single test set.
+        """
 
 
 class Executor(Protocol):
