@@ -1,0 +1,132 @@
+"""Penalties that hold a network near what it was: L2, EWC, online EWC, SI and MAS.
+
+One *slot* is an importance and an anchor for every trainable parameter; the penalty of a slot is
+``sum(importance * (parameter - anchor)^2)``, with no half (CRUMB's framework, spec 2.10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+
+from attrs import define, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Named = dict[str, Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Inputs and labels."""
+
+
+def trainable(model: nn.Module) -> Named:
+    """Parameters that learn, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def snapshot(model: nn.Module) -> Named:
+    """Copies of the parameters that learn."""
+    return {name: p.detach().clone() for name, p in trainable(model).items()}
+
+
+@define
+class Slot:
+    """What mattered after some task, and where the parameters were."""
+
+    importance: Named
+    anchor: Named
+
+
+def penalty(slots: Sequence[Slot], parameters: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the penalties of all slots; a zero without gradient when there is none."""
+    device = next(iter(parameters.values())).device
+    total = torch.zeros((), device=device)
+    for slot in slots:
+        for name, importance in slot.importance.items():
+            total = total + (importance * (parameters[name] - slot.anchor[name]) ** 2).sum()
+    return total
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Evaluation mode for a while, back to what it was afterwards."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+def _accumulate(
+    model: nn.Module,
+    batches: Batches,
+    loss: Callable[[Tensor], Tensor],
+    term: Callable[[Tensor, int], Tensor],
+) -> Named:
+    """Mean over batches of ``term(gradient, batch size)``, in evaluation mode."""
+    parameters = trainable(model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    n_batches = 0
+    with evaluating(model):
+        for inputs, _ in batches:
+            gradients = torch.autograd.grad(loss(model(inputs)), list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += term(gradient, len(inputs))
+            n_batches += 1
+    return {name: value / max(n_batches, 1) for name, value in total.items()}
+
+
+def fisher(model: nn.Module, batches: Batches, n_active: int) -> Named:
+    """EWC's importance: squared gradient of each batch's mean loss at the predicted labels, times the batch size."""
+
+    def loss(scores: Tensor) -> Tensor:
+        scores = scores[:, :n_active]
+        return F.cross_entropy(scores, scores.argmax(1))
+
+    return _accumulate(model, batches, loss, lambda gradient, n: gradient**2 * n)
+
+
+def sensitivity(model: nn.Module, batches: Batches, n_active: int) -> Named:
+    """MAS' importance: magnitude of the gradient of the mean squared score."""
+    return _accumulate(
+        model, batches, lambda scores: (scores[:, :n_active] ** 2).mean(), lambda gradient, n: gradient.abs()
+    )
+
+
+@define
+class PathIntegral:
+    """SI's account of what each parameter contributed along the way.
+
+    :param damping: added to the squared distance travelled.
+    """
+
+    damping: float = 0.1
+    omega: Named = field(factory=dict)
+    start: Named = field(factory=dict)
+
+    def begin(self, model: nn.Module) -> None:
+        """Start a task here."""
+        self.start = snapshot(model)
+        self.omega = {name: torch.zeros_like(p) for name, p in self.start.items()}
+
+    def step(
+        self, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    ) -> None:
+        """Count one optimiser step: ``omega -= gradient of the plain loss * movement``."""
+        for name, gradient in gradients.items():
+            self.omega[name] -= gradient * (after[name].detach() - before[name])
+
+    def importance(self, model: nn.Module) -> Named:
+        """Importance of the task that ends here."""
+        now = snapshot(model)
+        return {name: self.omega[name] / ((now[name] - self.start[name]) ** 2 + self.damping) for name in now}
+
+
+def added(importance: Named, earlier: Sequence[Slot]) -> Named:
+    """Importance accumulated onto the last slot's."""
+    if not earlier:
+        return importance
+    return {name: value + earlier[-1].importance[name] for name, value in importance.items()}
