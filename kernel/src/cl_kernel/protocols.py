@@ -39,7 +39,10 @@ class Samples(Protocol):
 
 
 class Learner(Protocol):
-    """A continual-learning method. Its loop inside a stage is its own."""
+    """A continual-learning method. Its loop inside a stage is its own.
+
+    An optional method ``finish(ctx)`` is called once after the last stage, to draw or write what is its own.
+    """
 
     def learn(self, stage: Stage, ctx: Context) -> None:
         """Learn a stage, from wherever ``load`` left it; ``ctx.step()`` after each step."""
