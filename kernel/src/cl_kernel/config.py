@@ -26,16 +26,27 @@ class RunOptions:
     seed: int = field(default=0, metadata=doc("seed of everything random"))
     device: str = field(default="auto", metadata=doc("auto, cpu, cuda or cuda:N"))
     memory: str = field(default="", metadata=doc("replay capacity in examples (500) or bytes (1.5MB)"))
-    evaluate: Literal["all", "seen"] = field(default="all", metadata=doc("which test sets are scored after a stage"))
-    initial_scores: bool = field(default=False, metadata=doc("score before the first stage, for forward transfer"))
-    checkpoint_every_s: float = field(default=60.0, validator=attrs.validators.gt(0),
-                                      metadata=doc("time between checkpoints", unit="s"))
+    evaluate: Literal["all", "seen"] = field(
+        default="all", metadata=doc("which test sets are scored after a stage")
+    )
+    initial_scores: bool = field(
+        default=False, metadata=doc("score before the first stage, for forward transfer")
+    )
+    checkpoint_every_s: float = field(
+        default=60.0, validator=attrs.validators.gt(0), metadata=doc("time between checkpoints", unit="s")
+    )
     on_bad_sample: Literal["fail", "skip"] = field(default="fail", metadata=doc("what a corrupt sample does"))
-    n_workers: int = field(default=2, validator=attrs.validators.ge(0),
-                           metadata=doc("loader workers; results do not depend on it"))
+    n_workers: int = field(
+        default=2,
+        validator=attrs.validators.ge(0),
+        metadata=doc("loader workers; results do not depend on it"),
+    )
     plots: bool = field(default=True, metadata=doc("draw plots at the end"))
-    stop_at_step: int = field(default=0, validator=attrs.validators.ge(0),
-                              metadata=doc("save and stop after so many steps, as a signal would; 0 = never"))
+    stop_at_step: int = field(
+        default=0,
+        validator=attrs.validators.ge(0),
+        metadata=doc("save and stop after so many steps, as a signal would; 0 = never"),
+    )
 
 
 @frozen
@@ -55,8 +66,11 @@ class Resolved:
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value, plain."""
-        return {f"{section}.{name}": value for section, settings in self.sections.items()
-                for name, value in as_plain(settings).items()}
+        return {
+            f"{section}.{name}": value
+            for section, settings in self.sections.items()
+            for name, value in as_plain(settings).items()
+        }
 
 
 def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]) -> Resolved:
@@ -67,8 +81,12 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
     :raises BadSetting: for an unknown or ambiguous key, a value of the wrong type or out of range.
     """
     values: dict[str, dict[str, Any]] = {section: {} for section in classes}
-    origins: dict[str, str] = {f"{section}.{a.name}": "default" for section, cls in classes.items() if cls is not None
-                               for a in attrs.fields(cls)}
+    origins: dict[str, str] = {
+        f"{section}.{a.name}": "default"
+        for section, cls in classes.items()
+        if cls is not None
+        for a in attrs.fields(cls)
+    }
     for layer in layers:
         for key, value in layer.values.items():
             full = _full_key(key, origins, layer.origin)
@@ -87,7 +105,9 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
             text = error.args[0] if error.args else error
             culprits = [f"{section}.{name} ({origins[f'{section}.{name}']})" for name in values[section]]
             named = [c for c in culprits if f"'{c.split(' ')[0].split('.', 1)[1]}'" in str(text)]
-            raise BadSetting(f"bad value in section {section!r}: {text}", where=", ".join(named or culprits)) from error
+            raise BadSetting(
+                f"bad value in section {section!r}: {text}", where=", ".join(named or culprits)
+            ) from error
     return Resolved(sections, origins)
 
 
@@ -103,8 +123,11 @@ def _full_key(key: str, known: Mapping[str, str], origin: str) -> str:
     else:
         head, _, rest = key.partition(".")
         if head == "replay":
-            owners = [full for full in known if full.split(".", 1)[0] in ("policy", "codec", "source")
-                      and full.split(".", 1)[1] == rest]
+            owners = [
+                full
+                for full in known
+                if full.split(".", 1)[0] in ("policy", "codec", "source") and full.split(".", 1)[1] == rest
+            ]
             if len(owners) == 1:
                 return owners[0]
     names = [*known, *(full.split(".", 1)[1] for full in known)]
@@ -141,20 +164,28 @@ def convert(value: Any, wanted: Any, key: str, origin: str) -> Any:
             if value == option or str(value).lower() == str(option).lower():
                 return option
         raise BadSetting(f"{key} = {value!r} is none of {', '.join(map(str, arguments))}", where=origin)
-    if origin_type in (tuple, list, Sequence, typing.Sequence) or origin_type is typing.get_origin(Sequence[int]):
+    if origin_type in (tuple, list, Sequence, typing.Sequence) or origin_type is typing.get_origin(
+        Sequence[int]
+    ):
         items = _as_items(value)
         if items is None:
             raise wrong()
         if origin_type is tuple and arguments and arguments[-1] is not Ellipsis:
             if len(items) != len(arguments):
                 raise wrong()
-            return tuple(convert(v, t, f"{key}[{i}]", origin) for i, (v, t) in enumerate(zip(items, arguments, strict=True)))
+            return tuple(
+                convert(v, t, f"{key}[{i}]", origin)
+                for i, (v, t) in enumerate(zip(items, arguments, strict=True))
+            )
         inner = arguments[0] if arguments else Any
         return tuple(convert(v, inner, f"{key}[{i}]", origin) for i, v in enumerate(items))
     if origin_type is dict or origin_type is typing.get_origin(Mapping[str, int]):
         if not isinstance(value, Mapping):
             raise wrong()
-        return {convert(k, arguments[0], key, origin): convert(v, arguments[1], f"{key}.{k}", origin) for k, v in value.items()}
+        return {
+            convert(k, arguments[0], key, origin): convert(v, arguments[1], f"{key}.{k}", origin)
+            for k, v in value.items()
+        }
     if wanted is bool:
         if isinstance(value, bool):
             return value
@@ -198,7 +229,8 @@ def _as_items(value: Any) -> list[Any] | None:
 
 def _type_name(wanted: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}.get(
-        wanted, str(wanted).replace("typing.", ""))
+        wanted, str(wanted).replace("typing.", "")
+    )
 
 
 def parse_assignments(texts: Sequence[str]) -> Layer:
@@ -236,8 +268,20 @@ def read_yaml(path: Path) -> Layer:
     return Layer(str(path), flatten(content))
 
 
-def flatten(content: Mapping[str, Any], sections: Sequence[str] = ("run", "dataset", "model", "learner", "policy", "codec",
-                                                                   "source", "replay", "experiment")) -> dict[str, Any]:
+def flatten(
+    content: Mapping[str, Any],
+    sections: Sequence[str] = (
+        "run",
+        "dataset",
+        "model",
+        "learner",
+        "policy",
+        "codec",
+        "source",
+        "replay",
+        "experiment",
+    ),
+) -> dict[str, Any]:
     """Nested sections as dotted keys; only the known sections nest, so mappings as values stay whole."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
@@ -250,6 +294,7 @@ def flatten(content: Mapping[str, Any], sections: Sequence[str] = ("run", "datas
 
 def as_plain(settings: Any) -> dict[str, Any]:
     """A settings object as JSON- and YAML-safe values."""
+
     def plain(value: Any) -> Any:
         if isinstance(value, Path):
             return str(value)

@@ -106,6 +106,15 @@ class RunFailed:
 
 
 Event = (
-    RunStarted | StageStarted | PhaseStarted | Progress | Scored | Reused | Noted | CheckpointSaved
-    | StageEnded | RunEnded | RunFailed
+    RunStarted
+    | StageStarted
+    | PhaseStarted
+    | Progress
+    | Scored
+    | Reused
+    | Noted
+    | CheckpointSaved
+    | StageEnded
+    | RunEnded
+    | RunFailed
 )

@@ -30,8 +30,11 @@ def full_disk_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull("the disk is full", where=str(path),
-                       fix="free some space, then 'clk resume' the run: everything finished before is intact") from error
+        raise DiskFull(
+            "the disk is full",
+            where=str(path),
+            fix="free some space, then 'clk resume' the run: everything finished before is intact",
+        ) from error
 
 
 @contextlib.contextmanager

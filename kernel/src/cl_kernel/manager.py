@@ -80,8 +80,10 @@ class Registry:
         owner = Owner(name, distribution, version)
         if name in self.owners:
             other = self.owners[name]
-            owner.broken = (f"the name {name!r} is taken twice: by {other.distribution or 'clk'} and by "
-                            f"{distribution}; uninstall one of them")
+            owner.broken = (
+                f"the name {name!r} is taken twice: by {other.distribution or 'clk'} and by "
+                f"{distribution}; uninstall one of them"
+            )
             self.quarantine.append(owner)
             return owner
         plugin: object = None
@@ -108,17 +110,25 @@ class Registry:
             options = getattr(value, f"{PROJECT}_impl", None)
             if attribute not in known and not (options and options.get("optionalhook")):
                 near = nearest(attribute, known)
-                raise BrokenPlugin(f"unknown hook {attribute}" + (f"; did you mean {near[0]}?" if near else ""),
-                                   where=_place(value))
+                raise BrokenPlugin(
+                    f"unknown hook {attribute}" + (f"; did you mean {near[0]}?" if near else ""),
+                    where=_place(value),
+                )
             if options is None:
-                raise BrokenPlugin(f"{attribute} is not marked with @hookimpl", where=_place(value),
-                                   fix="from cl_kernel import hookimpl")
+                raise BrokenPlugin(
+                    f"{attribute} is not marked with @hookimpl",
+                    where=_place(value),
+                    fix="from cl_kernel import hookimpl",
+                )
             if attribute in known:
                 allowed = list(inspect.signature(getattr(hookspecs, attribute)).parameters)
                 extra = [a for a in inspect.signature(value).parameters if a not in allowed]
                 if extra:
-                    raise BrokenPlugin(f"hook {attribute} takes {', '.join(allowed) or 'no arguments'}, but here it asks "
-                                       f"for {', '.join(extra)}", where=_place(value))
+                    raise BrokenPlugin(
+                        f"hook {attribute} takes {', '.join(allowed) or 'no arguments'}, but here it asks "
+                        f"for {', '.join(extra)}",
+                        where=_place(value),
+                    )
         self._pm.register(plugin, name=name)
 
     def _collect(self, plugin: object, owner: Owner) -> dict[str, list[Offer]]:
@@ -128,8 +138,10 @@ class Registry:
                 if not isinstance(about, Plugin):
                     raise BrokenPlugin(f"clk_plugin returned {type(about).__name__}, not a Plugin")
                 if about.spec > SPEC_VERSION:
-                    raise BrokenPlugin(f"{owner.name} needs hook contract {about.spec}, this kernel has {SPEC_VERSION}",
-                                       fix="pip install --upgrade cl-kernel")
+                    raise BrokenPlugin(
+                        f"{owner.name} needs hook contract {about.spec}, this kernel has {SPEC_VERSION}",
+                        fix="pip install --upgrade cl-kernel",
+                    )
                 owner.about = about
         collected: dict[str, list[Offer]] = {}
         for kind, hook in KINDS.items():
@@ -140,7 +152,9 @@ class Registry:
                     continue
                 for record in _as_list(impl.function(), hook):
                     if not isinstance(record, record_type):
-                        raise BrokenPlugin(f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}")
+                        raise BrokenPlugin(
+                            f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}"
+                        )
                     if any(record.name == other.record.name for other in collected[kind]):
                         raise DuplicateName(f"{hook} offers {record.name!r} twice")
                     collected[kind].append(Offer(record, owner.name))
@@ -149,7 +163,9 @@ class Registry:
     # ---- look-up --------------------------------------------------------------------------------
     def all(self, kind: str) -> list[Offer]:
         """Offers of a kind, by plugin and name."""
-        return sorted(self.offers[kind], key=lambda offer: (offer.plugin != BUILTIN, offer.plugin, offer.record.name))
+        return sorted(
+            self.offers[kind], key=lambda offer: (offer.plugin != BUILTIN, offer.plugin, offer.record.name)
+        )
 
     def find(self, kind: str, text: str, *, prefer: str = "", where: str = "") -> tuple[Offer, str]:
         """The offer that ``text`` names, and what follows its name: ``[plugin:]name[:argument]``.
@@ -167,15 +183,22 @@ class Registry:
         candidates = [offer for offer in self.offers[kind] if _same(offer, head)]
         mine = [offer for offer in candidates if offer.plugin == prefer]
         if len(mine or candidates) > 1:
-            names = " and ".join(f"{offer.name} ({self.owners[offer.plugin].distribution or 'clk'})" for offer in candidates)
-            raise DuplicateName(f"{kind} {head!r} is offered by {names}", where=where,
-                                fix=f"say which: --{kind} {candidates[0].name}")
+            names = " and ".join(
+                f"{offer.name} ({self.owners[offer.plugin].distribution or 'clk'})" for offer in candidates
+            )
+            raise DuplicateName(
+                f"{kind} {head!r} is offered by {names}",
+                where=where,
+                fix=f"say which: --{kind} {candidates[0].name}",
+            )
         if mine or candidates:
             return (mine or candidates)[0], rest
         for owner in self.quarantine:
             if owner.name == head:
                 raise BrokenPlugin(f"plugin {head!r} is broken: {owner.broken}", where=where)
-        known = [offer.name for offer in self.offers[kind]] + [offer.record.name for offer in self.offers[kind]]
+        known = [offer.name for offer in self.offers[kind]] + [
+            offer.record.name for offer in self.offers[kind]
+        ]
         if head in self.owners and rest:
             known = [offer.name for offer in self.offers[kind] if offer.plugin == head]
         raise UnknownName.of(kind, text, known, where=where, fix=f"clk list {kind}s")
@@ -189,10 +212,14 @@ class Registry:
             return self.owners[name]
         for owner in self.quarantine:
             if owner.name == name:
-                raise BrokenPlugin(f"plugin {name!r} is broken: {owner.broken}", where=f"--plugin {name}",
-                                   fix=f"mend or uninstall {owner.distribution}")
-        raise UnknownName.of("plugin", name, [*self.owners], where=f"--plugin {name}",
-                             fix=f"pip install cl-plugin-{name}")
+                raise BrokenPlugin(
+                    f"plugin {name!r} is broken: {owner.broken}",
+                    where=f"--plugin {name}",
+                    fix=f"mend or uninstall {owner.distribution}",
+                )
+        raise UnknownName.of(
+            "plugin", name, [*self.owners], where=f"--plugin {name}", fix=f"pip install cl-plugin-{name}"
+        )
 
     def versions(self) -> dict[str, str]:
         """Plugin -> distribution and version."""
@@ -222,7 +249,13 @@ def discover(only: Iterable[str] | None = None) -> Registry:
     registry = Registry()
     registry.add(BUILTIN, lambda: builtin, "cl-kernel", _version("cl-kernel"))
     allowed = os.environ.get("CLK_PLUGINS")
-    wanted = set(only) if only is not None else {n.strip() for n in allowed.split(",")} if allowed is not None else None
+    wanted = (
+        set(only)
+        if only is not None
+        else {n.strip() for n in allowed.split(",")}
+        if allowed is not None
+        else None
+    )
     for entry in entry_points():
         if wanted is None or entry.name in wanted:
             dist = entry.dist
@@ -265,7 +298,9 @@ def _record_type(kind: str) -> type:
 
 def _same(offer: Offer, name: str) -> bool:
     lowered = name.lower()
-    return offer.record.name.lower() == lowered or lowered in (a.lower() for a in getattr(offer.record, "aliases", ()))
+    return offer.record.name.lower() == lowered or lowered in (
+        a.lower() for a in getattr(offer.record, "aliases", ())
+    )
 
 
 def _as_list(found: object, hook: str) -> list[Any]:
@@ -287,5 +322,3 @@ def _reason(error: BaseException) -> str:
         trace = trace.tb_next
     place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
     return f"{type(error).__name__}: {error}{place}"
-
-

@@ -52,8 +52,11 @@ class RunFolder:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise RunConflict(f"the run folder is in use by process {holder}", where=str(self.path),
-                              fix="wait for it, or give --output another folder") from error
+            raise RunConflict(
+                f"the run folder is in use by process {holder}",
+                where=str(self.path),
+                fix="wait for it, or give --output another folder",
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -101,8 +104,11 @@ class RunFolder:
                 log.warning("%s; falling back to the one before", error.what)
                 path.replace(path.with_suffix(".damaged"))
         if found:
-            raise BadCheckpoint("no checkpoint of this run can be read", where=str(self.path / "checkpoints"),
-                                fix="start the run again in a new folder")
+            raise BadCheckpoint(
+                "no checkpoint of this run can be read",
+                where=str(self.path / "checkpoints"),
+                fix="start the run again in a new folder",
+            )
         return None
 
 
@@ -114,8 +120,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise RunConflict(f"{path.parent} is no run folder: it has no {path.name}", where=str(path),
-                          fix="'clk runs' lists the runs") from error
+        raise RunConflict(
+            f"{path.parent} is no run folder: it has no {path.name}",
+            where=str(path),
+            fix="'clk runs' lists the runs",
+        ) from error
     except ValueError as error:
         raise RunConflict(f"{path.name} is damaged: {error}", where=str(path)) from error
     return content
@@ -159,5 +168,3 @@ def peak_memory() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-

@@ -97,7 +97,7 @@ class Model:
     """A network by name. ``build(settings, fields, n_outputs, site) -> object`` of ``framework``.
 
     :param framework: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; a learner takes one of them.
-    :param takes: the field it reads, as ``"image"``.
+    :param takes: the field it reads, as ``"image"``; ``"*"`` for any.
     """
 
     name: str = field(validator=_name)
@@ -178,7 +178,7 @@ class Learner:
     build: str = field(validator=_target)
     takes: tuple[str, ...]
     framework: str = "numpy"
-    rooms: tuple[str, ...] = ()
+    rooms: tuple[str, ...] = field(default=())
     defaults: Mapping[str, str] = field(factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
     settings: type | None = None

@@ -118,7 +118,9 @@ class Activity:
         rate = (self.progress.steps - steps) / max(now - then, 1e-9)
         self._last = (now, self.progress.steps)
         numbers = {name: float(value) for name, value in values.items()}
-        self.emit(events.Progress(stage=self.progress.stage, step=self.progress.steps, rate=rate, values=numbers))
+        self.emit(
+            events.Progress(stage=self.progress.stage, step=self.progress.steps, rate=rate, values=numbers)
+        )
         return now
 
     def _tick(self, values: Mapping[str, Any]) -> None:
@@ -169,7 +171,12 @@ class Context(Activity):
         :return: test set -> value of the first metric.
         """
         scored = self.score(sets or self.due_sets())
-        record = {"stage": self.progress.stage, "step": self.progress.steps, "label": label, **scored["values"]}
+        record = {
+            "stage": self.progress.stage,
+            "step": self.progress.steps,
+            "label": label,
+            **scored["values"],
+        }
         self.progress.curve.append(record)
         row = _first(scored, self.scorers)
         self.emit(events.Scored(stage=self.progress.stage, label=label, row=row, summary=scored["seen"]))
@@ -189,9 +196,18 @@ class Context(Activity):
         """Write a checkpoint now."""
         started = time.monotonic()
         progress = self.progress
-        loop = {"stage": progress.stage, "steps": progress.steps, "seconds": self.elapsed(), "rows": progress.rows,
-                "curve": progress.curve, "initial": progress.initial, "skipped": dict(self.site.skipped)}
-        path, nbytes = self.run.save_checkpoint(progress.steps, {"learner": self.learner.state(), "loop": loop})
+        loop = {
+            "stage": progress.stage,
+            "steps": progress.steps,
+            "seconds": self.elapsed(),
+            "rows": progress.rows,
+            "curve": progress.curve,
+            "initial": progress.initial,
+            "skipped": dict(self.site.skipped),
+        }
+        path, nbytes = self.run.save_checkpoint(
+            progress.steps, {"learner": self.learner.state(), "loop": loop}
+        )
         self.checkpoint_bytes = nbytes
         now = time.monotonic()
         self._next_save = now + max(self.checkpoint_every_s, 5 * (now - started))
@@ -200,7 +216,9 @@ class Context(Activity):
     def restore(self, tree: Tree) -> None:
         """Take over a checkpoint."""
         loop = tree["loop"]
-        self.progress = Progress(loop["stage"], loop["steps"], loop["seconds"], loop["rows"], loop["curve"], loop["initial"])
+        self.progress = Progress(
+            loop["stage"], loop["steps"], loop["seconds"], loop["rows"], loop["curve"], loop["initial"]
+        )
         self.site.skipped.update(loop["skipped"])
         self.learner.load(tree["learner"])
         self._last = (time.monotonic(), self.progress.steps)
@@ -209,7 +227,9 @@ class Context(Activity):
         """Seconds spent on this run, earlier attempts included."""
         return self.progress.seconds + time.monotonic() - self._began
 
-    def score(self, sets: Sequence[str], stage: int | None = None, keep: Path | None = None) -> dict[str, Any]:
+    def score(
+        self, sets: Sequence[str], stage: int | None = None, keep: Path | None = None
+    ) -> dict[str, Any]:
         """Score test sets in one pass over their samples; see :func:`score`."""
         return score(self.learner, self.stream, self.scorers, sets, stage, keep)
 
@@ -228,8 +248,14 @@ class Context(Activity):
         self._wake = min(time.monotonic() + REPORT_EVERY_S, self._next_save)
 
 
-def score(learner: Learner, stream: Stream, scorers: Sequence[Scorer], sets: Sequence[str], stage: int | None = None,
-          keep: Path | None = None) -> dict[str, Any]:
+def score(
+    learner: Learner,
+    stream: Stream,
+    scorers: Sequence[Scorer],
+    sets: Sequence[str],
+    stage: int | None = None,
+    keep: Path | None = None,
+) -> dict[str, Any]:
     """Score test sets in one pass over the learner's predictions.
 
     :param sets: names of test sets.
@@ -257,14 +283,19 @@ def score(learner: Learner, stream: Stream, scorers: Sequence[Scorer], sets: Seq
             reads = scorer.record.output
             predicted = output.get(reads, output.get("scores"))
             if predicted is None:
-                raise Mismatch(f"metric {scorer.record.name!r} reads {reads!r}, but the learner predicts {sorted(output)}",
-                               where=f"--metric {scorer.record.name}", fix="clk list metrics")
+                raise Mismatch(
+                    f"metric {scorer.record.name!r} reads {reads!r}, but the learner predicts {sorted(output)}",
+                    where=f"--metric {scorer.record.name}",
+                    fix="clk list metrics",
+                )
             for j in range(len(sets)):
                 mine = inside[j][at]
                 if mine.all():
                     states[k][j] = scorer.metric.update(states[k][j], predicted, truth[scorer.record.target])
                 elif mine.any():
-                    states[k][j] = scorer.metric.update(states[k][j], _pick(predicted, mine), truth[scorer.record.target][mine])
+                    states[k][j] = scorer.metric.update(
+                        states[k][j], _pick(predicted, mine), truth[scorer.record.target][mine]
+                    )
         if keep is not None:
             if "class" in output:
                 classes.append(np.asarray(output["class"]))
@@ -272,8 +303,10 @@ def score(learner: Learner, stream: Stream, scorers: Sequence[Scorer], sets: Seq
                 classes.append(np.asarray(output["scores"]).argmax(1))
     if position != len(rows):
         raise Mismatch(f"the learner predicted {position} of {len(rows)} samples", where="predict")
-    values = {scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
-              for k, scorer in enumerate(scorers)}
+    values = {
+        scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
+        for k, scorer in enumerate(scorers)
+    }
     seen_count = len(sets) if stage is None or len(stream.test_sets) != len(stream.stages) else stage + 1
     seen = {}
     for k, scorer in enumerate(scorers):
@@ -282,8 +315,15 @@ def score(learner: Learner, stream: Stream, scorers: Sequence[Scorer], sets: Seq
             total = scorer.metric.merge(total, states[k][j])
         seen[scorer.record.name] = scorer.metric.compute(total, stage)
     if keep is not None:
-        save_tree(keep, {"sets": list(sets), "rows": rows, "class": np.concatenate(classes) if classes else None,
-                         "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)}})
+        save_tree(
+            keep,
+            {
+                "sets": list(sets),
+                "rows": rows,
+                "class": np.concatenate(classes) if classes else None,
+                "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)},
+            },
+        )
     return {"values": values, "seen": seen}
 
 
@@ -304,10 +344,16 @@ def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
             started = time.monotonic()
             ctx.emit(events.StageStarted(stage=stage.index, name=stage.name, n_samples=len(stage.train)))
             ctx.learner.learn(stage, ctx)
-            scored = ctx.score(ctx.due_sets(), stage.index, run.path / "scores" / f"stage-{stage.index:03d}.tree")
+            scored = ctx.score(
+                ctx.due_sets(), stage.index, run.path / "scores" / f"stage-{stage.index:03d}.tree"
+            )
             progress.rows.append(scored)
             progress.stage += 1
-            ctx.emit(events.Scored(stage=stage.index, label="", row=_first(scored, ctx.scorers), summary=scored["seen"]))
+            ctx.emit(
+                events.Scored(
+                    stage=stage.index, label="", row=_first(scored, ctx.scorers), summary=scored["seen"]
+                )
+            )
             ctx.emit(events.StageEnded(stage=stage.index, seconds=time.monotonic() - started))
             write_json(run.path / "metrics.json", results(ctx, finished=False))
             if progress.stage < len(stream.stages):
@@ -332,8 +378,12 @@ def run_activity(activity: Activity, body: Callable[..., Mapping[str, Any]], set
         content = dict(body(activity, settings))
     digest = digest_tree({key: value for key, value in content.items() if key != "cost"})
     content |= {"finished": True, "digest": digest, "skipped": dict(activity.site.skipped)}
-    content["cost"] = {**content.get("cost", {}), "seconds": round(time.monotonic() - started, 3),
-                       "steps": activity.progress.steps, "peak_bytes": peak_memory()}
+    content["cost"] = {
+        **content.get("cost", {}),
+        "seconds": round(time.monotonic() - started, 3),
+        "steps": activity.progress.steps,
+        "peak_bytes": peak_memory(),
+    }
     write_json(activity.folder / "metrics.json", content)
     return content
 
@@ -345,14 +395,21 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
     tables = {}
     for scorer in ctx.scorers:
         metric = scorer.record.name
-        R = np.array([[_value(row["values"][metric].get(name)) for name in names] for row in progress.rows], float)
+        R = np.array(
+            [[_value(row["values"][metric].get(name)) for name in names] for row in progress.rows], float
+        )
         R = R.reshape(len(progress.rows), len(names))
-        initial = None if progress.initial is None else \
-            np.array([_value(progress.initial[metric].get(name)) for name in names], float)
+        initial = (
+            None
+            if progress.initial is None
+            else np.array([_value(progress.initial[metric].get(name)) for name in names], float)
+        )
         tables[metric] = {
             "matrix": [[None if np.isnan(v) else v for v in row] for row in R.tolist()],
             "initial": None if initial is None else initial.tolist(),
-            "summary": matrix.summary(R, initial) if len(R) and R.shape[1] == len(stream.stages) == len(R) else {},
+            "summary": matrix.summary(R, initial)
+            if len(R) and R.shape[1] == len(stream.stages) == len(R)
+            else {},
             "seen": [row["seen"][metric] for row in progress.rows],
             "sets": [row["values"][metric] for row in progress.rows],
         }
@@ -368,9 +425,13 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
     content["digest"] = digest_tree(content)
     if finished:
         content["state_digest"] = digest_tree(ctx.learner.state())
-    content["cost"] = {"seconds": round(ctx.elapsed(), 3), "steps": progress.steps, "peak_bytes": peak_memory(),
-                       "checkpoint_bytes": ctx.checkpoint_bytes,
-                       **memory_cost(ctx.memories)}
+    content["cost"] = {
+        "seconds": round(ctx.elapsed(), 3),
+        "steps": progress.steps,
+        "peak_bytes": peak_memory(),
+        "checkpoint_bytes": ctx.checkpoint_bytes,
+        **memory_cost(ctx.memories),
+    }
     return content
 
 
@@ -398,7 +459,9 @@ def _signals(ctx: Activity) -> Iterator[None]:
 
 
 def _first(scored: Mapping[str, Any], scorers: Sequence[Scorer]) -> dict[str, float | None]:
-    return {name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()}
+    return {
+        name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()
+    }
 
 
 def _value(values: Mapping[str, float | None] | None) -> float:

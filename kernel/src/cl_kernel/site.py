@@ -65,7 +65,9 @@ class Site:
         raise MissingAsset(
             f"{asset.name} is missing: {asset.summary} ({', '.join(asset.files) or 'no files named'})",
             where=f"data roots: {looked}",
-            fix=f"get it from {asset.origin} and pass --data-root DIR" if asset.origin else "pass --data-root DIR",
+            fix=f"get it from {asset.origin} and pass --data-root DIR"
+            if asset.origin
+            else "pass --data-root DIR",
         )
 
     def bad_sample(self, what: str, error: Exception | str) -> None:
@@ -74,8 +76,11 @@ class Site:
         :raises BadInput: under ``fail``.
         """
         if self.on_bad_sample != "skip":
-            raise BadInput(f"cannot use {what}: {error}", where=what,
-                           fix="mend or remove it, or go on without it: --on-bad-sample skip")
+            raise BadInput(
+                f"cannot use {what}: {error}",
+                where=what,
+                fix="mend or remove it, or go on without it: --on-bad-sample skip",
+            )
         self.skipped[what] = str(error)
 
 

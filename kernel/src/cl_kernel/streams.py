@@ -100,17 +100,28 @@ class Stream:
             raise BadInput("the stream has no stages", where=where)
         for position, stage in enumerate(self.stages):
             if stage.index != position:
-                raise BadInput(f"stage {stage.name!r} has index {stage.index}, expected {position}", where=where)
+                raise BadInput(
+                    f"stage {stage.name!r} has index {stage.index}, expected {position}", where=where
+                )
             if len(stage.train) == 0:
-                raise BadInput(f"stage {position} ({stage.name}) has no training samples", where=where,
-                               fix="use fewer stages or more data")
+                raise BadInput(
+                    f"stage {position} ({stage.name}) has no training samples",
+                    where=where,
+                    fix="use fewer stages or more data",
+                )
             if set(stage.train.spec) != set(self.spec):
                 raise BadInput(f"stage {position} ({stage.name}) has other fields than stage 0", where=where)
-            if unknown := [c for c in stage.classes if self.class_names and not 0 <= c < len(self.class_names)]:
-                raise BadInput(f"stage {position} ({stage.name}) brings unknown classes {unknown}", where=where)
+            if unknown := [
+                c for c in stage.classes if self.class_names and not 0 <= c < len(self.class_names)
+            ]:
+                raise BadInput(
+                    f"stage {position} ({stage.name}) brings unknown classes {unknown}", where=where
+                )
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise BadInput(f"two stages share a name: {sorted({n for n in names if names.count(n) > 1})}", where=where)
+            raise BadInput(
+                f"two stages share a name: {sorted({n for n in names if names.count(n) > 1})}", where=where
+            )
         if len(set(self.class_names)) != len(self.class_names):
             twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
             raise BadInput(f"two classes share a name: {', '.join(twice)}", where=where)
@@ -205,8 +216,12 @@ def subset(samples: Samples, rows: np.ndarray) -> Samples:
     return Subset(samples, rows)
 
 
-def class_groups(n_classes: int, sizes: Sequence[int] | None, n_stages: int, order: Sequence[int] | None,
-                 ) -> list[tuple[int, ...]]:
+def class_groups(
+    n_classes: int,
+    sizes: Sequence[int] | None,
+    n_stages: int,
+    order: Sequence[int] | None,
+) -> list[tuple[int, ...]]:
     """Classes of each stage.
 
     :param sizes: classes a stage brings, in order; must add up to ``n_classes``. None: ``n_stages`` equal stages.
@@ -218,37 +233,60 @@ def class_groups(n_classes: int, sizes: Sequence[int] | None, n_stages: int, ord
         twice = sorted({c for c in order if order.count(c) > 1})
         missing = sorted(set(range(n_classes)) - set(order))
         unknown = sorted(set(order) - set(range(n_classes)))
-        raise BadInput(f"class order is no permutation of 0..{n_classes - 1}: repeated {twice}, missing {missing}, "
-                       f"unknown {unknown}", where="class order")
+        raise BadInput(
+            f"class order is no permutation of 0..{n_classes - 1}: repeated {twice}, missing {missing}, "
+            f"unknown {unknown}",
+            where="class order",
+        )
     if sizes is None:
         if n_stages < 1 or n_classes % n_stages:
             fits = [k for k in range(1, n_classes + 1) if n_classes % k == 0]
-            raise BadInput(f"{n_classes} classes do not divide into {n_stages} equal stages", where="number of stages",
-                           fix=f"use one of {fits} stages, or give the sizes")
+            raise BadInput(
+                f"{n_classes} classes do not divide into {n_stages} equal stages",
+                where="number of stages",
+                fix=f"use one of {fits} stages, or give the sizes",
+            )
         sizes = [n_classes // n_stages] * n_stages
     if any(size < 1 for size in sizes) or sum(sizes) != n_classes:
-        raise BadInput(f"stage sizes {list(sizes)} are not positive numbers adding up to {n_classes} classes",
-                       where="stage sizes")
+        raise BadInput(
+            f"stage sizes {list(sizes)} are not positive numbers adding up to {n_classes} classes",
+            where="stage sizes",
+        )
     ends = np.cumsum(sizes)
-    return [tuple(order[end - size:end]) for end, size in zip(ends, sizes, strict=True)]
+    return [tuple(order[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
-def class_incremental(name: str, train: Samples, test: Samples, class_names: Sequence[str], *,
-                      n_stages: int = 0, sizes: Sequence[int] | None = None, order: Sequence[int] | None = None,
-                      label: str = "class", task: str = "image -> class", shuffle: np.random.Generator | None = None,
-                      fingerprint: str = "") -> Stream:
+def class_incremental(
+    name: str,
+    train: Samples,
+    test: Samples,
+    class_names: Sequence[str],
+    *,
+    n_stages: int = 0,
+    sizes: Sequence[int] | None = None,
+    order: Sequence[int] | None = None,
+    label: str = "class",
+    task: str = "image -> class",
+    shuffle: np.random.Generator | None = None,
+    fingerprint: str = "",
+) -> Stream:
     """Split labelled samples into stages of new classes, one test set a stage.
 
     :param shuffle: order of the samples inside a stage; None keeps the data's.
     :raises BadInput: for a split that drops a class, or a class without train or test samples.
     """
     groups = class_groups(len(class_names), sizes, n_stages, order)
-    labels = {side: samples.take(np.arange(len(samples)), [label])[label] for side, samples in
-              (("training", train), ("test", test))}
+    labels = {
+        side: samples.take(np.arange(len(samples)), [label])[label]
+        for side, samples in (("training", train), ("test", test))
+    }
     for side, values in labels.items():
         if len(values) and (values.min() < 0 or values.max() >= len(class_names)):
-            raise BadInput(f"{side} labels run from {values.min()} to {values.max()}, but there are "
-                           f"{len(class_names)} class names", where=f"data set {name!r}")
+            raise BadInput(
+                f"{side} labels run from {values.min()} to {values.max()}, but there are "
+                f"{len(class_names)} class names",
+                where=f"data set {name!r}",
+            )
         missing = [class_names[c] for c in range(len(class_names)) if c not in set(values.tolist())]
         if missing:
             raise BadInput(f"no {side} samples of class {', '.join(missing)}", where=f"data set {name!r}")
@@ -257,12 +295,22 @@ def class_incremental(name: str, train: Samples, test: Samples, class_names: Seq
         rows = np.flatnonzero(np.isin(labels["training"], classes))
         if shuffle is not None:
             rows = shuffle.permutation(rows)
-        stage_name = "+".join(class_names[c] for c in classes) if len(classes) <= 3 else \
-            f"{class_names[classes[0]]}..{class_names[classes[-1]]}"
+        stage_name = (
+            "+".join(class_names[c] for c in classes)
+            if len(classes) <= 3
+            else f"{class_names[classes[0]]}..{class_names[classes[-1]]}"
+        )
         stages.append(Stage(index=index, name=stage_name, train=subset(train, rows), classes=classes))
         test_sets[stage_name] = np.flatnonzero(np.isin(labels["test"], classes))
-    return Stream(name=name, task=task, stages=stages, test=test, test_sets=test_sets,
-                  class_names=tuple(class_names), fingerprint=fingerprint)
+    return Stream(
+        name=name,
+        task=task,
+        stages=stages,
+        test=test,
+        test_sets=test_sets,
+        class_names=tuple(class_names),
+        fingerprint=fingerprint,
+    )
 
 
 def fingerprint(*parts: Any) -> str:

@@ -111,10 +111,17 @@ def _strip(node: Any, where: str, arrays: list[np.ndarray]) -> Any:
     if isinstance(node, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in node):
             return {key: _strip(value, f"{where}[{key!r}]", arrays) for key, value in node.items()}
-        return {"$d": [[_plain_key(key, where), _strip(value, f"{where}[{key!r}]", arrays)] for key, value in node.items()]}
+        return {
+            "$d": [
+                [_plain_key(key, where), _strip(value, f"{where}[{key!r}]", arrays)]
+                for key, value in node.items()
+            ]
+        }
     if isinstance(node, (list, tuple)):
         return [_strip(value, f"{where}[{i}]", arrays) for i, value in enumerate(node)]
-    raise TypeError(f"state{where} is a {type(node).__name__}; only arrays, numbers, text, lists and mappings can be saved")
+    raise TypeError(
+        f"state{where} is a {type(node).__name__}; only arrays, numbers, text, lists and mappings can be saved"
+    )
 
 
 def _plain_key(key: Any, where: str) -> Any:

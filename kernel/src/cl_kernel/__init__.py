@@ -1,0 +1,71 @@
+"""clk: a microkernel for continual-learning experiments.
+
+The public API; names are loaded on first use, so importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "hookspecs": ("hookimpl",),
+    "records": (
+        "Asset",
+        "Command",
+        "Dataset",
+        "Executor",
+        "Expected",
+        "Experiment",
+        "Learner",
+        "Metric",
+        "Model",
+        "Plugin",
+        "Replay",
+        "Tracker",
+        "doc",
+        "SPEC_VERSION",
+    ),
+    "errors": (
+        "BadCheckpoint",
+        "BadInput",
+        "BadSetting",
+        "ClkError",
+        "Interrupted",
+        "MissingAsset",
+        "Mismatch",
+        "RunConflict",
+        "UnknownName",
+    ),
+    "streams": (
+        "ArraySamples",
+        "Concatenation",
+        "Field",
+        "Stage",
+        "Stream",
+        "class_groups",
+        "class_incremental",
+        "fingerprint",
+        "subset",
+    ),
+    "protocols": ("Batch", "Codec", "Policy", "Samples", "Tree"),
+    "memory": ("Memory", "parse_capacity"),
+    "site": ("Parts", "Site"),
+    "files": ("Cache", "atomic", "content_key", "write_json", "write_text"),
+    "trees": ("digest_tree", "load_tree", "save_tree"),
+    "run": ("Activity", "Context", "score"),
+    "session": ("Outcome", "Plan", "Request", "execute", "plan", "reproduce", "resume"),
+    "manager": ("Registry", "discover", "resolve"),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,271 @@
+"""``clk run``, ``clk resume``, ``clk reproduce``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_kernel.console import Console, LiveLine, duration, size
+from cl_kernel.errors import BadSetting, Interrupted
+
+Handler = Callable[[Namespace, Console], int]
+FLAGS = {
+    "seed": "run.seed",
+    "memory": "run.memory",
+    "device": "run.device",
+    "on_bad_sample": "run.on_bad_sample",
+    "n_workers": "run.n_workers",
+    "evaluate": "run.evaluate",
+}
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Flags that say what to run; shared with ``clk show``."""
+    parser.add_argument(
+        "--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant"
+    )
+    parser.add_argument(
+        "--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)"
+    )
+    parser.add_argument(
+        "--profile", default="", metavar="NAME", help="tiny (embedded stand-in, default), small, paper, ..."
+    )
+    parser.add_argument(
+        "--data-root", action="append", default=[], metavar="DIR", help="where real data lies; repeatable"
+    )
+    for kind in ("dataset", "model", "learner"):
+        parser.add_argument(
+            f"--{kind}", default="", metavar="NAME", help=f"{kind} by name (clk list {kind}s)"
+        )
+    parser.add_argument(
+        "--replay", default="", metavar="NAME", help="POLICY+CODEC, or a source, or none (clk list replays)"
+    )
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="metric by name; repeatable"
+    )
+    parser.add_argument(
+        "--memory", default=None, metavar="SIZE", help="replay capacity: examples (500) or bytes (1.5MB)"
+    )
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default=None)
+    parser.add_argument("--n-workers", type=int, default=None)
+    parser.add_argument(
+        "--evaluate", choices=("all", "seen"), default=None, help="test sets scored after each stage"
+    )
+    parser.add_argument(
+        "--config", default="", metavar="NAME", help="named configuration, for learners that have them"
+    )
+    parser.add_argument(
+        "--config-file", action="append", default=[], type=Path, metavar="YAML", help="settings file"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="one setting, e.g. learner.lr=0.1; repeatable",
+    )
+
+
+def request_from(namespace: Namespace) -> Any:
+    """The request that the flags make."""
+    from cl_kernel import config
+    from cl_kernel.session import Request
+
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    for path in namespace.config_file:
+        layer = config.read_yaml(path)
+        layers.append((layer.origin, layer.values))
+    pieces = {
+        kind: getattr(namespace, kind)
+        for kind in ("dataset", "model", "learner", "replay")
+        if getattr(namespace, kind)
+    }
+    if namespace.metric:
+        pieces["metrics"] = list(namespace.metric)
+    if pieces:
+        layers.append(("command line", pieces))
+    for flag, key in FLAGS.items():
+        if (value := getattr(namespace, flag)) is not None:
+            layers.append((f"--{flag.replace('_', '-')}", {key: value}))
+    if namespace.config:
+        layers.append(("--config", {"learner.config": namespace.config}))
+    if namespace.assignments:
+        layer = config.parse_assignments(namespace.assignments)
+        layers.append((layer.origin, layer.values))
+    if not (namespace.test or namespace.plugin or namespace.learner):
+        raise BadSetting(
+            "nothing to run",
+            where="clk run",
+            fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)",
+        )
+    return Request(
+        test=namespace.test,
+        plugin=namespace.plugin,
+        profile=namespace.profile,
+        data_roots=tuple(namespace.data_root),
+        overrides=tuple(layers),
+        trackers=tuple(getattr(namespace, "tracker", ())),
+    )
+
+
+def run(parser: ArgumentParser) -> Handler:
+    """Run an experiment."""
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--output", type=Path, default=None, metavar="DIR", help="run folder (default: a new one below runs/)"
+    )
+    parser.add_argument(
+        "--tracker", action="append", default=[], metavar="NAME", help="also track with, e.g., tensorboard"
+    )
+    parser.add_argument("--no-beside", action="store_true", help="without the test's comparison runs")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel import session
+        from cl_kernel.manager import discover
+        from cl_kernel.outputs import new_folder
+
+        registry = discover()
+        planned = session.plan(registry, request_from(namespace))
+        banner(console, planned)
+        folder = namespace.output or new_folder(
+            Path("runs"), f"{planned.name}-{planned.profile}-s{planned.options.seed}"
+        )
+        return _guarded(
+            console,
+            folder,
+            lambda: session.execute(
+                registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside
+            ),
+        )
+
+    return handle
+
+
+def resume(parser: ArgumentParser) -> Handler:
+    """Go on with an interrupted run."""
+    parser.add_argument("run", type=Path, help="run folder")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel import session
+        from cl_kernel.manager import discover
+
+        registry = discover()
+        return _guarded(
+            console, namespace.run, lambda: session.resume(registry, namespace.run, listen=[LiveLine()])
+        )
+
+    return handle
+
+
+def reproduce(parser: ArgumentParser) -> Handler:
+    """Run a finished run again and compare digests; exit 3 when they differ."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--output", type=Path, default=None, metavar="DIR")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel import session
+        from cl_kernel.manager import discover
+
+        outcome, differences = session.reproduce(
+            discover(), namespace.run, namespace.output, listen=[LiveLine()]
+        )
+        console.json({"run": str(outcome.folder), "differences": differences})
+        if differences:
+            console.print(f"differs in {', '.join(differences)}: {namespace.run} and {outcome.folder}")
+            return 3
+        console.print(
+            f"equal: results and final state of {outcome.folder} have the digests of {namespace.run}"
+        )
+        return 0
+
+    return handle
+
+
+def _guarded(console: Console, folder: Path, body: Callable[[], Any]) -> int:
+    try:
+        outcome = body()
+    except Interrupted as interrupted:
+        console.say(f"saved; go on with: clk resume {folder}")
+        return 128 + interrupted.signum
+    show_outcome(console, outcome)
+    return 0
+
+
+def banner(console: Console, planned: Any) -> None:
+    """Say loudly what kind of numbers will come."""
+    if planned.profile == "tiny":
+        text = "profile tiny: an embedded stand-in, seconds to minutes; these are not the paper's numbers"
+    elif planned.profile == "paper":
+        text = "profile paper: the publication's settings"
+    else:
+        text = f"profile {planned.profile}"
+    console.say(f"{planned.name} | {text} | seed {planned.options.seed}")
+
+
+def show_outcome(console: Console, outcome: Any) -> None:
+    """Tables of a finished run, and of the runs beside it."""
+    from cl_kernel.outputs import read_json
+
+    results = outcome.results
+    stored = read_json(outcome.folder / "run.json")
+    console.json(
+        {
+            "run": str(outcome.folder),
+            "test": stored["test"],
+            "profile": stored["profile"],
+            "results": results,
+            "beside": outcome.beside,
+        }
+    )
+    if "metrics" not in results:
+        rows = [
+            (key, value)
+            for key, value in results.items()
+            if isinstance(value, (int, float, str)) and key != "finished"
+        ]
+        console.table(stored["test"], ("result", "value"), rows)
+    else:
+        _stream_tables(console, stored["test"], {_label(stored): results, **outcome.beside})
+    cost = results["cost"]
+    line = f"{duration(cost['seconds'])}, {cost['steps']} steps, peak memory {size(cost['peak_bytes'])}"
+    if cost.get("memory_bytes"):
+        line += f", replay memory {cost['memory_examples']} examples in {size(cost['memory_bytes'])}"
+    console.print(line)
+    if results.get("skipped"):
+        console.print(f"skipped {len(results['skipped'])} bad samples, named in metrics.json")
+    console.print(f"results in {outcome.folder}: metrics.json, settings.yaml, plots/")
+
+
+def _label(stored: Mapping[str, Any]) -> str:
+    return str(stored.get("pieces", {}).get("learner", stored["test"])).split(":")[-1]
+
+
+def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    main = next(iter(runs.values()))
+    metric = next(iter(main["metrics"]))
+    keys = [key for key in main["metrics"][metric]["seen"][-1] if "/" not in key][:4]
+    rows: list[Sequence[Any]] = []
+    for index, stage in enumerate(main["stages"]):
+        row: list[Any] = [f"{index + 1} {stage}"]
+        for results in runs.values():
+            seen = results["metrics"][metric]["seen"]
+            row += [seen[index].get(key) if index < len(seen) else None for key in keys]
+        rows.append(row)
+    columns = [
+        "after stage",
+        *(f"{label}: {key}" if len(runs) > 1 else key for label in runs for key in keys),
+    ]
+    console.table(f"{name}: {metric} over the test samples seen so far", columns, rows)
+    summaries = {label: results["metrics"][metric]["summary"] for label, results in runs.items()}
+    names = list(next(iter(summaries.values())))
+    if names:
+        console.table(
+            "from the accuracy matrix",
+            ["", *names],
+            [[label, *(summary.get(n) for n in names)] for label, summary in summaries.items()],
+        )
