@@ -80,16 +80,17 @@ class Memory:
             )
         slots = self.policy.place(groups, self._place_rng)
         self.seen += len(groups)
-        rows = np.flatnonzero(slots >= 0)
-        if len(rows) > 1 and len(last := _last_of_each(slots[rows])) < len(rows):
-            rows = rows[last]
-            kept = np.full(len(slots), -1)
-            kept[rows] = slots[rows]
-            slots = kept
+        rows = (slots >= 0).nonzero()[0]
+        targets = slots[rows]
+        if len(set(targets.tolist())) < len(rows):
+            # Assigning repeats to tensors has no defined order: only the last newcomer of a slot counts.
+            _, last = np.unique(targets[::-1], return_index=True)
+            rows = rows[np.sort(len(rows) - 1 - last)]
+            targets, slots = slots[rows], np.full(len(slots), -1)
+            slots[rows] = targets
         if len(rows):
             if len(rows) < len(slots):
                 batch = {name: array[rows] for name, array in batch.items()}
-            targets = slots[rows]
             encoded = self.codec.encode(batch)
             for name, array in self._slots.items():
                 array[targets] = encoded[name]
@@ -157,12 +158,6 @@ def build_memory(
     wanted = capacity if isinstance(capacity, Capacity) else parse_capacity(capacity)
     slots = wanted.slots(codec, n_examples)
     return Memory(policy(slots), codec, slots, rng, budget=wanted.nbytes)
-
-
-def _last_of_each(slots: np.ndarray) -> np.ndarray:
-    """Positions of the last occurrence of each slot, ascending: assigning repeats to tensors has no order."""
-    _, last = np.unique(slots[::-1], return_index=True)
-    return np.sort(len(slots) - 1 - last)
 
 
 def _to_numpy(array: Array) -> np.ndarray:

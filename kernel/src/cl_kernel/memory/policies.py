@@ -59,8 +59,9 @@ class _Flat:
         self._slots.load(state["slots"])
 
     def _settle(self, slots: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        kept = slots >= 0
-        self._slots.put(slots[kept], groups[kept])
+        kept = (slots >= 0).nonzero()[0]
+        if len(kept):
+            self._slots.put(slots[kept], groups[kept])
         return slots
 
 
@@ -79,10 +80,9 @@ class Reservoir(_Flat):
 
     def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The i-th example ever takes slot floor(u i) if there is such a slot."""
-        order = np.arange(self.seen, self.seen + len(groups))
-        n_free = min(max(self.capacity - self.seen, 0), len(groups))
-        slots = order.copy()
-        slots[n_free:] = rng.random(len(groups) - n_free) * (order[n_free:] + 1)
+        n_free = min(self.capacity - len(self), len(groups))
+        slots = np.arange(self.seen, self.seen + len(groups))
+        slots[n_free:] = rng.random(len(groups) - n_free) * (slots[n_free:] + 1)
         slots[slots >= self.capacity] = -1
         self.seen += len(groups)
         return self._settle(slots, groups)

@@ -182,10 +182,9 @@ class SlotGroups:
 
     def put(self, slots: np.ndarray, groups: np.ndarray) -> None:
         """Occupy slots; of repeated slots the last counts. New slots come in order."""
-        if not len(slots):
-            return
         self.group_of[slots] = groups
-        self.n = max(self.n, int(slots.max()) + 1)
+        if self.n < self.capacity:
+            self.n = max(self.n, int(slots.max()) + 1)
         if self._tables is not None:
             self._n_changed += len(slots)
             self._changed.append(slots)
