@@ -1,0 +1,1 @@
+"""Formats of CLEAR: metadata, the photo store, buckets, features, labelled folders and the streams made of them."""

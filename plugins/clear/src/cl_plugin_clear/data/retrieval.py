@@ -1,0 +1,197 @@
+"""Exact retrieval by inner product, and the rules that turn ranked lists into classes (sec. 2.7).
+
+Shapes: P prompts, N images of a bucket, d feature width, K pool size, M class size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from attrs import define, frozen
+
+from cl_kernel.errors import BadInput, BadSetting
+
+BACKGROUND = "BACKGROUND"
+BLOCK_ROWS = 16_384
+
+
+def normalise(raw: np.ndarray) -> np.ndarray:
+    """Rows in float32 divided by their L2 norm; a zero or non-finite row gives NaN (callers drop it)."""
+    rows = np.asarray(raw, np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@frozen
+class Ranked:
+    """Hits of each prompt: ``scores`` float32 and ``rows`` int64, both [P, k], score descending, then row ascending."""
+
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+@define
+class _Best:
+    """The best ``k`` of a stream of candidates for one prompt."""
+
+    k: int
+    scores: list[np.ndarray]
+    rows: list[np.ndarray]
+    n: int = 0
+    floor: float = -np.inf
+
+    def add(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        self.scores.append(scores)
+        self.rows.append(rows)
+        self.n += len(scores)
+        if self.n >= 2 * self.k + 4096:
+            self.cut()
+
+    def cut(self) -> None:
+        scores, rows = np.concatenate(self.scores), np.concatenate(self.rows)
+        if len(scores) > self.k:
+            self.floor = float(np.partition(scores, len(scores) - self.k)[len(scores) - self.k])
+            keep = scores > self.floor
+            ties = np.flatnonzero(scores == self.floor)
+            ties = ties[np.argsort(rows[ties], kind="stable")][: self.k - int(keep.sum())]
+            keep[ties] = True
+            scores, rows = scores[keep], rows[keep]
+        self.scores, self.rows, self.n = [scores], [rows], len(scores)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.scores:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        self.cut()
+        scores, rows = self.scores[0], self.rows[0]
+        order = np.lexsort((rows, -scores))
+        return scores[order], rows[order]
+
+
+def search(queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom: bool = False,
+           block_rows: int = BLOCK_ROWS) -> tuple[Ranked, Ranked | None]:
+    """The ``k`` best images of each prompt in one pass over the shards, all prompts at once.
+
+    Shards may be memory-mapped and larger than memory: only ``block_rows`` rows are touched at a time.
+
+    :param queries: normalised, [P, d].
+    :param shards: normalised image features, [rows, d] each, float16 or float32; rows that are NaN never match.
+    :param bottom: also the ``k`` worst, with negated scores, from the same pass.
+    :return: (top, bottom or None); fewer than ``k`` columns when there are fewer images.
+    """
+    import torch
+
+    queries_T = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).T.contiguous()  # [d, P]
+    n_prompts = len(queries)
+    top = [_Best(k, [], []) for _ in range(n_prompts)]
+    low = [_Best(k, [], []) for _ in range(n_prompts)] if bottom else []
+    start = 0
+    for shard in shards:
+        if shard.shape[-1] != queries.shape[-1]:
+            raise BadInput(f"features are {shard.shape[-1]} wide, prompts {queries.shape[-1]}", where="retrieval",
+                           fix="use the same CLIP model for images and prompts")
+        for first in range(0, len(shard), block_rows):
+            block = torch.from_numpy(np.ascontiguousarray(shard[first : first + block_rows], np.float32))
+            scores_PR = torch.mm(block, queries_T).T.contiguous().numpy()  # [P, rows]
+            for best, sign in ((top, 1), (low, -1)):
+                for prompt, keeper in enumerate(best):
+                    row_scores = scores_PR[prompt] if sign == 1 else -scores_PR[prompt]
+                    found = np.flatnonzero(row_scores >= keeper.floor)
+                    if len(found):
+                        keeper.add(row_scores[found], found + (start + first))
+        start += len(shard)
+    return _ranked(top), (_ranked(low) if bottom else None)
+
+
+def _ranked(best: Sequence[_Best]) -> Ranked:
+    found = [keeper.finish() for keeper in best]
+    width = min((len(scores) for scores, _ in found), default=0)
+    return Ranked(np.array([scores[:width] for scores, _ in found], np.float32).reshape(len(found), width),
+                  np.array([rows[:width] for _, rows in found], np.int64).reshape(len(found), width))
+
+
+Hits = list[tuple[int, float]]
+"""(row in the bucket, score), best first."""
+
+
+def check_sizes(class_size: int, pool: int, allow_overlap: bool, background: bool) -> None:
+    """Refuse combinations that the original loses its way in.
+
+    :raises BadSetting: naming both values.
+    """
+    if class_size >= pool:
+        raise BadSetting(f"class size {class_size} is not below the pool size {pool}", where="concept config",
+                         fix="raise NUM_OF_IMAGES_PER_CLASS_PER_BUCKET_TO_QUERY")
+    if allow_overlap and background:
+        raise BadSetting("ALLOW_OVERLAP=1 with BACKGROUND=1: an image could be in two classes", where="concept config",
+                         fix="set one of them to 0")
+
+
+def assign(labels: Sequence[str], ranked: Ranked, class_size: int, *, allow_overlap: bool = False,
+           allow_short: bool = False, where: str = "retrieval") -> dict[str, Hits]:
+    """Members of each class from its ranked list.
+
+    Without overlap an image goes to the label of its highest score, the first such label on ties; then each label keeps
+    its ``class_size`` best, first seen first on equal scores.
+
+    :raises BadInput: listing the labels that got fewer, unless ``allow_short``.
+    """
+    if allow_overlap:
+        chosen = {label: _pairs(ranked, i)[:class_size] for i, label in enumerate(labels)}
+    else:
+        owner: dict[int, tuple[int, float]] = {}
+        for i in range(len(labels)):
+            for row, score in _pairs(ranked, i):
+                if row not in owner or score > owner[row][1]:
+                    owner[row] = (i, score)
+        lists: list[Hits] = [[] for _ in labels]
+        for row, (i, score) in owner.items():  # dict order = first appearance
+            lists[i].append((row, score))
+        chosen = {label: sorted(hits, key=lambda hit: -hit[1])[:class_size]
+                  for label, hits in zip(labels, lists, strict=True)}
+    short = {label: len(hits) for label, hits in chosen.items() if len(hits) < class_size}
+    if short and not allow_short:
+        listed = ", ".join(f"{label} ({n})" for label, n in short.items())
+        raise BadInput(f"too few images for a class size of {class_size}: {listed}", where=where,
+                       fix="raise the pool size, lower the class size, or pass --allow-short")
+    return chosen
+
+
+def add_background(chosen: Mapping[str, Hits], bottoms: Mapping[str, Hits], class_size: int, ratio: float,
+                   name: str = BACKGROUND) -> dict[str, Hits]:
+    """The classes and a background of images that no prompt likes: ``int(class_size * ratio)`` new ones per label.
+
+    Stored scores are the negated cosines; every class is sorted by score descending at the end.
+    """
+    taken = {row for hits in chosen.values() for row, _ in hits}
+    background: Hits = []
+    quota = int(class_size * ratio)
+    for hits in bottoms.values():
+        n_new = 0
+        for row, score in hits:
+            if n_new >= quota:
+                break
+            if row in taken:
+                continue
+            taken.add(row)
+            background.append((row, score))
+            n_new += 1
+    merged = {**chosen, name: background}
+    return {label: sorted(hits, key=lambda hit: -hit[1]) for label, hits in merged.items()}
+
+
+def retrieve(labels: Sequence[str], queries: np.ndarray, shards: Sequence[np.ndarray], *, class_size: int, pool: int,
+             allow_overlap: bool = False, background: bool = False, negative_ratio: float = 0.0,
+             allow_short: bool = False, where: str = "retrieval") -> dict[str, Hits]:
+    """Classes of one bucket from its features: search, overlap policy, background (sec. 2.7)."""
+    check_sizes(class_size, pool, allow_overlap, background)
+    top, low = search(queries, shards, class_size if allow_overlap else pool, bottom=background)
+    chosen = assign(labels, top, class_size, allow_overlap=allow_overlap, allow_short=allow_short, where=where)
+    if background and low is not None:
+        bottoms = assign(labels, low, class_size, allow_short=True, where=where)
+        return add_background(chosen, bottoms, class_size, negative_ratio)
+    return {label: sorted(hits, key=lambda hit: -hit[1]) for label, hits in chosen.items()}
+
+
+def _pairs(ranked: Ranked, prompt: int) -> Hits:
+    return list(zip(ranked.rows[prompt].tolist(), ranked.scores[prompt].tolist(), strict=True))
