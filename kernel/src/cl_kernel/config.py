@@ -1,4 +1,4 @@
-"""Settings: defaults <- piece profile <- test <- test profile <- YAML <- ``--set``; typed, with the origin of each value."""
+"""Settings: defaults <- piece profile <- test <- its profile <- YAML <- ``--set``; typed, each with its origin."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class LiveLine:
             case events.Progress():
                 self._progress(event)
             case events.Scored() if event.label == "":
-                first = next(iter(event.summary.values()), {})
+                first: dict[str, Any] = next(iter(event.summary.values()), {})
                 text = ", ".join(f"{k} {_text(v)}" for k, v in list(first.items())[:3] if v is not None)
                 self._line(f"{self._stage}: {text}")
             case events.Reused():

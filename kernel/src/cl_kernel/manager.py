@@ -151,12 +151,13 @@ class Registry:
                 if impl.plugin is not plugin:
                     continue
                 for record in _as_list(impl.function(), hook):
+                    name = getattr(record, "name", "")
                     if not isinstance(record, record_type):
                         raise BrokenPlugin(
                             f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}"
                         )
-                    if any(record.name == other.record.name for other in collected[kind]):
-                        raise DuplicateName(f"{hook} offers {record.name!r} twice")
+                    if any(name == other.record.name for other in collected[kind]):
+                        raise DuplicateName(f"{hook} offers {name!r} twice")
                     collected[kind].append(Offer(record, owner.name))
         return collected
 

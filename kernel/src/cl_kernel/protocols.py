@@ -48,7 +48,7 @@ class Learner(Protocol):
         """Learn a stage, from wherever ``load`` left it; ``ctx.step()`` after each step."""
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
-        """Outputs batch by batch, in order; ``"scores"`` float [n, K], ``"class"`` int [n], ``"mask"`` list of [H, W]."""
+        """Outputs in order, batch by batch; ``scores`` float [n, K], ``class`` int [n], ``mask`` list of [H, W]."""
 
     def state(self) -> Tree:
         """Everything needed to go on bit for bit: weights, optimiser, memory, generators, position in the stage."""

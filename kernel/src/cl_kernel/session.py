@@ -296,7 +296,7 @@ def _pieces(
 
 
 def _split_replay(text: str) -> list[str]:
-    head, colon, path = text.partition(":")
+    _, colon, path = text.partition(":")
     if colon and ("/" in path or path.startswith(".")):
         return [text]
     return text.split("+")
@@ -377,6 +377,7 @@ def execute(
                 where=str(folder),
                 fix=f"clk resume {folder}, or give --output another folder",
             )
+        results: Mapping[str, Any]
         if resume and run.info.get("status") == "finished":
             results = read_json(folder / "metrics.json")
         else:
@@ -462,11 +463,8 @@ def _one(
         emit(events.RunFailed(reason=reason))
         raise
     run.update(status="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), digest=results["digest"])
-    summary = (
-        next(iter(results.get("metrics", {}).values()), {}).get("summary", {})
-        if isinstance(results, Mapping)
-        else {}
-    )
+    tables: Mapping[str, Any] = results.get("metrics", {})
+    summary = next(iter(tables.values()))["summary"] if tables else {}
     emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
     if planned.options.plots and util.find_spec("matplotlib") is not None and results.get("metrics"):
         from cl_kernel.plots import draw_run

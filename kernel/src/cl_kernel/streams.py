@@ -173,7 +173,8 @@ class Subset:
 
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Rows of the subset, one index into the base."""
-        return self.base.take(self.rows[rows], fields)
+        taken: dict[str, np.ndarray] = self.base.take(self.rows[rows], fields)
+        return taken
 
 
 @define
@@ -319,7 +320,7 @@ def fingerprint(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(str((part.dtype.str, part.shape)).encode())
-            digest.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1) if part.size else b"")
+            digest.update(part.tobytes())
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()[:16]

@@ -32,10 +32,11 @@ def save_tree(path: Path, tree: Any) -> int:
     """
     arrays: list[np.ndarray] = []
     skeleton = _strip(tree, "", arrays)
-    offset, entries = 0, []
+    offset = 0
+    entries: list[tuple[str, list[int], int]] = []
     for array in arrays:
         offset = -(-offset // _ALIGN) * _ALIGN
-        entries.append([array.dtype.str, list(array.shape), offset])
+        entries.append((array.dtype.str, list(array.shape), offset))
         offset += array.nbytes
     header = json.dumps({"tree": skeleton, "arrays": entries}, separators=(",", ":")).encode()
     start = -(-(len(_MAGIC) + 8 + len(header)) // _ALIGN) * _ALIGN
@@ -94,7 +95,7 @@ def digest_tree(tree: Any) -> str:
     digest = hashlib.blake2b(json.dumps(skeleton, sort_keys=True).encode(), digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cl_kernel.builtin import settings, torch_settings
 from cl_kernel.hookspecs import hookimpl
@@ -153,7 +154,7 @@ def clk_metrics() -> Sequence[Metric]:
 @hookimpl
 def clk_learners() -> Sequence[Learner]:
     """Learners every comparison needs."""
-    torch = {
+    torch: dict[str, Any] = {
         "takes": ("image -> class", "vector -> class", "map -> class"),
         "framework": "torch",
         "requires": ("torch",),

@@ -40,9 +40,9 @@ def build_tensorboard(folder: Path) -> Tell:
                     writer.add_scalar(f"train/{name}", value, event.step)
                 writer.add_scalar("train/steps_per_s", event.rate, event.step)
             case events.Scored() if event.label == "":
-                for name, value in event.row.items():
-                    if value is not None:
-                        writer.add_scalar(f"test/{name}", value, event.stage)
+                for name, score in event.row.items():
+                    if score is not None:
+                        writer.add_scalar(f"test/{name}", score, event.stage)
             case events.RunEnded() | events.RunFailed():
                 writer.close()
             case _:

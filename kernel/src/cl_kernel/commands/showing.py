@@ -204,7 +204,7 @@ def runs(parser: ArgumentParser) -> Handler:
             stored = read_json(path)
             metrics = path.parent / "metrics.json"
             results = read_json(metrics) if metrics.exists() else {}
-            first = next(iter(results.get("metrics", {}).values()), {})
+            first: dict[str, Any] = next(iter(results.get("metrics", {}).values()), {})
             last = (first.get("seen") or [{}])[-1]
             score = next(iter(last.values()), None)
             name = stored["test"] + (f" / {stored['label']}" if stored.get("label") else "")

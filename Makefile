@@ -1,0 +1,60 @@
+# Everything goes through uv, which is fetched into .uv/ with nothing but python3 and venv.
+PYTHON ?= python3
+UV     := .uv/bin/uv
+RUN    := $(UV) run --no-sync --no-default-groups
+GOLDEN ?=
+
+.PHONY: help setup setup-demo demo check test test-slow test-gpu fix bench docs wheels clean
+
+help:
+	@echo "make demo       RECALL keeps what it learnt where fine-tuning forgets (two minutes after set-up)"
+	@echo "make test       every test that is not marked slow"
+	@echo "make test-slow  the slow ones;  make test-gpu  those that need an accelerator"
+	@echo "make check      formatting, lint, types, import rules"
+	@echo "make bench      benchmarks, results in bench/results/"
+	@echo "make docs       the documentation site in site/"
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.5"
+
+setup: $(UV)
+	$(UV) sync --quiet --no-default-groups --group all
+
+setup-demo: $(UV)
+	@test -x .venv/bin/clk && .venv/bin/python -c "import cl_plugin_recall.train" 2>/dev/null \
+	  || $(UV) sync --quiet --no-default-groups --package cl-plugin-recall
+
+demo: setup-demo
+	.venv/bin/clk run --plugin recall --test ADD_ONE_FIVE_TIMES
+
+check: setup
+	$(RUN) ruff format --check --quiet .
+	$(RUN) ruff check --quiet .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+test: setup
+	$(RUN) python -m pytest -q $(GOLDEN)
+
+test-slow: setup
+	$(RUN) python -m pytest -q -m slow
+
+test-gpu: setup
+	$(RUN) python -m pytest -q -m gpu
+
+fix: setup
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: setup
+	for script in bench/[a-z]*.py; do $(RUN) python $$script || exit 1; done
+
+docs: setup
+	$(RUN) mkdocs build --strict --site-dir site
+
+wheels: $(UV)
+	$(UV) build --all-packages --wheel --out-dir dist
+
+clean:
+	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache
