@@ -147,7 +147,8 @@ class LiveLine:
         if self._left and event.rate > 0 and done <= self._left:
             eta = f", {duration((self._left - done) / event.rate)} left"
         values = "".join(f", {k} {v:.4g}" for k, v in event.values.items())
-        text = f"{self._stage}{f' {self._phase}' if self._phase else ''}: step {event.step}, {event.rate:.0f}/s{eta}{values}"
+        doing = f"{self._stage} {self._phase}".strip()
+        text = f"{doing}: step {event.step}, {event.rate:.0f}/s{eta}{values}"
         if self.tty:
             print(f"\r\x1b[K{text[:150]}", end="", file=sys.stderr, flush=True)
         else:

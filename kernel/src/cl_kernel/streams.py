@@ -198,7 +198,8 @@ class Concatenation:
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Rows across parts, in the order asked for."""
         owner = np.searchsorted(self._starts, rows, side="right") - 1
-        pieces, places = [], []
+        pieces: list[dict[str, np.ndarray]] = []
+        places = []
         for part in np.unique(owner):
             at = np.flatnonzero(owner == part)
             places.append(at)

@@ -1,0 +1,96 @@
+"""Fixtures of the kernel's tests: plugins made on the fly, and the real command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attrs import define
+
+
+@define
+class CommandLine:
+    """Runs ``clk`` in a fresh process with its own cache, working folder and extra plugins."""
+
+    folder: Path
+    plugins: Path
+    environment: dict[str, str]
+
+    def add_plugin(self, name: str, source: str, version: str = "1.0") -> None:
+        """Install a one-file plugin with one entry point, as pip would leave it."""
+        module = f"plugin_{name}_{version.replace('.', '_')}"
+        (self.plugins / f"{module}.py").write_text(textwrap.dedent(source))
+        info = self.plugins / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[cl_kernel]\n{name} = {module}\n")
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        """Start ``clk`` and return at once."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cl_kernel.cli", *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(
+        self, *arguments: object, code: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``clk`` to its end and check its exit code."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit {process.returncode}, expected {code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def json(self, *arguments: object, **environment: str) -> object:
+        """Run ``clk ... --json`` and read what it prints."""
+        return json.loads(self(*arguments, "--json", **environment).stdout)
+
+
+@pytest.fixture
+def clk(tmp_path: Path) -> CommandLine:
+    """The command line, with only built-in pieces unless a test adds plugins."""
+    plugins = tmp_path / "site"
+    plugins.mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(plugins),
+        "CLK_CACHE": str(tmp_path / "cache"),
+        "CLK_PLUGINS": "mine,other,broken,late,twin",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return CommandLine(tmp_path, plugins, environment)
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Environment in which importing the named packages raises."""
+
+    def block(*names: str) -> dict[str, str]:
+        folder = tmp_path / "blocked"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(
+            textwrap.dedent(f"""
+            import sys
+
+            class Blocker:
+                def find_spec(self, name, path=None, target=None):
+                    if name.partition(".")[0] in {names!r}:
+                        raise ImportError(f"{{name}} is blocked in this test")
+
+            sys.meta_path.insert(0, Blocker())
+            """)
+        )
+        return {"PYTHONPATH": f"{folder}{os.pathsep}{tmp_path / 'site'}"}
+
+    return block
