@@ -37,6 +37,7 @@ def herding_shipped(features: Tensor, n: int) -> Tensor:
     """Herding as CRUMB's repository has it: the candidate means are divided by the norm of the whole matrix, and
     candidates may repeat, so the memory usually holds copies of one image (Q6).
     """
+    features = F.normalize(features, dim=1)
     mean = F.normalize(features.mean(0), dim=0)
     total = torch.zeros_like(mean)
     order = []

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -61,3 +62,25 @@ def task_shares(capacity: int, kept: Sequence[np.ndarray], newest: np.ndarray) -
     """Equal shares of a memory over tasks: older ones keep the first of theirs, the newest the first of its order."""
     share = capacity // (len(kept) + 1)
     return [rows[:share] for rows in (*kept, newest)]
+
+
+def reference_gradient(model: nn.Module, memory: Sequence[tuple[Tensor, Tensor]], n_active: int, size: int) -> Tensor:
+    """A-GEM's reference: gradient [P] of the sum of mean losses over mini-batches of the memory.
+
+    :param memory: inputs and labels of each task; ``size``: of a mini-batch.
+    """
+    parameters = list(p for p in model.parameters() if p.requires_grad)
+    inputs, labels = torch.cat([x for x, _ in memory]), torch.cat([y for _, y in memory])
+    total = sum(F.cross_entropy(model(x)[:, :n_active], y)
+                for x, y in zip(inputs.split(size), labels.split(size), strict=True))
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1)
+                      for p, g in zip(parameters, gradients, strict=True)])
+
+
+def agem_step(parameters: Sequence[nn.Parameter], reference: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
+    """Step with the gradients at hand, projected against the reference where there is one."""
+    if reference is not None:
+        gradient = flat_gradient(parameters)
+        set_gradient(parameters, agem(gradient, reference))
+    optimizer.step()

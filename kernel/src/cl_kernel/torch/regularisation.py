@@ -130,3 +130,61 @@ def added(importance: Named, earlier: Sequence[Slot]) -> Named:
     if not earlier:
         return importance
     return {name: value + earlier[-1].importance[name] for name, value in importance.items()}
+
+
+METHODS = ("l2", "ewc", "ewc-online", "si", "mas")
+
+
+@define
+class Keeper:
+    """One of the methods at work: what it remembers of earlier tasks, and its training step.
+
+    :param strength: weight of the penalty (lambda).
+    """
+
+    method: str
+    strength: float
+    slots: list[Slot] = field(factory=list)
+    path: PathIntegral = field(factory=PathIntegral)
+
+    def begin(self, model: nn.Module) -> None:
+        """A task begins."""
+        if self.method == "si":
+            self.path.begin(model)
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """The weighted penalty of a model, with gradient."""
+        return self.strength * penalty(self.slots, trainable(model))
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One optimiser step on ``loss`` plus the penalty; SI also keeps its account."""
+        optimizer.zero_grad()
+        if self.method != "si":
+            (loss + self.penalty(model) if self.slots else loss).backward()
+            optimizer.step()
+            return
+        loss.backward()
+        plain = {name: p.grad.clone() for name, p in trainable(model).items() if p.grad is not None}
+        if self.slots:
+            self.penalty(model).backward()
+        before = snapshot(model)
+        optimizer.step()
+        self.path.step(plain, before, trainable(model))
+
+    def end(self, model: nn.Module, batches: Batches, n_active: int) -> None:
+        """A task is over: importance and anchor for it, from a pass over its samples where the method needs one."""
+        match self.method:
+            case "l2":
+                importance = {name: torch.ones_like(p) for name, p in snapshot(model).items()}
+            case "ewc":
+                importance = fisher(model, batches, n_active)
+            case "ewc-online":
+                importance = added(fisher(model, batches, n_active), self.slots)
+            case "mas":
+                importance = added(sensitivity(model, batches, n_active), self.slots)
+            case "si":
+                importance = added(self.path.importance(model), self.slots)
+            case _:
+                raise ValueError(f"{self.method!r} is none of {', '.join(METHODS)}")
+        slot = Slot(importance, snapshot(model))
+        self.slots = [*self.slots, slot] if self.method == "ewc" else [slot]

@@ -1,0 +1,1 @@
+"""Scores, the csv files of the paper's repository, statistics and figures."""

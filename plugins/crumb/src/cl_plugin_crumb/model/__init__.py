@@ -1,0 +1,1 @@
+"""The codebook and the networks that are cut at one layer."""
