@@ -371,7 +371,7 @@ def execute(
     run = RunFolder(folder)
     run.hold()
     try:
-        if not resume and (folder / "run.json").exists():
+        if not resume and (folder / "run.json").exists() and not _nothing_done(run):
             raise RunConflict(
                 "the folder already holds a run",
                 where=str(folder),
@@ -390,6 +390,11 @@ def execute(
         return Outcome(folder, results, others)
     finally:
         run.release()
+
+
+def _nothing_done(run: RunFolder) -> bool:
+    """A run that failed before its first checkpoint may be started again in its folder."""
+    return run.info.get("status") == "failed" and not run.checkpoints()
 
 
 def _beside(

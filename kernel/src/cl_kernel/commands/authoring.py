@@ -24,7 +24,9 @@ def new_plugin(parser: ArgumentParser) -> Handler:
         folder = write_plugin(namespace.name, namespace.output)
         plugin = folder.name.removeprefix("cl-plugin-")
         console.print(f"wrote {folder}")
-        console.print(f"next:\n  pip install -e {folder}\n  clk run --plugin {plugin}\n  clk check-plugin {plugin}")
+        console.print(
+            f"next:\n  pip install -e {folder}\n  clk run --plugin {plugin}\n  clk check-plugin {plugin}"
+        )
         console.json({"folder": str(folder), "plugin": plugin})
         return 0
 

@@ -249,7 +249,8 @@ def metrics(parser: ArgumentParser) -> Handler:
     def handle(namespace: Namespace, console: Console) -> int:
         import numpy as np
 
-        from cl_kernel.metrics import conventions, matrix
+        from cl_kernel.metrics import matrix
+        from cl_kernel.metrics.conventions import CONVENTIONS
         from cl_kernel.outputs import read_json
 
         results = read_json(namespace.run / "metrics.json")
@@ -269,11 +270,9 @@ def metrics(parser: ArgumentParser) -> Handler:
             [[stage, *row] for stage, row in zip(results["stages"], table["matrix"], strict=False)],
         )
         if namespace.convention:
-            if namespace.convention not in conventions.CONVENTIONS:
-                raise UnknownName.of(
-                    "convention", namespace.convention, conventions.CONVENTIONS, where="--convention"
-                )
-            theirs = conventions.CONVENTIONS[namespace.convention](R, initial)
+            if namespace.convention not in CONVENTIONS:
+                raise UnknownName.of("convention", namespace.convention, CONVENTIONS, where="--convention")
+            theirs = CONVENTIONS[namespace.convention](R, initial)
             content[namespace.convention] = theirs
             keys = [*ours, *(key for key in theirs if key not in ours)]
             console.table(
