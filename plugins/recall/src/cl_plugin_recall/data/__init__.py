@@ -1,0 +1,1 @@
+"""Formats, streams and transforms."""

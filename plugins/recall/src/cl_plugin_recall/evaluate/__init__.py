@@ -1,0 +1,1 @@
+"""Scores, colours and reports of a trained model."""

@@ -1,0 +1,119 @@
+"""Loss, weight decay, learning rate and the update rules (spec 2.3 to 2.5).
+
+Shapes: B batch, H W image, C logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+def class_table(classes: Iterable[int]) -> np.ndarray:
+    """Which of the 256 label values count, bool [256]."""
+    table = np.zeros(256, bool)
+    table[list(classes)] = True
+    return table
+
+
+def helper_table(classes: Sequence[int]) -> np.ndarray:
+    """Global label -> local label of a helper for ``classes``, uint8 [256]; everything else, void too, is 0."""
+    table = np.zeros(256, np.uint8)
+    for local, c in enumerate(classes, 1):
+        table[c] = local
+    return table
+
+
+def back_table(classes: Sequence[int]) -> np.ndarray:
+    """Local label of a helper -> global label, uint8 [len(classes) + 1]."""
+    return np.array([0, *classes], np.uint8)
+
+
+def cross_entropy_sum(
+    logits_BHWC: tf.Tensor, label_BHW: tf.Tensor, counted: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Summed cross-entropy and the number of pixels whose label counts.
+
+    :param label_BHW: integer labels, any value 0..255; values that do not count may exceed the logits.
+    :param counted: bool [256] from :func:`class_table`.
+    """
+    label = tf.cast(label_BHW, tf.int32)
+    valid = tf.gather(tf.constant(counted), label)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.where(valid, label, 0), logits_BHWC)
+    return tf.reduce_sum(tf.where(valid, each, 0.0)), tf.reduce_sum(tf.cast(valid, tf.float32))
+
+
+def cross_entropy(logits_BHWC: tf.Tensor, label_BHW: tf.Tensor, counted: np.ndarray) -> tf.Tensor:
+    """Mean over all counted pixels of the whole batch; 0 where none counts (the reference gives NaN)."""
+    total, n = cross_entropy_sum(logits_BHWC, label_BHW, counted)
+    return tf.math.divide_no_nan(total, n)
+
+
+def weight_decay(kernels: Iterable[tf.Variable], factor: float) -> tf.Tensor:
+    """``factor * sum ||v||^2 / 2`` over convolution kernels."""
+    return factor * tf.add_n([tf.nn.l2_loss(v) for v in kernels])
+
+
+def learning_rate(
+    t: int,
+    *,
+    initial: float,
+    final: float,
+    floor: float,
+    decay_steps: int,
+    power: float = 0.9,
+    start: int = 0,
+) -> float:
+    """Polynomial decay after ``t`` steps: ``(initial - final) * (1 - t'/D)^power + floor`` (spec 2.5).
+
+    :param floor: the added constant: the phase's own ``final``, or with the reference's quirk that of step 0.
+    :param decay_steps: D, the horizon in steps; t' is clipped to it.
+    """
+    passed = min(max(t - start, 0), decay_steps)
+    return (initial - final) * (1.0 - passed / decay_steps) ** power + floor
+
+
+class Momentum:
+    """Heavy-ball SGD: ``a <- mu a + g ; w <- w - lr a`` (no dampening, not Nesterov)."""
+
+    def __init__(self, variables: Sequence[tf.Variable], momentum: float = 0.9) -> None:
+        self.momentum = momentum
+        self.slots = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
+    def apply(self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor], lr: tf.Tensor) -> None:
+        """One update of every variable."""
+        for variable, slot, gradient in zip(variables, self.slots, gradients, strict=True):
+            slot.assign(self.momentum * slot + gradient)
+            variable.assign_sub(lr * slot)
+
+
+class Adam:
+    """Adam with bias correction and the usual constants; for the stand-in's short schedules."""
+
+    def __init__(
+        self,
+        variables: Sequence[tf.Variable],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-7,
+    ) -> None:
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.n_first = len(variables)
+        self.slots = [tf.Variable(tf.zeros_like(v), trainable=False) for v in (*variables, *variables)]
+        self.slots.append(tf.Variable(0.0, trainable=False))
+
+    def apply(self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor], lr: tf.Tensor) -> None:
+        """One update of every variable."""
+        count = self.slots[-1]
+        count.assign_add(1.0)
+        rate = lr * tf.sqrt(1.0 - self.beta2**count) / (1.0 - self.beta1**count)
+        firsts, seconds = self.slots[: self.n_first], self.slots[self.n_first : -1]
+        for variable, first, second, gradient in zip(variables, firsts, seconds, gradients, strict=True):
+            first.assign(self.beta1 * first + (1.0 - self.beta1) * gradient)
+            second.assign(self.beta2 * second + (1.0 - self.beta2) * tf.square(gradient))
+            variable.assign_sub(rate * first / (tf.sqrt(second) + self.epsilon))
+
+
+OPTIMISERS = {"momentum": Momentum, "adam": Adam}

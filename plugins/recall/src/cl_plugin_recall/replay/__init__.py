@@ -1,0 +1,1 @@
+"""Replay sources, pseudo-labels and the interleaving of old and new."""

@@ -1,0 +1,1 @@
+"""Artefact names, checkpoints, and providers of pretrained weights."""
