@@ -6,6 +6,7 @@ from fractions import Fraction as F
 
 import numpy as np
 import pytest
+
 from cl_kernel.errors import BadInput, Mismatch
 from cl_kernel.metrics import matrix
 from cl_kernel.metrics.answers import Answers

@@ -53,7 +53,7 @@ class Blobs:
     )
     n_train: int = field(default=60, validator=validators.ge(1), metadata=doc("training samples a class"))
     n_test: int = field(default=40, validator=validators.ge(1), metadata=doc("test samples a class"))
-    n_features: int = field(default=16, validator=validators.ge(1), metadata=doc("length of a vector"))
+    n_features: int = field(default=8, validator=validators.ge(1), metadata=doc("length of a vector"))
     spread: float = field(
         default=0.6,
         validator=validators.ge(0.0),
