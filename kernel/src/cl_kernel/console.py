@@ -7,15 +7,12 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 
 from cl_kernel import events
 from cl_kernel.files import plain
-
-if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
 
 PLAIN_EVERY_S = 30.0
 
@@ -45,23 +42,22 @@ class Console:
         if self.as_json:
             return
         from rich.box import SIMPLE_HEAD
+        from rich.console import Console as RichConsole
         from rich.table import Table
 
-        table = Table(
-            title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-        )
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for k, column in enumerate(columns):
             numeric = any(isinstance(row[k], (int, float)) for row in rows)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(_text(value) for value in row))
-        _rich(sys.stdout.isatty()).print(table)
-
-
-def _rich(tty: bool) -> RichConsole:
-    from rich.console import Console as RichConsole
-
-    return RichConsole(markup=False, highlight=False, width=None if tty else 160, no_color=not tty)
+        tty = sys.stdout.isatty()
+        screen = RichConsole(markup=False, highlight=False, width=None if tty else 160, no_color=not tty)
+        with screen.capture() as capture:
+            screen.print(table)
+        if title:
+            print(f"\n\x1b[1m{title}\x1b[0m" if tty else f"\n{title}")
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _text(value: Any) -> str:
