@@ -443,6 +443,7 @@ def _one(
         plugin=planned.experiment.plugin if planned.experiment else "",
         label=planned.request.beside,
         metrics=[offer.name for offer in planned.metrics],
+        expected=_comparable(planned),
         request=attrs.asdict(planned.request),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
@@ -476,6 +477,16 @@ def _one(
 
         draw_run(run.path, results)
     return results
+
+
+def _comparable(planned: Plan) -> list[dict[str, Any]]:
+    """Published figures that this run may stand beside: same profile, nothing changed that changes results."""
+    harmless = {"run.seed", "run.device", "run.n_workers", "run.checkpoint_every_s", "run.plots"}
+    changed = {key for layer in _layers(None, "", planned.request, None) for key in layer.values} - harmless
+    if planned.experiment is None or planned.request.beside or changed:
+        return []
+    expected = planned.experiment.record.expected
+    return [attrs.asdict(figure) for figure in expected if figure.profile == planned.profile]
 
 
 def _stream(

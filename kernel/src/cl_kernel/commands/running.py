@@ -231,6 +231,8 @@ def show_outcome(console: Console, outcome: Any) -> None:
         console.table(stored["test"], ("result", "value"), rows)
     else:
         _stream_tables(console, stored["test"], {_label(stored): results, **outcome.beside})
+    for figure in stored.get("expected", ()):
+        console.print(f"published: {figure['metric']} {figure['value']} {figure['where']}")
     cost = results["cost"]
     line = f"{duration(cost['seconds'])}, {cost['steps']} steps, peak memory {size(cost['peak_bytes'])}"
     if cost.get("memory_bytes"):
