@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import field, frozen, validators
+
 from cl_kernel.records import doc
 
-positive = validators.gt(0)
-not_negative = validators.ge(0)
+positive: Any = validators.gt(0)
+not_negative: Any = validators.ge(0)
 
 
 @frozen(kw_only=True)
