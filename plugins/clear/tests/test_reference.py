@@ -345,9 +345,10 @@ def check_moco(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import re
 
     import torch
+    from torch import nn
+
     from cl_plugin_clear.model import MoCo
     from cl_plugin_clear.train.moco import step
-    from torch import nn
 
     torch.set_num_threads(1)
 
@@ -371,13 +372,13 @@ def check_moco(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
 
     def number(pattern: str) -> float:
-        return float(re.search(pattern + r"\s*=?\s*([\d.]+?)[,. ]", text)[1])
+        return float(re.search(pattern + r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)[1])
 
     moco = MoCo(Encoder(), Encoder(), dim=fc.shape[0], queue=init["queue"].shape[1], mlp=mlp,
                 momentum=number(r"[ ,]m="), temperature=number(r"[ ,]T="))
     moco.load_state_dict(init)
     optimizer = torch.optim.SGD([p for p in moco.parameters() if p.requires_grad], number("lr "),
-                                momentum=number("momentum "), weight_decay=float(re.search(r"decay (\S+)", text)[1]))
+                                momentum=number("momentum "), weight_decay=number("decay "))
     for s in range(len(g["xq"])):
         loss, logits = step(moco, moco, optimizer, torch.from_numpy(g["xq"][s]), torch.from_numpy(g["xk"][s]))
         np.testing.assert_allclose(logits.numpy(), g["logits"][s], rtol=0, atol=2e-5)

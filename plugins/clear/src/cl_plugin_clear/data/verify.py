@@ -9,6 +9,9 @@ from attrs import frozen
 from cl_plugin_clear.data.retrieval import BACKGROUND
 
 CATEGORIES = ("negative", "correct", "correct_but_with_other", "wrong_class")
+BACKGROUND_NAMES = (BACKGROUND, "NEGATIVE")
+"""The second is the early listing's name."""
+
 REPORTS = ("all_results", "true_negative_wrongs", "true_pos_wrongs", "true_pos_wrongs_by_neg",
            "true_pos_wrongs_by_multi", "true_pos_wrongs_by_other")  # fmt: skip
 
@@ -45,12 +48,12 @@ def reports(images: Sequence[Voted]) -> dict[str, list[Suspect]]:
     """The six disagreement reports, most disagreement first, file order among equals.
 
     A background image is suspect if more than half of the workers chose any label; a positive one if ``correct`` is not
-    its top category. The three ``by`` reports want a majority of one kind of objection.
+    its top category, whose votes are then counted. The three ``by`` reports want a majority of one kind of objection.
     """
     found: dict[str, list[Suspect]] = {name: [] for name in REPORTS}
     for image in images:
         majority = len(image.votes) // 2
-        if image.query == BACKGROUND:
+        if image.query in BACKGROUND_NAMES:
             n_labelled = sum(bool(votes) for votes in image.votes)
             if n_labelled > majority:
                 for name in ("all_results", "true_negative_wrongs"):
@@ -61,7 +64,7 @@ def reports(images: Sequence[Voted]) -> dict[str, list[Suspect]]:
         top = sorted(CATEGORIES, key=lambda kind: -counts[kind])[0]
         if top == "correct":
             continue
-        suspect = Suspect(image, len(kinds) - counts["correct"])
+        suspect = Suspect(image, counts[top])
         for name in ("all_results", "true_pos_wrongs"):
             found[name].append(suspect)
         for name, kind in (("true_pos_wrongs_by_neg", "negative"), ("true_pos_wrongs_by_multi", "correct_but_with_other"),
