@@ -42,9 +42,7 @@ class CommandLine:
             text=True,
         )
 
-    def __call__(
-        self, *arguments: object, code: int = 0, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run ``clk`` to its end and check its exit code."""
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=300)

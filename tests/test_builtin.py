@@ -67,9 +67,7 @@ def test_a_learner_loaded_inside_a_stage_goes_on_exactly(stop_after: int) -> Non
         straight.learn(stage, Steps())
         resumed.learn(stage, Steps())
     assert np.array_equal(straight.weights_DK, resumed.weights_DK)
-    assert np.array_equal(
-        straight.memory.state()["slots"]["vector"], resumed.memory.state()["slots"]["vector"]
-    )
+    assert np.array_equal(straight.memory.state()["slots"]["vector"], resumed.memory.state()["slots"]["vector"])
 
 
 def test_blobs_depend_on_the_seed_and_divide_evenly_or_not_at_all() -> None:

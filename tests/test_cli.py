@@ -85,9 +85,7 @@ def test_a_plugin_of_one_file_adds_a_memory_and_a_metric(clk, tmp_path):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["cost"]["memory_examples"] == 30
     wrong, right = (metrics["metrics"][name]["matrix"] for name in ("wrong", "accuracy"))
-    assert [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(wrong, right, strict=True)] == [
-        [1.0] * 5
-    ] * 5
+    assert [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(wrong, right, strict=True)] == [[1.0] * 5] * 5
 
 
 def test_a_plugin_that_raises_on_import_is_listed_and_the_others_run(clk):
@@ -172,11 +170,7 @@ def test_runs_lists_what_there_is(clk):
 
 def test_show_prints_every_setting_with_its_origin(clk):
     content = clk.json("show", "--learner", "linear", "--dataset", "blobs", "--set", "lr=0.5")
-    assert content["settings"]["learner.lr"] == {
-        "value": 0.5,
-        "from": "--set",
-        "meaning": "learning rate of plain SGD",
-    }
+    assert content["settings"]["learner.lr"] == {"value": 0.5, "from": "--set", "meaning": "learning rate of plain SGD"}
     assert content["settings"]["dataset.n_stages"]["from"] == "default"
 
 

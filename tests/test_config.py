@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 from attrs import field, frozen, validators
+
 from cl_kernel import config
 from cl_kernel.config import Layer, RunOptions, resolve_settings
 from cl_kernel.errors import BadSetting
@@ -108,8 +109,7 @@ def test_settings_round_trip_through_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [("learner: [", "cannot be read"), ("- 1\n- 2\n", "not sections"), (None, "does not exist")],
+    ("content", "message"), [("learner: [", "cannot be read"), ("- 1\n- 2\n", "not sections"), (None, "does not exist")]
 )
 def test_a_settings_file_that_cannot_be_read_is_named(content, message, tmp_path):
     path = tmp_path / "x.yaml"

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+
 from cl_kernel import hookimpl
 from cl_kernel.errors import BrokenPlugin, DuplicateName, UnknownName
 from cl_kernel.manager import Registry
@@ -147,7 +148,7 @@ def test_events_reach_plugins():
 
 
 def test_records_check_themselves():
-    with pytest.raises(ValueError, match="package.module:function"):
+    with pytest.raises(ValueError, match=r"package\.module:function"):
         Metric(name="x", summary="s", build="nowhere")
     with pytest.raises(ValueError, match="none of policy, codec, source"):
         Replay(name="x", summary="s", kind="buffer", build="a:b")

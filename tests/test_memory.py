@@ -6,23 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from cl_kernel.errors import BadCheckpoint, BadSetting, Mismatch
-from cl_kernel.memory import (
-    GroupTables,
-    Memory,
-    RawCodec,
-    build_memory,
-    parse_capacity,
-    without_replacement,
-)
-from cl_kernel.memory.policies import (
-    BiasedReservoir,
-    ClassBalanced,
-    GreedyBalanced,
-    LargestClass,
-    Reservoir,
-    Ring,
-)
+from cl_kernel.memory import GroupTables, Memory, RawCodec, build_memory, parse_capacity, without_replacement
+from cl_kernel.memory.policies import BiasedReservoir, ClassBalanced, GreedyBalanced, LargestClass, Reservoir, Ring
 from cl_kernel.streams import Field
 
 POLICIES = {
@@ -236,16 +223,11 @@ def test_largest_class_counts_follow_the_plain_rule(may_leave: bool, seed: int) 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("alpha", [0.25, 0.75, 1.0, 2.0])
-def test_buckets_of_the_biased_reservoir_stay_as_often_as_the_formula_says(
-    alpha: float, dynamic: bool
-) -> None:
+def test_buckets_of_the_biased_reservoir_stay_as_often_as_the_formula_says(alpha: float, dynamic: bool) -> None:
     k, n_buckets, runs = 12, 5, 1500
     kept = np.zeros(n_buckets)
     for seed in range(runs):
-        policy, rng = (
-            BiasedReservoir(k, alpha=alpha, dynamic=dynamic, by_bucket=True),
-            np.random.default_rng(seed),
-        )
+        policy, rng = (BiasedReservoir(k, alpha=alpha, dynamic=dynamic, by_bucket=True), np.random.default_rng(seed))
         owner = np.full(k, -1)
         for bucket in range(n_buckets):
             slots = policy.place(np.full(k, bucket), rng)
@@ -272,9 +254,7 @@ def test_alpha_one_is_the_plain_reservoir_and_other_alphas_prefer() -> None:
     assert present[-12:].mean() > 0.5 > present[:12].mean()
 
 
-@pytest.mark.parametrize(
-    ("n_all", "n"), [(10, 3), (10, 5), (10, 9), (10, 10), (10, 30), (1000, 40), (1, 1), (0, 4)]
-)
+@pytest.mark.parametrize(("n_all", "n"), [(10, 3), (10, 5), (10, 9), (10, 10), (10, 30), (1000, 40), (1, 1), (0, 4)])
 def test_draws_have_no_repeats_and_every_number_alike(n_all: int, n: int) -> None:
     rng, hits = np.random.default_rng(0), np.zeros(n_all)
     first = np.zeros(n_all)

@@ -10,14 +10,7 @@ import pytest
 from cl_kernel.errors import BadInput, Mismatch
 from cl_kernel.metrics import matrix
 from cl_kernel.metrics.answers import Answers
-from cl_kernel.metrics.classification import (
-    Confusion,
-    TopK,
-    build_confusion,
-    build_top5,
-    classes_of,
-    rank_of,
-)
+from cl_kernel.metrics.classification import Confusion, TopK, build_confusion, build_top5, classes_of, rank_of
 from cl_kernel.metrics.conventions import CONVENTIONS
 from cl_kernel.metrics.segmentation import Segmentation, class_scores, confusion_matrix
 from cl_kernel.streams import ArraySamples, Field, Stage, Stream
@@ -74,11 +67,7 @@ OURS4 = {
     "forward_transfer": F((1 - 1) + (2 - 0) + (1 - 2), 30),
 }
 PEERS4 = {
-    "avalanche": {
-        "forgetting": F(5 - 1 + 2, 30),
-        "backward_transfer": F(-6, 30),
-        "forward_transfer": F(1, 30),
-    },
+    "avalanche": {"forgetting": F(5 - 1 + 2, 30), "backward_transfer": F(-6, 30), "forward_transfer": F(1, 30)},
     "mammoth": {"forgetting": F(5 + 0 + 2, 30), "backward_transfer": F(-6, 30)},
     "continuum": {
         "forgetting": F(6, 30),
@@ -93,9 +82,7 @@ PEERS4 = {
 
 
 @pytest.mark.parametrize(("R", "initial", "expected"), [(R3, B3, OURS3), (R4, B4, OURS4)])
-def test_our_metrics_equal_the_rationals_derived_by_hand(
-    R: np.ndarray, initial: np.ndarray, expected: dict
-) -> None:
+def test_our_metrics_equal_the_rationals_derived_by_hand(R: np.ndarray, initial: np.ndarray, expected: dict) -> None:
     values = matrix.summary(R, initial)
     assert values.keys() == expected.keys()
     for name, value in expected.items():
@@ -133,9 +120,7 @@ def test_a_lower_triangle_gives_all_but_forward_transfer() -> None:
     lower = np.where(np.tri(4, dtype=bool), R4, np.nan)
     values = matrix.summary(lower, B4)
     assert values.pop("forward_transfer") is None
-    assert values == pytest.approx(
-        {k: float(v) for k, v in OURS4.items() if k != "forward_transfer"}, abs=1e-12
-    )
+    assert values == pytest.approx({k: float(v) for k, v in OURS4.items() if k != "forward_transfer"}, abs=1e-12)
     assert CONVENTIONS["continuum"](lower, None)["forward_transfer"] is None
     assert CONVENTIONS["mammoth"](lower, None)["forgetting"] == pytest.approx(7 / 30)
 
@@ -256,10 +241,7 @@ def test_confusion_counts_pairs_and_recalls() -> None:
 
 
 def test_confusion_matrix_drops_void_and_refuses_wrong_predictions() -> None:
-    truth, predicted = (
-        np.array([[0, 1, 255], [2, 3, 1]], np.uint8),
-        np.array([[0, 2, 1], [2, 0, 1]], np.uint8),
-    )
+    truth, predicted = (np.array([[0, 1, 255], [2, 3, 1]], np.uint8), np.array([[0, 2, 1], [2, 0, 1]], np.uint8))
     assert confusion_matrix(truth, predicted, 3).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     with pytest.raises(Mismatch, match="run from 0 to 2, but there are 2 classes"):
         confusion_matrix(truth, predicted, 2)
@@ -317,8 +299,7 @@ def test_segmentation_takes_masks_of_any_size() -> None:
     valid = truth != 255
     iou = [
         np.mean(
-            (truth == c)[valid & ((truth == c) | (guess == c))]
-            & (guess == c)[valid & ((truth == c) | (guess == c))]
+            (truth == c)[valid & ((truth == c) | (guess == c))] & (guess == c)[valid & ((truth == c) | (guess == c))]
         )
         for c in range(3)
     ]

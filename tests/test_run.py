@@ -161,10 +161,7 @@ def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(tmp_path):
 
     from cl_kernel.files import DiskFull, atomic
 
-    with (
-        pytest.raises(DiskFull, match="the disk is full"),
-        atomic(tmp_path / "checkpoints" / "0000000002.ckpt"),
-    ):
+    with pytest.raises(DiskFull, match="the disk is full"), atomic(tmp_path / "checkpoints" / "0000000002.ckpt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     found = run.load_checkpoint()
     assert found is not None

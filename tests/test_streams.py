@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cl_kernel.errors import BadInput
-from cl_kernel.streams import (
-    ArraySamples,
-    Concatenation,
-    Field,
-    class_groups,
-    class_incremental,
-    fingerprint,
-    subset,
-)
+from cl_kernel.streams import ArraySamples, Concatenation, Field, class_groups, class_incremental, fingerprint, subset
 
 SPEC = {
     "vector": Field(shape=(2,), dtype="float64", kind="vector"),
@@ -23,9 +16,7 @@ SPEC = {
 
 def samples(labels):
     labels = np.asarray(labels)
-    return ArraySamples(
-        SPEC, {"vector": np.stack([labels, np.arange(len(labels))], 1).astype(float), "class": labels}
-    )
+    return ArraySamples(SPEC, {"vector": np.stack([labels, np.arange(len(labels))], 1).astype(float), "class": labels})
 
 
 @pytest.mark.parametrize(
@@ -51,13 +42,9 @@ def test_sizes_and_order_make_the_stages():
 
 
 def test_every_sample_is_in_exactly_one_stage():
-    stream = class_incremental(
-        "x", samples([0, 1, 2, 3, 0, 1, 2, 3]), samples([3, 2, 1, 0]), "abcd", n_stages=2
-    )
+    stream = class_incremental("x", samples([0, 1, 2, 3, 0, 1, 2, 3]), samples([3, 2, 1, 0]), "abcd", n_stages=2)
     stream.check()
-    rows = np.concatenate(
-        [stage.train.take(np.arange(len(stage.train)))["vector"][:, 1] for stage in stream.stages]
-    )
+    rows = np.concatenate([stage.train.take(np.arange(len(stage.train)))["vector"][:, 1] for stage in stream.stages])
     assert sorted(rows.tolist()) == list(range(8))
     assert [rows.tolist() for rows in stream.test_sets.values()] == [[2, 3], [0, 1]]
     assert [stage.name for stage in stream.stages] == ["a+b", "c+d"]
@@ -103,12 +90,7 @@ def test_fingerprints_see_content_and_dtype():
     assert fingerprint(a) == fingerprint(np.arange(4))
     assert (
         len(
-            {
-                fingerprint(a),
-                fingerprint(a.astype("int32")),
-                fingerprint(a.reshape(2, 2)),
-                fingerprint(a[::2], a[1::2]),
-            }
+            {fingerprint(a), fingerprint(a.astype("int32")), fingerprint(a.reshape(2, 2)), fingerprint(a[::2], a[1::2])}
         )
         == 4
     )

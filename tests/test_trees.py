@@ -6,18 +6,14 @@ import math
 
 import numpy as np
 import pytest
+
 from cl_kernel.errors import BadCheckpoint
 from cl_kernel.trees import digest_tree, load_tree, save_tree
 
 
 def same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray):
-        return (
-            isinstance(b, np.ndarray)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and a.tobytes() == b.tobytes()
-        )
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):

@@ -54,7 +54,8 @@ _PUBLIC = {
     "files": ("Cache", "atomic", "content_key", "write_json", "write_text"),
     "trees": ("digest_tree", "load_tree", "save_tree"),
     "run": ("Activity", "Context", "score"),
-    "session": ("Outcome", "Plan", "Request", "execute", "plan", "reproduce", "resume"),
+    "planning": ("Plan", "Request", "plan"),
+    "session": ("Outcome", "execute", "reproduce", "resume"),
     "manager": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -18,14 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("run a finished run again and compare digests", "cl_kernel.commands.running:reproduce"),
     "sweep": ("run a grid of experiments, here or on a cluster", "cl_kernel.commands.sweeping:sweep"),
     "runs": ("list runs", "cl_kernel.commands.showing:runs"),
-    "show": (
-        "show a test's settings and where each value comes from, or a run",
-        "cl_kernel.commands.showing:show",
-    ),
-    "metrics": (
-        "metrics of a run, also by other frameworks' conventions",
-        "cl_kernel.commands.showing:metrics",
-    ),
+    "show": ("show a test's settings and where each value comes from, or a run", "cl_kernel.commands.showing:show"),
+    "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.commands.showing:metrics"),
     "compare": ("compare runs in one table", "cl_kernel.commands.comparing:compare"),
     "report": ("one HTML page about one or more runs", "cl_kernel.commands.comparing:report"),
     "list": ("list what plugins offer", "cl_kernel.commands.showing:list_offers"),
@@ -58,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv, console)
     except ClkError as error:
-        console.json(
-            {"error": type(error).__name__, "what": error.what, "where": error.where, "try": error.fix}
-        )
+        console.json({"error": type(error).__name__, "what": error.what, "where": error.where, "try": error.fix})
         console.say(f"error: {error}")
         return 2
     except Interrupted as interrupted:
@@ -98,18 +90,14 @@ def _plugin_command(argv: list[str]) -> tuple[argparse.ArgumentParser, Callable[
 
     registry = discover()
     owner = argv[0]
-    offers = {
-        offer.record.name: offer.record for offer in registry.offers["command"] if offer.plugin == owner
-    }
+    offers = {offer.record.name: offer.record for offer in registry.offers["command"] if offer.plugin == owner}
     if not offers:
         if owner not in registry.owners:
             raise UnknownName.of(
                 "command", owner, [*COMMANDS, *registry.owners], where=f"clk {owner}", fix="clk --help"
             )
         raise UnknownName(
-            f"plugin {owner} has no commands of its own",
-            where=f"clk {owner}",
-            fix=f"clk run --plugin {owner}",
+            f"plugin {owner} has no commands of its own", where=f"clk {owner}", fix=f"clk run --plugin {owner}"
         )
     if len(argv) < 2 or argv[1] in ("-h", "--help"):
         lines = [f"usage: clk {owner} COMMAND ...", "", "commands:"]
@@ -117,24 +105,14 @@ def _plugin_command(argv: list[str]) -> tuple[argparse.ArgumentParser, Callable[
         sys.stdout.write("\n".join(lines) + "\n")
         raise SystemExit(0 if len(argv) >= 2 else 2)
     if argv[1] not in offers:
-        raise UnknownName.of(
-            "command", argv[1], offers, where=f"clk {owner} {argv[1]}", fix=f"clk {owner} --help"
-        )
+        raise UnknownName.of("command", argv[1], offers, where=f"clk {owner} {argv[1]}", fix=f"clk {owner} --help")
     record = offers[argv[1]]
-    parser = argparse.ArgumentParser(
-        prog=f"clk {owner} {argv[1]}", description=record.summary, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog=f"clk {owner} {argv[1]}", description=record.summary, allow_abbrev=False)
     return parser, resolve(record.build)(parser), argv[1:]
 
 
 def _help() -> str:
-    lines = [
-        "usage: clk COMMAND ...",
-        "",
-        "Continual-learning experiments; every method is a plugin.",
-        "",
-        "commands:",
-    ]
+    lines = ["usage: clk COMMAND ...", "", "Continual-learning experiments; every method is a plugin.", "", "commands:"]
     lines += [f"  {name:<13} {summary}" for name, (summary, _) in COMMANDS.items()]
     lines += [
         "",

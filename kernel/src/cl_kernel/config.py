@@ -26,20 +26,14 @@ class RunOptions:
     seed: int = field(default=0, metadata=doc("seed of everything random"))
     device: str = field(default="auto", metadata=doc("auto, cpu, cuda or cuda:N"))
     memory: str = field(default="", metadata=doc("replay capacity in examples (500) or bytes (1.5MB)"))
-    evaluate: Literal["all", "seen"] = field(
-        default="all", metadata=doc("which test sets are scored after a stage")
-    )
-    initial_scores: bool = field(
-        default=False, metadata=doc("score before the first stage, for forward transfer")
-    )
+    evaluate: Literal["all", "seen"] = field(default="all", metadata=doc("which test sets are scored after a stage"))
+    initial_scores: bool = field(default=False, metadata=doc("score before the first stage, for forward transfer"))
     checkpoint_every_s: float = field(
         default=60.0, validator=attrs.validators.gt(0), metadata=doc("time between checkpoints", unit="s")
     )
     on_bad_sample: Literal["fail", "skip"] = field(default="fail", metadata=doc("what a corrupt sample does"))
     n_workers: int = field(
-        default=2,
-        validator=attrs.validators.ge(0),
-        metadata=doc("loader workers; results do not depend on it"),
+        default=2, validator=attrs.validators.ge(0), metadata=doc("loader workers; results do not depend on it")
     )
     plots: bool = field(default=True, metadata=doc("draw plots at the end"))
     stop_at_step: int = field(
@@ -105,9 +99,7 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
             text = error.args[0] if error.args else error
             culprits = [f"{section}.{name} ({origins[f'{section}.{name}']})" for name in values[section]]
             named = [c for c in culprits if f"'{c.split(' ')[0].split('.', 1)[1]}'" in str(text)]
-            raise BadSetting(
-                f"bad value in section {section!r}: {text}", where=", ".join(named or culprits)
-            ) from error
+            raise BadSetting(f"bad value in section {section!r}: {text}", where=", ".join(named or culprits)) from error
     return Resolved(sections, origins)
 
 
@@ -164,9 +156,7 @@ def convert(value: Any, wanted: Any, key: str, origin: str) -> Any:
             if value == option or str(value).lower() == str(option).lower():
                 return option
         raise BadSetting(f"{key} = {value!r} is none of {', '.join(map(str, arguments))}", where=origin)
-    if origin_type in (tuple, list, Sequence, typing.Sequence) or origin_type is typing.get_origin(
-        Sequence[int]
-    ):
+    if origin_type in (tuple, list, Sequence, typing.Sequence) or origin_type is typing.get_origin(Sequence[int]):
         items = _as_items(value)
         if items is None:
             raise wrong()
@@ -174,8 +164,7 @@ def convert(value: Any, wanted: Any, key: str, origin: str) -> Any:
             if len(items) != len(arguments):
                 raise wrong()
             return tuple(
-                convert(v, t, f"{key}[{i}]", origin)
-                for i, (v, t) in enumerate(zip(items, arguments, strict=True))
+                convert(v, t, f"{key}[{i}]", origin) for i, (v, t) in enumerate(zip(items, arguments, strict=True))
             )
         inner = arguments[0] if arguments else Any
         return tuple(convert(v, inner, f"{key}[{i}]", origin) for i, v in enumerate(items))

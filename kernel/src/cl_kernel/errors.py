@@ -21,9 +21,7 @@ class ClkError(Exception):
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         super().__init__(
-            "\n".join(
-                line for line in (what, where and f"  where: {where}", fix and f"  try:   {fix}") if line
-            )
+            "\n".join(line for line in (what, where and f"  where: {where}", fix and f"  try:   {fix}") if line)
         )
 
 

@@ -111,8 +111,7 @@ class Registry:
             if attribute not in known and not (options and options.get("optionalhook")):
                 near = nearest(attribute, known)
                 raise BrokenPlugin(
-                    f"unknown hook {attribute}" + (f"; did you mean {near[0]}?" if near else ""),
-                    where=_place(value),
+                    f"unknown hook {attribute}" + (f"; did you mean {near[0]}?" if near else ""), where=_place(value)
                 )
             if options is None:
                 raise BrokenPlugin(
@@ -153,9 +152,7 @@ class Registry:
                 for record in _as_list(impl.function(), hook):
                     name = getattr(record, "name", "")
                     if not isinstance(record, record_type):
-                        raise BrokenPlugin(
-                            f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}"
-                        )
+                        raise BrokenPlugin(f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}")
                     if any(name == other.record.name for other in collected[kind]):
                         raise DuplicateName(f"{hook} offers {name!r} twice")
                     collected[kind].append(Offer(record, owner.name))
@@ -164,9 +161,7 @@ class Registry:
     # ---- look-up --------------------------------------------------------------------------------
     def all(self, kind: str) -> list[Offer]:
         """Offers of a kind, by plugin and name."""
-        return sorted(
-            self.offers[kind], key=lambda offer: (offer.plugin != BUILTIN, offer.plugin, offer.record.name)
-        )
+        return sorted(self.offers[kind], key=lambda offer: (offer.plugin != BUILTIN, offer.plugin, offer.record.name))
 
     def find(self, kind: str, text: str, *, prefer: str = "", where: str = "") -> tuple[Offer, str]:
         """The offer that ``text`` names, and what follows its name: ``[plugin:]name[:argument]``.
@@ -188,18 +183,14 @@ class Registry:
                 f"{offer.name} ({self.owners[offer.plugin].distribution or 'clk'})" for offer in candidates
             )
             raise DuplicateName(
-                f"{kind} {head!r} is offered by {names}",
-                where=where,
-                fix=f"say which: --{kind} {candidates[0].name}",
+                f"{kind} {head!r} is offered by {names}", where=where, fix=f"say which: --{kind} {candidates[0].name}"
             )
         if mine or candidates:
             return (mine or candidates)[0], rest
         for owner in self.quarantine:
             if owner.name == head:
                 raise BrokenPlugin(f"plugin {head!r} is broken: {owner.broken}", where=where)
-        known = [offer.name for offer in self.offers[kind]] + [
-            offer.record.name for offer in self.offers[kind]
-        ]
+        known = [offer.name for offer in self.offers[kind]] + [offer.record.name for offer in self.offers[kind]]
         if head in self.owners and rest:
             known = [offer.name for offer in self.offers[kind] if offer.plugin == head]
         raise UnknownName.of(kind, text, known, where=where, fix=f"clk list {kind}s")
@@ -250,13 +241,7 @@ def discover(only: Iterable[str] | None = None) -> Registry:
     registry = Registry()
     registry.add(BUILTIN, lambda: builtin, "cl-kernel", _version("cl-kernel"))
     allowed = os.environ.get("CLK_PLUGINS")
-    wanted = (
-        set(only)
-        if only is not None
-        else {n.strip() for n in allowed.split(",")}
-        if allowed is not None
-        else None
-    )
+    wanted = set(only) if only is not None else {n.strip() for n in allowed.split(",")} if allowed is not None else None
     for entry in entry_points():
         if wanted is None or entry.name in wanted:
             dist = entry.dist
@@ -299,9 +284,7 @@ def _record_type(kind: str) -> type:
 
 def _same(offer: Offer, name: str) -> bool:
     lowered = name.lower()
-    return offer.record.name.lower() == lowered or lowered in (
-        a.lower() for a in getattr(offer.record, "aliases", ())
-    )
+    return offer.record.name.lower() == lowered or lowered in (a.lower() for a in getattr(offer.record, "aliases", ()))
 
 
 def _as_list(found: object, hook: str) -> list[Any]:

@@ -121,9 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise RunConflict(
-            f"{path.parent} is no run folder: it has no {path.name}",
-            where=str(path),
-            fix="'clk runs' lists the runs",
+            f"{path.parent} is no run folder: it has no {path.name}", where=str(path), fix="'clk runs' lists the runs"
         ) from error
     except ValueError as error:
         raise RunConflict(f"{path.name} is damaged: {error}", where=str(path)) from error

@@ -27,16 +27,11 @@ def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:
         if R.size == 0:
             continue
         figure = Figure(
-            figsize=(max(4.0, 0.55 * R.shape[1] + 2.2), max(3.2, 0.45 * R.shape[0] + 1.8)),
-            layout="constrained",
+            figsize=(max(4.0, 0.55 * R.shape[1] + 2.2), max(3.2, 0.45 * R.shape[0] + 1.8)), layout="constrained"
         )
         axes = figure.subplots()
         image = axes.imshow(
-            R,
-            vmin=np.nanmin([0.0, np.nanmin(R)]),
-            vmax=np.nanmax([1.0, np.nanmax(R)]),
-            cmap="viridis",
-            aspect="auto",
+            R, vmin=np.nanmin([0.0, np.nanmin(R)]), vmax=np.nanmax([1.0, np.nanmax(R)]), cmap="viridis", aspect="auto"
         )
         if R.size <= 225:
             for (i, j), value in np.ndenumerate(R):
@@ -73,10 +68,7 @@ def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:
 
 def _series(seen: list[Mapping[str, float | None]]) -> dict[str, list[float]]:
     names = [name for name in (seen[-1] if seen else {}) if "/" not in name]
-    return {
-        name: [np.nan if row.get(name) is None else float(row[name] or 0.0) for row in seen]
-        for name in names[:6]
-    }
+    return {name: [np.nan if row.get(name) is None else float(row[name] or 0.0) for row in seen] for name in names[:6]}
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:

@@ -118,9 +118,7 @@ class Activity:
         rate = (self.progress.steps - steps) / max(now - then, 1e-9)
         self._last = (now, self.progress.steps)
         numbers = {name: float(value) for name, value in values.items()}
-        self.emit(
-            events.Progress(stage=self.progress.stage, step=self.progress.steps, rate=rate, values=numbers)
-        )
+        self.emit(events.Progress(stage=self.progress.stage, step=self.progress.steps, rate=rate, values=numbers))
         return now
 
     def _tick(self, values: Mapping[str, Any]) -> None:
@@ -171,12 +169,7 @@ class Context(Activity):
         :return: test set -> value of the first metric.
         """
         scored = self.score(sets or self.due_sets())
-        record = {
-            "stage": self.progress.stage,
-            "step": self.progress.steps,
-            "label": label,
-            **scored["values"],
-        }
+        record = {"stage": self.progress.stage, "step": self.progress.steps, "label": label, **scored["values"]}
         self.progress.curve.append(record)
         row = _first(scored, self.scorers)
         self.emit(events.Scored(stage=self.progress.stage, label=label, row=row, summary=scored["seen"]))
@@ -205,9 +198,7 @@ class Context(Activity):
             "initial": progress.initial,
             "skipped": dict(self.site.skipped),
         }
-        path, nbytes = self.run.save_checkpoint(
-            progress.steps, {"learner": self.learner.state(), "loop": loop}
-        )
+        path, nbytes = self.run.save_checkpoint(progress.steps, {"learner": self.learner.state(), "loop": loop})
         self.checkpoint_bytes = nbytes
         now = time.monotonic()
         self._next_save = now + max(self.checkpoint_every_s, 5 * (now - started))
@@ -227,9 +218,7 @@ class Context(Activity):
         """Seconds spent on this run, earlier attempts included."""
         return self.progress.seconds + time.monotonic() - self._began
 
-    def score(
-        self, sets: Sequence[str], stage: int | None = None, keep: Path | None = None
-    ) -> dict[str, Any]:
+    def score(self, sets: Sequence[str], stage: int | None = None, keep: Path | None = None) -> dict[str, Any]:
         """Score test sets in one pass over their samples; see :func:`score`."""
         return score(self.learner, self.stream, self.scorers, sets, stage, keep)
 
@@ -344,15 +333,11 @@ def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
             started = time.monotonic()
             ctx.emit(events.StageStarted(stage=stage.index, name=stage.name, n_samples=len(stage.train)))
             ctx.learner.learn(stage, ctx)
-            scored = ctx.score(
-                ctx.due_sets(), stage.index, run.path / "scores" / f"stage-{stage.index:03d}.tree"
-            )
+            scored = ctx.score(ctx.due_sets(), stage.index, run.path / "scores" / f"stage-{stage.index:03d}.tree")
             progress.rows.append(scored)
             progress.stage += 1
             ctx.emit(
-                events.Scored(
-                    stage=stage.index, label="", row=_first(scored, ctx.scorers), summary=scored["seen"]
-                )
+                events.Scored(stage=stage.index, label="", row=_first(scored, ctx.scorers), summary=scored["seen"])
             )
             ctx.emit(events.StageEnded(stage=stage.index, seconds=time.monotonic() - started))
             write_json(run.path / "metrics.json", results(ctx, finished=False))
@@ -395,9 +380,7 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
     tables = {}
     for scorer in ctx.scorers:
         metric = scorer.record.name
-        R = np.array(
-            [[_value(row["values"][metric].get(name)) for name in names] for row in progress.rows], float
-        )
+        R = np.array([[_value(row["values"][metric].get(name)) for name in names] for row in progress.rows], float)
         R = R.reshape(len(progress.rows), len(names))
         initial = (
             None
@@ -407,9 +390,7 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
         tables[metric] = {
             "matrix": [[None if np.isnan(v) else v for v in row] for row in R.tolist()],
             "initial": None if initial is None else initial.tolist(),
-            "summary": matrix.summary(R, initial)
-            if len(R) and R.shape[1] == len(stream.stages) == len(R)
-            else {},
+            "summary": matrix.summary(R, initial) if len(R) and R.shape[1] == len(stream.stages) == len(R) else {},
             "seen": [row["seen"][metric] for row in progress.rows],
             "sets": [row["values"][metric] for row in progress.rows],
         }
@@ -459,9 +440,7 @@ def _signals(ctx: Activity) -> Iterator[None]:
 
 
 def _first(scored: Mapping[str, Any], scorers: Sequence[Scorer]) -> dict[str, float | None]:
-    return {
-        name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()
-    }
+    return {name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()}
 
 
 def _value(values: Mapping[str, float | None] | None) -> float:

@@ -1,14 +1,8 @@
-"""Everything the command line does to runs, as functions: plan, run, resume, reproduce.
-
-A :class:`Request` is what was asked, a :class:`Plan` what that means: pieces that fit each other and settings with
-their origins.
-"""
+"""Everything the command line does to runs, as functions: execute a plan, resume a run, reproduce one."""
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,64 +12,15 @@ from typing import Any
 
 import attrs
 import yaml
-from attrs import define, field, frozen
+from attrs import frozen
 
 from cl_kernel import config, events
-from cl_kernel.config import Layer, Resolved, RunOptions
-from cl_kernel.errors import (
-    BadSetting,
-    ClkError,
-    Interrupted,
-    Mismatch,
-    MissingAsset,
-    RunConflict,
-    UnknownName,
-)
+from cl_kernel.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
 from cl_kernel.files import Cache, write_json, write_text
-from cl_kernel.manager import Offer, Registry, resolve
+from cl_kernel.manager import Registry, resolve
 from cl_kernel.outputs import RunFolder, environment, new_folder, read_json
-from cl_kernel.records import Experiment
+from cl_kernel.planning import Plan, Request, comparable, plan
 from cl_kernel.site import Parts, Site
-
-PIECES = ("dataset", "model", "replay", "learner", "metrics")
-ROOM_OF = {"policy": "memory", "codec": "memory", "source": "source"}
-
-
-@frozen(kw_only=True)
-class Request:
-    """What was asked for, in plain values: enough to do it again.
-
-    :param overrides: layers (origin, dotted values) on top of the test's own, in order.
-    :param beside: label of a comparison run of the test, or empty for the run itself.
-    """
-
-    test: str = ""
-    plugin: str = ""
-    profile: str = ""
-    data_roots: tuple[str, ...] = ()
-    overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    trackers: tuple[str, ...] = ()
-    beside: str = ""
-
-
-@define
-class Plan:
-    """Pieces that fit each other, with their settings."""
-
-    request: Request
-    name: str
-    profile: str
-    experiment: Offer | None
-    pieces: dict[str, tuple[Offer, str]]
-    metrics: list[Offer]
-    resolved: Resolved
-    beside: list[str] = field(factory=list)
-
-    @property
-    def options(self) -> RunOptions:
-        """Section ``run``."""
-        options: RunOptions = self.resolved.sections["run"]
-        return options
 
 
 @frozen
@@ -87,235 +32,6 @@ class Outcome:
     beside: Mapping[str, Mapping[str, Any]]
 
 
-# ---- planning -------------------------------------------------------------------------------------
-
-
-def plan(registry: Registry, request: Request) -> Plan:
-    """Find the pieces, check that they fit, resolve the settings. Nothing heavy is imported or built.
-
-    :raises ClkError: naming the piece or setting that does not fit.
-    """
-    experiment, matched = _experiment(registry, request)
-    record: Experiment | None = experiment.record if experiment else None
-    profile = _profile(record, request)
-    layers = _layers(record, profile, request, matched)
-    chosen: dict[str, Any] = {}
-    settings_layers = []
-    for layer in layers:
-        chosen.update(
-            {key: value for key, value in layer.values.items() if key in PIECES and value not in (None, "")}
-        )
-        settings_layers.append(
-            Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in PIECES})
-        )
-    prefer = request.plugin or (experiment.plugin if experiment else "")
-    pieces, metrics = ({}, []) if record is not None and record.run else _pieces(registry, chosen, prefer)
-    classes: dict[str, type | None] = {"run": RunOptions}
-    piece_layers: list[Layer] = []
-    for section, (offer, argument) in pieces.items():
-        classes[section] = offer.record.settings
-        for name in ("*", profile):
-            if values := offer.record.profiles.get(name):
-                piece_layers.append(
-                    Layer(
-                        f"profile {profile} of {offer.name}", {f"{section}.{k}": v for k, v in values.items()}
-                    )
-                )
-        if argument:
-            if not offer.record.argument:
-                raise BadSetting(
-                    f"{offer.name} takes no argument, but {argument!r} was given", where=f"--{section}"
-                )
-            settings_layers.append(
-                Layer(f"{section} {argument}", {f"{section}.{offer.record.argument}": argument})
-            )
-    if record is not None and record.run:
-        classes["experiment"] = record.options
-    resolved = config.resolve_settings(classes, [*piece_layers, *settings_layers])
-    name = record.name if record else chosen.get("learner", "run")
-    requires = [(offer.name, offer.record.requires) for offer, _ in pieces.values()]
-    for owner, modules in [*requires, (name, record.requires if record else ())]:
-        if missing := [module for module in modules if util.find_spec(module) is None]:
-            raise MissingAsset(
-                f"{owner} needs the package {', '.join(missing)}",
-                where="this Python environment",
-                fix=f"pip install {' '.join(missing)}",
-            )
-    beside = list(record.beside) if record and not request.beside else []
-    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
-
-
-def _experiment(registry: Registry, request: Request) -> tuple[Offer | None, Layer | None]:
-    if request.plugin:
-        registry.owner(request.plugin)
-    mine = [offer for offer in registry.all("test") if not request.plugin or offer.plugin == request.plugin]
-    if not request.test:
-        if not request.plugin:
-            return None, None
-        defaults = [offer for offer in mine if offer.record.default] or mine[:1]
-        chooses = {key for _, values in request.overrides for key in values if key in ("dataset", "learner")}
-        if {"dataset", "learner"} <= chooses or not defaults:
-            return None, None
-        return defaults[0], None
-    try:
-        offer, argument = registry.find("test", request.test, prefer=request.plugin)
-        if request.plugin and offer.plugin != request.plugin:
-            raise UnknownName.of(
-                "test",
-                request.test,
-                [o.record.name for o in mine],
-                where=f"--plugin {request.plugin}",
-                fix=f"clk list tests --plugin {request.plugin}",
-            )
-        if argument:
-            raise BadSetting(
-                f"test {offer.name} takes no argument, but {argument!r} was given",
-                where=f"--test {request.test}",
-            )
-        return offer, None
-    except UnknownName:
-        for offer in mine:
-            if offer.record.pattern and re.fullmatch(offer.record.pattern, request.test):
-                return offer, Layer(f"--test {request.test}", {offer.record.pattern_key: request.test})
-        if request.plugin:
-            raise UnknownName.of(
-                "test",
-                request.test,
-                [o.record.name for o in mine],
-                where=f"--plugin {request.plugin}",
-                fix=f"clk list tests --plugin {request.plugin}",
-            ) from None
-        raise
-
-
-def _profile(record: Experiment | None, request: Request) -> str:
-    known = list(record.profiles) if record else []
-    if request.profile:
-        if known and request.profile not in known:
-            raise UnknownName.of("profile", request.profile, known, where="--profile")
-        return request.profile
-    with_data = [name for name in ("small", "paper") if name in known]
-    return with_data[0] if request.data_roots and with_data else "tiny"
-
-
-def _layers(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
-    layers = []
-    if record is not None:
-        layers.append(Layer(f"test {record.name}", config.flatten(record.settings)))
-        layers.append(
-            Layer(
-                f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(profile, {}))
-            )
-        )
-        if matched is not None:
-            layers.append(matched)
-        if request.beside:
-            layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
-    own = [Layer(origin, config.flatten(values)) for origin, values in request.overrides]
-    if request.beside and record is not None:
-        fixed = set(record.beside[request.beside])
-        own = [
-            Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in fixed}) for layer in own
-        ]
-    return layers + own
-
-
-def _pieces(
-    registry: Registry, chosen: Mapping[str, Any], prefer: str
-) -> tuple[dict[str, tuple[Offer, str]], list[Offer]]:
-    for kind in ("dataset", "learner"):
-        if not chosen.get(kind):
-            raise BadSetting(
-                f"no {kind} chosen",
-                where="clk run",
-                fix=f"give --test NAME, or --{kind} NAME (clk list {kind}s)",
-            )
-    learner, extra = registry.find("learner", str(chosen["learner"]), prefer=prefer)
-    if extra:
-        raise BadSetting(
-            f"learner {learner.name} takes no argument, but {extra!r} was given", where="--learner"
-        )
-    pieces: dict[str, tuple[Offer, str]] = {
-        "dataset": registry.find("dataset", str(chosen["dataset"]), prefer=prefer),
-        "learner": (learner, ""),
-    }
-    record, task = learner.record, pieces["dataset"][0].record.task
-    if not any(fnmatch.fnmatchcase(task, pattern) for pattern in record.takes):
-        raise Mismatch(
-            f"learner {learner.name} takes {' or '.join(record.takes)}, but data set "
-            f"{pieces['dataset'][0].name} asks {task}",
-            where="--learner/--dataset",
-            fix="clk list learners",
-        )
-    given = {kind: chosen.get(kind) for kind in ("model", "replay")}
-    wanted = {kind: given[kind] or record.defaults.get(kind, "") for kind in given}
-    if wanted["model"] and wanted["model"] != "none":
-        pieces["model"] = registry.find(
-            "model", str(wanted["model"]), prefer=learner.plugin if not given["model"] else prefer
-        )
-        _room(learner, "model", pieces["model"][0], bool(given["model"]))
-        if pieces["model"][0].record.framework != record.framework:
-            raise Mismatch(
-                f"model {pieces['model'][0].name} is {pieces['model'][0].record.framework}, learner {learner.name} "
-                f"is {record.framework}",
-                where="--model/--learner",
-                fix="clk list models",
-            )
-    if wanted["replay"] and wanted["replay"] != "none":
-        for text in _split_replay(str(wanted["replay"])):
-            offer, argument = registry.find(
-                "replay", text, prefer=learner.plugin if not given["replay"] else prefer
-            )
-            kind = offer.record.kind
-            if kind in pieces:
-                raise Mismatch(
-                    f"two pieces of kind {kind}: {pieces[kind][0].name} and {offer.name}",
-                    where="--replay",
-                    fix="--replay POLICY+CODEC",
-                )
-            _room(learner, ROOM_OF[kind], offer, bool(given["replay"]))
-            if offer.record.framework not in ("numpy", record.framework):
-                raise Mismatch(
-                    f"{kind} {offer.name} is {offer.record.framework}, learner {learner.name} is {record.framework}",
-                    where="--replay/--learner",
-                )
-            pieces[kind] = (offer, argument)
-        if ("policy" in pieces) != ("codec" in pieces):
-            default = {"policy": "clk:reservoir", "codec": "clk:raw"}
-            for kind in ("policy", "codec"):
-                if kind not in pieces:
-                    pieces[kind] = registry.find("replay", default[kind])
-        if "source" in pieces and "policy" in pieces:
-            raise Mismatch("a source keeps nothing, so it takes no policy or codec", where="--replay")
-    names = chosen.get("metrics") or record.metrics
-    names = [names] if isinstance(names, str) else list(names)
-    metrics = [
-        registry.find("metric", part, prefer=learner.plugin)[0] for name in names for part in name.split(",")
-    ]
-    return pieces, metrics
-
-
-def _split_replay(text: str) -> list[str]:
-    _, colon, path = text.partition(":")
-    if colon and ("/" in path or path.startswith(".")):
-        return [text]
-    return text.split("+")
-
-
-def _room(learner: Offer, room: str, offer: Offer, given: bool) -> None:
-    if room not in learner.record.rooms:
-        has = ", ".join(learner.record.rooms) or "none"
-        raise Mismatch(
-            f"learner {learner.name} has no room for a {room}, but {offer.name} was "
-            f"{'given' if given else 'its default'}; its rooms: {has}",
-            where="--replay" if room != "model" else "--model",
-            fix="clk list learners",
-        )
-
-
-# ---- running --------------------------------------------------------------------------------------
-
-
 def default_cache() -> Path:
     """``$CLK_CACHE``, else ``clk`` in the user's cache folder."""
     if named := os.environ.get("CLK_CACHE"):
@@ -323,9 +39,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clk"
 
 
-def make_site(
-    registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]
-) -> Site:
+def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]) -> Site:
     """Seed, device, roots and cache of a plan."""
     options = planned.options
     roots = []
@@ -384,9 +98,7 @@ def execute(
             results = _one(registry, planned, run, resume, listen)
         others = {}
         for label in planned.beside if beside else ():
-            others[label] = _beside(
-                registry, planned, folder / "beside" / label.replace(" ", "-"), label, listen
-            )
+            others[label] = _beside(registry, planned, folder / "beside" / label.replace(" ", "-"), label, listen)
         return Outcome(folder, results, others)
     finally:
         run.release()
@@ -398,11 +110,7 @@ def _nothing_done(run: RunFolder) -> bool:
 
 
 def _beside(
-    registry: Registry,
-    planned: Plan,
-    folder: Path,
-    label: str,
-    listen: Sequence[Callable[[events.Event], None]],
+    registry: Registry, planned: Plan, folder: Path, label: str, listen: Sequence[Callable[[events.Event], None]]
 ) -> Mapping[str, Any]:
     again = (folder / "run.json").exists()
     if again and read_json(folder / "run.json").get("status") == "finished":
@@ -413,11 +121,7 @@ def _beside(
 
 
 def _one(
-    registry: Registry,
-    planned: Plan,
-    run: RunFolder,
-    resume: bool,
-    listen: Sequence[Callable[[events.Event], None]],
+    registry: Registry, planned: Plan, run: RunFolder, resume: bool, listen: Sequence[Callable[[events.Event], None]]
 ) -> Mapping[str, Any]:
     from cl_kernel import run as running
 
@@ -443,7 +147,7 @@ def _one(
         plugin=planned.experiment.plugin if planned.experiment else "",
         label=planned.request.beside,
         metrics=[offer.name for offer in planned.metrics],
-        expected=_comparable(planned),
+        expected=comparable(planned),
         request=attrs.asdict(planned.request),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
@@ -456,15 +160,11 @@ def _one(
         if record is not None and record.run:
             activity = running.Activity(site=site, run=run, emit=emit)
             emit(events.RunStarted(name=planned.name, profile=planned.profile, n_stages=0))
-            results = running.run_activity(
-                activity, resolve(record.run), planned.resolved.sections.get("experiment")
-            )
+            results = running.run_activity(activity, resolve(record.run), planned.resolved.sections.get("experiment"))
         else:
             results = _stream(planned, run, site, emit, resume)
     except BaseException as error:
-        reason = (
-            f"signal {error.signum}" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
-        )
+        reason = f"signal {error.signum}" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
         run.update(status="interrupted" if isinstance(error, Interrupted) else "failed", reason=reason)
         emit(events.RunFailed(reason=reason))
         raise
@@ -477,16 +177,6 @@ def _one(
 
         draw_run(run.path, results)
     return results
-
-
-def _comparable(planned: Plan) -> list[dict[str, Any]]:
-    """Published figures that this run may stand beside: same profile, nothing changed that changes results."""
-    harmless = {"run.seed", "run.device", "run.n_workers", "run.checkpoint_every_s", "run.plots"}
-    changed = {key for layer in _layers(None, "", planned.request, None) for key in layer.values} - harmless
-    if planned.experiment is None or planned.request.beside or changed:
-        return []
-    expected = planned.experiment.record.expected
-    return [attrs.asdict(figure) for figure in expected if figure.profile == planned.profile]
 
 
 def _stream(
@@ -507,9 +197,7 @@ def _stream(
         memory=_memory_factory(planned, site, sum(len(stage.train) for stage in stream.stages), memories)
         if "codec" in pieces
         else None,
-        source=resolve(pieces["source"][0].record.build)(sections.get("source"), site)
-        if "source" in pieces
-        else None,
+        source=resolve(pieces["source"][0].record.build)(sections.get("source"), site) if "source" in pieces else None,
     )
     learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), parts)
     scorers = [
@@ -574,18 +262,14 @@ def _model_factory(planned: Plan, site: Site) -> Callable[[Mapping[str, Any], in
     )
 
 
-def _memory_factory(
-    planned: Plan, site: Site, n_samples: int, made: list[Any]
-) -> Callable[[Mapping[str, Any]], Any]:
+def _memory_factory(planned: Plan, site: Site, n_samples: int, made: list[Any]) -> Callable[[Mapping[str, Any]], Any]:
     def build(fields: Mapping[str, Any]) -> Any:
         from cl_kernel.memory import build_memory
 
         sections = planned.resolved.sections
         codec = resolve(planned.pieces["codec"][0].record.build)(sections.get("codec"), fields, site)
         policy = partial(resolve(planned.pieces["policy"][0].record.build), sections.get("policy"))
-        capacity = planned.options.memory or str(
-            planned.pieces["learner"][0].record.defaults.get("memory", "200")
-        )
+        capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
         memory = build_memory(policy, codec, capacity, site.rng("memory", len(made)), n_examples=n_samples)
         made.append(memory)
         return memory
@@ -622,9 +306,7 @@ def request_of(folder: Path) -> Request:
     return Request(**raw)
 
 
-def resume(
-    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = ()
-) -> Outcome:
+def resume(registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = ()) -> Outcome:
     """Go on with an interrupted run, bit for bit as if it had not stopped."""
     return execute(registry, plan(registry, request_of(folder)), folder, resume=True, listen=listen)
 
@@ -648,8 +330,6 @@ def reproduce(
             where=str(folder),
             fix=f"clk resume {folder}",
         )
-    again = execute(
-        registry, plan(registry, request_of(folder)), output, base=base, listen=listen, beside=False
-    )
+    again = execute(registry, plan(registry, request_of(folder)), output, base=base, listen=listen, beside=False)
     differences = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
     return again, differences

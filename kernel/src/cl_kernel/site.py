@@ -65,9 +65,7 @@ class Site:
         raise MissingAsset(
             f"{asset.name} is missing: {asset.summary} ({', '.join(asset.files) or 'no files named'})",
             where=f"data roots: {looked}",
-            fix=f"get it from {asset.origin} and pass --data-root DIR"
-            if asset.origin
-            else "pass --data-root DIR",
+            fix=f"get it from {asset.origin} and pass --data-root DIR" if asset.origin else "pass --data-root DIR",
         )
 
     def bad_sample(self, what: str, error: Exception | str) -> None:

@@ -100,9 +100,7 @@ class Stream:
             raise BadInput("the stream has no stages", where=where)
         for position, stage in enumerate(self.stages):
             if stage.index != position:
-                raise BadInput(
-                    f"stage {stage.name!r} has index {stage.index}, expected {position}", where=where
-                )
+                raise BadInput(f"stage {stage.name!r} has index {stage.index}, expected {position}", where=where)
             if len(stage.train) == 0:
                 raise BadInput(
                     f"stage {position} ({stage.name}) has no training samples",
@@ -111,17 +109,11 @@ class Stream:
                 )
             if set(stage.train.spec) != set(self.spec):
                 raise BadInput(f"stage {position} ({stage.name}) has other fields than stage 0", where=where)
-            if unknown := [
-                c for c in stage.classes if self.class_names and not 0 <= c < len(self.class_names)
-            ]:
-                raise BadInput(
-                    f"stage {position} ({stage.name}) brings unknown classes {unknown}", where=where
-                )
+            if unknown := [c for c in stage.classes if self.class_names and not 0 <= c < len(self.class_names)]:
+                raise BadInput(f"stage {position} ({stage.name}) brings unknown classes {unknown}", where=where)
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise BadInput(
-                f"two stages share a name: {sorted({n for n in names if names.count(n) > 1})}", where=where
-            )
+            raise BadInput(f"two stages share a name: {sorted({n for n in names if names.count(n) > 1})}", where=where)
         if len(set(self.class_names)) != len(self.class_names):
             twice = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
             raise BadInput(f"two classes share a name: {', '.join(twice)}", where=where)
@@ -219,10 +211,7 @@ def subset(samples: Samples, rows: np.ndarray) -> Samples:
 
 
 def class_groups(
-    n_classes: int,
-    sizes: Sequence[int] | None,
-    n_stages: int,
-    order: Sequence[int] | None,
+    n_classes: int, sizes: Sequence[int] | None, n_stages: int, order: Sequence[int] | None
 ) -> list[tuple[int, ...]]:
     """Classes of each stage.
 
@@ -251,8 +240,7 @@ def class_groups(
         sizes = [n_classes // n_stages] * n_stages
     if any(size < 1 for size in sizes) or sum(sizes) != n_classes:
         raise BadInput(
-            f"stage sizes {list(sizes)} are not positive numbers adding up to {n_classes} classes",
-            where="stage sizes",
+            f"stage sizes {list(sizes)} are not positive numbers adding up to {n_classes} classes", where="stage sizes"
         )
     ends = np.cumsum(sizes)
     return [tuple(order[end - size : end]) for end, size in zip(ends, sizes, strict=True)]

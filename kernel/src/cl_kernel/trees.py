@@ -113,10 +113,7 @@ def _strip(node: Any, where: str, arrays: list[np.ndarray]) -> Any:
         if all(isinstance(key, str) and not key.startswith("$") for key in node):
             return {key: _strip(value, f"{where}[{key!r}]", arrays) for key, value in node.items()}
         return {
-            "$d": [
-                [_plain_key(key, where), _strip(value, f"{where}[{key!r}]", arrays)]
-                for key, value in node.items()
-            ]
+            "$d": [[_plain_key(key, where), _strip(value, f"{where}[{key!r}]", arrays)] for key, value in node.items()]
         }
     if isinstance(node, (list, tuple)):
         return [_strip(value, f"{where}[{i}]", arrays) for i, value in enumerate(node)]

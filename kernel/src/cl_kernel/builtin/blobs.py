@@ -19,9 +19,7 @@ def build(settings: Blobs, site: Site) -> Stream:
         "vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
         "class": Field(shape=(), dtype="int64", kind="class", n=n_classes),
     }
-    means = 1 + rng.standard_normal(
-        (n_classes, settings.n_features)
-    )  # a common part, as images have: classes interfere
+    means = 1 + rng.standard_normal((n_classes, settings.n_features))  # a common part makes classes interfere
 
     def draw(n: int) -> ArraySamples:
         labels = np.repeat(np.arange(n_classes), n)

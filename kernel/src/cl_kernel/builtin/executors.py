@@ -34,9 +34,7 @@ class Local:
         """Run tasks; leaving early has the running ones save themselves."""
         devices = _devices() if self.gpus else []
         if self.gpus > len(devices):
-            raise BadSetting(
-                f"gpus = {self.gpus} a task, but this machine shows {len(devices)}", where="gpus"
-            )
+            raise BadSetting(f"gpus = {self.gpus} a task, but this machine shows {len(devices)}", where="gpus")
         room = len(devices) // self.gpus if self.gpus else max(1, n_cores() // max(1, self.threads))
         n_jobs = min(n_jobs or room, room) if self.gpus else n_jobs or room
         free: queue.Queue[list[str]] = queue.Queue()
@@ -111,9 +109,7 @@ class Ray:
                 where="--address",
                 fix="ray start --head, or leave --address out for a local instance",
             ) from error
-        remote = ray.remote(run_task).options(
-            num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries
-        )
+        remote = ray.remote(run_task).options(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)
         left = list(enumerate(tasks))[::-1]
         running: dict[Any, int] = {}
         try:
@@ -139,12 +135,7 @@ class Ray:
 
 def build_ray(options: Mapping[str, Any]) -> Ray:
     """A Ray cluster by ``address``, or a local instance."""
-    return Ray(
-        options.get("address", ""),
-        options.get("threads", 1),
-        options.get("gpus", 0),
-        options.get("retries", 2),
-    )
+    return Ray(options.get("address", ""), options.get("threads", 1), options.get("gpus", 0), options.get("retries", 2))
 
 
 class Requeued:

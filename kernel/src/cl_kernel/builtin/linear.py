@@ -47,9 +47,7 @@ class LinearLearner:
                 self.done["order"] = self.rng.permutation(len(stage.train))
             while self.done["step"] < n_steps:
                 at = self.done["step"] * settings.batch_size
-                new = stage.train.take(
-                    self.done["order"][at : at + settings.batch_size], [self.reads, "class"]
-                )
+                new = stage.train.take(self.done["order"][at : at + settings.batch_size], [self.reads, "class"])
                 batch = new
                 if self.memory is not None and len(self.memory):
                     old = self.memory.sample(settings.n_replayed)
@@ -118,10 +116,5 @@ def build(settings: Linear, parts: Parts) -> LinearLearner:
     n_inputs = int(np.prod([axis or 0 for axis in spec[reads].shape]))
     memory = parts.memory({name: spec[name] for name in (reads, "class")}) if parts.memory else None
     return LinearLearner(
-        settings,
-        reads,
-        np.zeros((n_inputs, n_classes)),
-        np.zeros(n_classes),
-        memory,
-        parts.site.rng("linear"),
+        settings, reads, np.zeros((n_inputs, n_classes)), np.zeros(n_classes), memory, parts.site.rng("linear")
     )

@@ -76,18 +76,8 @@ def clk_replays() -> Sequence[Replay]:
     policies = (
         ("reservoir", "every example seen so far is kept with the same probability", "build_reservoir", None),
         ("ring", "the newest examples", "build_ring", None),
-        (
-            "class-balanced",
-            "a reservoir within each class, the largest class gives way",
-            "build_class_balanced",
-            None,
-        ),
-        (
-            "gdumb",
-            "greedy balance: the largest class gives way, a newcomer of it stays out",
-            "build_gdumb",
-            None,
-        ),
+        ("class-balanced", "a reservoir within each class, the largest class gives way", "build_class_balanced", None),
+        ("gdumb", "greedy balance: the largest class gives way, a newcomer of it stays out", "build_gdumb", None),
         (
             "largest-class",
             "everything is kept until full, then a random example of the largest class gives way",
@@ -104,11 +94,7 @@ def clk_replays() -> Sequence[Replay]:
     return [
         *(
             Replay(
-                name=name,
-                kind="policy",
-                summary=summary,
-                build=f"cl_kernel.memory.policies:{build}",
-                settings=choice,
+                name=name, kind="policy", summary=summary, build=f"cl_kernel.memory.policies:{build}", settings=choice
             )
             for name, summary, build, choice in policies
         ),
@@ -121,9 +107,7 @@ def clk_metrics() -> Sequence[Metric]:
     """Scores of classification, segmentation and question answering."""
     return [
         Metric(
-            name="accuracy",
-            summary="share of right classes",
-            build="cl_kernel.metrics.classification:build_accuracy",
+            name="accuracy", summary="share of right classes", build="cl_kernel.metrics.classification:build_accuracy"
         ),
         Metric(
             name="top5",
@@ -221,9 +205,7 @@ def clk_trackers() -> Sequence[Tracker]:
 def clk_executors() -> Sequence[Executor]:
     """Where sweeps run."""
     return [
-        Executor(
-            name="local", summary="processes on this machine", build="cl_kernel.builtin.executors:build_local"
-        ),
+        Executor(name="local", summary="processes on this machine", build="cl_kernel.builtin.executors:build_local"),
         Executor(
             name="ray",
             summary="a Ray cluster, or a local one",

@@ -15,19 +15,14 @@ class BiasedReservoir:
         default=1.0,
         validator=validators.ge(0.0),
         metadata=doc(
-            "preference for the present (> 1) or the past (< 1); 1 is a plain reservoir",
-            source="CLEAR, sec. 5",
+            "preference for the present (> 1) or the past (< 1); 1 is a plain reservoir", source="CLEAR, sec. 5"
         ),
     )
     dynamic: bool = field(
         default=False,
-        metadata=doc(
-            "accept with min(1, alpha) instead of min(1, alpha capacity / n)", source="CLEAR, sec. 5"
-        ),
+        metadata=doc("accept with min(1, alpha) instead of min(1, alpha capacity / n)", source="CLEAR, sec. 5"),
     )
-    by_bucket: bool = field(
-        default=False, metadata=doc("each addition is a whole time bucket, as in the paper")
-    )
+    by_bucket: bool = field(default=False, metadata=doc("each addition is a whole time bucket, as in the paper"))
 
 
 @frozen(kw_only=True)
@@ -48,9 +43,7 @@ class Blobs:
     """Settings of the stream of Gaussian classes."""
 
     n_classes: int = field(default=10, validator=validators.ge(1), metadata=doc("number of classes"))
-    n_stages: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes")
-    )
+    n_stages: int = field(default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes"))
     n_train: int = field(default=60, validator=validators.ge(1), metadata=doc("training samples a class"))
     n_test: int = field(default=40, validator=validators.ge(1), metadata=doc("test samples a class"))
     n_features: int = field(default=8, validator=validators.ge(1), metadata=doc("length of a vector"))
@@ -66,9 +59,7 @@ class Blobs:
 class Digits:
     """Settings of scikit-learn's handwritten digits."""
 
-    n_stages: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the ten classes")
-    )
+    n_stages: int = field(default=5, validator=validators.ge(1), metadata=doc("stages; must divide the ten classes"))
     test_share: float = field(
         default=0.25,
         validator=[validators.gt(0.0), validators.lt(1.0)],

@@ -50,9 +50,7 @@ class Joint(Naive):
 class Mlp:
     """Multi-layer perceptron."""
 
-    hidden: tuple[int, ...] = field(
-        default=(128,), converter=tuple, metadata=doc("widths of the hidden layers")
-    )
+    hidden: tuple[int, ...] = field(default=(128,), converter=tuple, metadata=doc("widths of the hidden layers"))
     cut: str = field(default="", metadata=doc("first layer that learns, hidden0 ... head; empty: all"))
 
 
@@ -60,9 +58,7 @@ class Mlp:
 class Convnet:
     """Small convolutional network."""
 
-    widths: tuple[int, ...] = field(
-        default=(32, 64, 64), converter=tuple, metadata=doc("channels of each layer")
-    )
+    widths: tuple[int, ...] = field(default=(32, 64, 64), converter=tuple, metadata=doc("channels of each layer"))
     cut: str = field(default="", metadata=doc("first layer that learns, conv0 ... head; empty: all"))
 
 
@@ -70,9 +66,7 @@ class Convnet:
 class Resnet18:
     """ResNet-18 of torchvision."""
 
-    cut: str = field(
-        default="", metadata=doc("first block that learns, layer1.0 ... layer4.1 or fc; empty: all")
-    )
+    cut: str = field(default="", metadata=doc("first block that learns, layer1.0 ... layer4.1 or fc; empty: all"))
     stem: str = field(
         default="auto",
         validator=validators.in_(("auto", "imagenet", "small")),

@@ -14,9 +14,7 @@ Handler = Callable[[Namespace, Console], int]
 def new_plugin(parser: ArgumentParser) -> Handler:
     """Write a package that already runs and passes the conformance kit."""
     parser.add_argument("name", help="package name, e.g. cl-plugin-mine")
-    parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="DIR", help="where to put the package's folder"
-    )
+    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where to put the package's folder")
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.scaffold import write_plugin
@@ -24,9 +22,7 @@ def new_plugin(parser: ArgumentParser) -> Handler:
         folder = write_plugin(namespace.name, namespace.output)
         plugin = folder.name.removeprefix("cl-plugin-")
         console.print(f"wrote {folder}")
-        console.print(
-            f"next:\n  pip install -e {folder}\n  clk run --plugin {plugin}\n  clk check-plugin {plugin}"
-        )
+        console.print(f"next:\n  pip install -e {folder}\n  clk run --plugin {plugin}\n  clk check-plugin {plugin}")
         console.json({"folder": str(folder), "plugin": plugin})
         return 0
 
@@ -36,9 +32,7 @@ def new_plugin(parser: ArgumentParser) -> Handler:
 def check_plugin(parser: ArgumentParser) -> Handler:
     """Run the conformance kit; exit 1 when a check fails."""
     parser.add_argument("name", help="plugin name")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="CHECK", help="only these checks; repeatable"
-    )
+    parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only these checks; repeatable")
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.testing import check_plugin

@@ -34,9 +34,7 @@ def data(parser: ArgumentParser) -> Handler:
             return _list(registry, roots, console)
         if not namespace.name:
             raise BadSetting(
-                "no data set named",
-                where="clk data prepare",
-                fix="clk data prepare PLUGIN:NAME --data-root DIR",
+                "no data set named", where="clk data prepare", fix="clk data prepare PLUGIN:NAME --data-root DIR"
             )
         return _prepare(registry, namespace, roots, console)
 
@@ -114,12 +112,7 @@ def doctor(parser: ArgumentParser) -> Handler:
         for owner in registry.owners.values():
             troubles = _troubles(registry, owner.name, roots)
             rows.append(
-                (
-                    owner.name,
-                    "plugin",
-                    "ok" if not troubles else "partly",
-                    f"{owner.distribution} {owner.version}",
-                )
+                (owner.name, "plugin", "ok" if not troubles else "partly", f"{owner.distribution} {owner.version}")
             )
             rows += [("", name, "missing", why) for name, why in troubles]
         rows += _machine()
@@ -141,9 +134,7 @@ def _troubles(registry: Registry, plugin: str, roots: tuple[Path, ...]) -> list[
                     found[f"{kind} {offer.record.name}"] = f"pip install {module}"
             for asset in getattr(offer.record, "needs", ()):
                 if registry.locate(asset, roots) is None:
-                    found[f"{kind} {offer.record.name}"] = (
-                        f"{asset.summary}; {asset.origin}; then pass --data-root DIR"
-                    )
+                    found[f"{kind} {offer.record.name}"] = f"{asset.summary}; {asset.origin}; then pass --data-root DIR"
     return list(found.items())
 
 

@@ -23,12 +23,8 @@ FLAGS = {
 
 def add_run_arguments(parser: ArgumentParser) -> None:
     """Flags that say what to run; shared with ``clk show``."""
-    parser.add_argument(
-        "--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant"
-    )
-    parser.add_argument(
-        "--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)"
-    )
+    parser.add_argument("--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant")
+    parser.add_argument("--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)")
     parser.add_argument(
         "--profile", default="", metavar="NAME", help="tiny (embedded stand-in, default), small, paper, ..."
     )
@@ -36,15 +32,11 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         "--data-root", action="append", default=[], metavar="DIR", help="where real data lies; repeatable"
     )
     for kind in ("dataset", "model", "learner"):
-        parser.add_argument(
-            f"--{kind}", default="", metavar="NAME", help=f"{kind} by name (clk list {kind}s)"
-        )
+        parser.add_argument(f"--{kind}", default="", metavar="NAME", help=f"{kind} by name (clk list {kind}s)")
     parser.add_argument(
         "--replay", default="", metavar="NAME", help="POLICY+CODEC, or a source, or none (clk list replays)"
     )
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="metric by name; repeatable"
-    )
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME", help="metric by name; repeatable")
     parser.add_argument(
         "--memory", default=None, metavar="SIZE", help="replay capacity: examples (500) or bytes (1.5MB)"
     )
@@ -52,15 +44,9 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default=None)
     parser.add_argument("--n-workers", type=int, default=None)
-    parser.add_argument(
-        "--evaluate", choices=("all", "seen"), default=None, help="test sets scored after each stage"
-    )
-    parser.add_argument(
-        "--config", default="", metavar="NAME", help="named configuration, for learners that have them"
-    )
-    parser.add_argument(
-        "--config-file", action="append", default=[], type=Path, metavar="YAML", help="settings file"
-    )
+    parser.add_argument("--evaluate", choices=("all", "seen"), default=None, help="test sets scored after each stage")
+    parser.add_argument("--config", default="", metavar="NAME", help="named configuration, for learners that have them")
+    parser.add_argument("--config-file", action="append", default=[], type=Path, metavar="YAML", help="settings file")
     parser.add_argument(
         "--set",
         action="append",
@@ -74,16 +60,14 @@ def add_run_arguments(parser: ArgumentParser) -> None:
 def request_from(namespace: Namespace) -> Any:
     """The request that the flags make."""
     from cl_kernel import config
-    from cl_kernel.session import Request
+    from cl_kernel.planning import Request
 
     layers: list[tuple[str, Mapping[str, Any]]] = []
     for path in namespace.config_file:
         layer = config.read_yaml(path)
         layers.append((layer.origin, layer.values))
     pieces = {
-        kind: getattr(namespace, kind)
-        for kind in ("dataset", "model", "learner", "replay")
-        if getattr(namespace, kind)
+        kind: getattr(namespace, kind) for kind in ("dataset", "model", "learner", "replay") if getattr(namespace, kind)
     }
     if namespace.metric:
         pieces["metrics"] = list(namespace.metric)
@@ -99,9 +83,7 @@ def request_from(namespace: Namespace) -> Any:
         layers.append((layer.origin, layer.values))
     if not (namespace.test or namespace.plugin or namespace.learner):
         raise BadSetting(
-            "nothing to run",
-            where="clk run",
-            fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)",
+            "nothing to run", where="clk run", fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)"
         )
     return Request(
         test=namespace.test,
@@ -128,9 +110,10 @@ def run(parser: ArgumentParser) -> Handler:
         from cl_kernel import session
         from cl_kernel.manager import discover
         from cl_kernel.outputs import new_folder
+        from cl_kernel.planning import plan
 
         registry = discover()
-        planned = session.plan(registry, request_from(namespace))
+        planned = plan(registry, request_from(namespace))
         banner(console, planned)
         folder = namespace.output or new_folder(
             Path("runs"), f"{planned.name}-{planned.profile}-s{planned.options.seed}"
@@ -138,9 +121,7 @@ def run(parser: ArgumentParser) -> Handler:
         return _guarded(
             console,
             folder,
-            lambda: session.execute(
-                registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside
-            ),
+            lambda: session.execute(registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside),
         )
 
     return handle
@@ -155,9 +136,7 @@ def resume(parser: ArgumentParser) -> Handler:
         from cl_kernel.manager import discover
 
         registry = discover()
-        return _guarded(
-            console, namespace.run, lambda: session.resume(registry, namespace.run, listen=[LiveLine()])
-        )
+        return _guarded(console, namespace.run, lambda: session.resume(registry, namespace.run, listen=[LiveLine()]))
 
     return handle
 
@@ -171,16 +150,12 @@ def reproduce(parser: ArgumentParser) -> Handler:
         from cl_kernel import session
         from cl_kernel.manager import discover
 
-        outcome, differences = session.reproduce(
-            discover(), namespace.run, namespace.output, listen=[LiveLine()]
-        )
+        outcome, differences = session.reproduce(discover(), namespace.run, namespace.output, listen=[LiveLine()])
         console.json({"run": str(outcome.folder), "differences": differences})
         if differences:
             console.print(f"differs in {', '.join(differences)}: {namespace.run} and {outcome.folder}")
             return 3
-        console.print(
-            f"equal: results and final state of {outcome.folder} have the digests of {namespace.run}"
-        )
+        console.print(f"equal: results and final state of {outcome.folder} have the digests of {namespace.run}")
         return 0
 
     return handle
@@ -224,9 +199,7 @@ def show_outcome(console: Console, outcome: Any) -> None:
     )
     if "metrics" not in results:
         rows = [
-            (key, value)
-            for key, value in results.items()
-            if isinstance(value, (int, float, str)) and key != "finished"
+            (key, value) for key, value in results.items() if isinstance(value, (int, float, str)) and key != "finished"
         ]
         console.table(stored["test"], ("result", "value"), rows)
     else:
@@ -258,10 +231,7 @@ def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, 
             seen = results["metrics"][metric]["seen"]
             row += [seen[index].get(key) if index < len(seen) else None for key in keys]
         rows.append(row)
-    columns = [
-        "after stage",
-        *(f"{label}: {key}" if len(runs) > 1 else key for label in runs for key in keys),
-    ]
+    columns = ["after stage", *(f"{label}: {key}" if len(runs) > 1 else key for label in runs for key in keys)]
     console.table(f"{name}: {metric} over the test samples seen so far", columns, rows)
     summaries = {label: results["metrics"][metric]["summary"] for label, results in runs.items()}
     names = list(next(iter(summaries.values())))

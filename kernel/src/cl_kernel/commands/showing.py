@@ -17,9 +17,7 @@ Handler = Callable[[Namespace, Console], int]
 
 def list_offers(parser: ArgumentParser) -> Handler:
     """List what plugins offer."""
-    parser.add_argument(
-        "kind", nargs="?", default="", help=f"one of {', '.join(f'{kind}s' for kind in KINDS)}"
-    )
+    parser.add_argument("kind", nargs="?", default="", help=f"one of {', '.join(f'{kind}s' for kind in KINDS)}")
     parser.add_argument("--plugin", default="", metavar="NAME", help="only this plugin's")
 
     def handle(namespace: Namespace, console: Console) -> int:
@@ -69,9 +67,7 @@ def plugins(parser: ArgumentParser) -> Handler:
         registry = discover()
         rows, content = [], []
         for owner in registry.owners.values():
-            counts = {
-                kind: sum(o.plugin == owner.name for o in offers) for kind, offers in registry.offers.items()
-            }
+            counts = {kind: sum(o.plugin == owner.name for o in offers) for kind, offers in registry.offers.items()}
             offers = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
             summary = owner.about.summary if owner.about else ""
             rows.append((owner.name, f"{owner.distribution} {owner.version}", "ok", summary, offers))
@@ -109,40 +105,32 @@ def show(parser: ArgumentParser) -> Handler:
     add_run_arguments(parser)
 
     def handle(namespace: Namespace, console: Console) -> int:
-        from cl_kernel import session
+        from cl_kernel.planning import plan
 
         if namespace.name and (Path(namespace.name) / "run.json").exists():
             return _show_run(Path(namespace.name), console)
         if namespace.name:
             namespace.test = namespace.name
         registry = discover()
-        planned = session.plan(registry, request_from(namespace))
+        planned = plan(registry, request_from(namespace))
         record = planned.experiment.record if planned.experiment else None
         pieces = {section: offer.name for section, (offer, _) in planned.pieces.items()}
         flat = planned.resolved.flat()
         docs = _docs(planned)
         console.print(f"{planned.name}: {record.summary if record else 'pieces as named'}")
         console.print(
-            f"profile {planned.profile}"
-            + (f" of {', '.join(record.profiles)}" if record and record.profiles else "")
+            f"profile {planned.profile}" + (f" of {', '.join(record.profiles)}" if record and record.profiles else "")
         )
-        console.table(
-            "pieces", ("", "name"), [*pieces.items(), *(("metric", o.name) for o in planned.metrics)]
-        )
+        console.table("pieces", ("", "name"), [*pieces.items(), *(("metric", o.name) for o in planned.metrics)])
         console.table(
             "settings",
             ("key", "value", "from", "meaning"),
-            [
-                (key, str(value), planned.resolved.origins[key], docs.get(key, ""))
-                for key, value in flat.items()
-            ],
+            [(key, str(value), planned.resolved.origins[key], docs.get(key, "")) for key, value in flat.items()],
         )
         if record and record.beside:
             console.print(f"beside it: {', '.join(record.beside)}")
         for expected in record.expected if record else ():
-            console.print(
-                f"published ({expected.profile}): {expected.metric} {expected.value} {expected.where}"
-            )
+            console.print(f"published ({expected.profile}): {expected.metric} {expected.value} {expected.where}")
         console.json(
             {
                 "test": planned.name,

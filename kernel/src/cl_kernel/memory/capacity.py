@@ -44,9 +44,7 @@ class Capacity:
             return self.examples
         if self.nbytes is None:
             if n_examples < 1:
-                raise BadSetting(
-                    "a memory for everything needs a stream of known length", where="--memory all"
-                )
+                raise BadSetting("a memory for everything needs a stream of known length", where="--memory all")
             return n_examples
         each = codec.bytes_per_example()
         if (room := self.nbytes - codec.nbytes) < each:
@@ -82,8 +80,6 @@ def parse_capacity(text: str | int) -> Capacity:
     amount = round(float(number) * _UNITS[unit]) if "." in number else int(number) * _UNITS.get(unit, 1)
     if amount < 1:
         raise BadSetting(
-            f"memory {text!r} keeps nothing",
-            where="--memory",
-            fix="give a size, or leave --memory and --replay out",
+            f"memory {text!r} keeps nothing", where="--memory", fix="give a size, or leave --memory and --replay out"
         )
     return Capacity(nbytes=amount) if unit else Capacity(examples=amount)

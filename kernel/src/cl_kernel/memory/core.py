@@ -29,13 +29,7 @@ class Memory:
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        codec: Codec,
-        capacity: int,
-        rng: np.random.Generator,
-        *,
-        budget: int | None = None,
+        self, policy: Policy, codec: Codec, capacity: int, rng: np.random.Generator, *, budget: int | None = None
     ) -> None:
         if capacity < 1:
             raise BadSetting(f"a memory of {capacity} examples keeps nothing", where="--memory")
@@ -75,9 +69,7 @@ class Memory:
         groups = np.asarray(groups, np.int64)
         if any(len(array) != len(groups) for array in batch.values()):
             lengths = {name: len(array) for name, array in batch.items()}
-            raise Mismatch(
-                f"{len(groups)} groups for fields of length {lengths}", where="adding to the memory"
-            )
+            raise Mismatch(f"{len(groups)} groups for fields of length {lengths}", where="adding to the memory")
         slots = self.policy.place(groups, self._place_rng)
         self.seen += len(groups)
         rows = (slots >= 0).nonzero()[0]

@@ -114,9 +114,7 @@ class BiasedReservoir(_Flat):
     def _stream(self, groups: np.ndarray, n_free: int, rng: np.random.Generator) -> np.ndarray:
         slots = np.arange(len(self), len(self) + len(groups))
         nth = np.arange(self.seen + n_free, self.seen + len(groups)) + 1
-        p = np.minimum(1.0, self.alpha if self.dynamic else self.alpha * self.capacity / nth) * np.ones(
-            len(nth)
-        )
+        p = np.minimum(1.0, self.alpha if self.dynamic else self.alpha * self.capacity / nth) * np.ones(len(nth))
         u = rng.random(len(nth))
         # Given u < p, u / p is uniform again: one number both accepts and chooses the slot.
         chosen = np.minimum(u / np.maximum(p, 1e-300) * self.capacity, self.capacity - 1)
@@ -177,9 +175,7 @@ class _Balanced:
         self.n = state["n"]
         self.tables = GroupTables.of(self.capacity, state["tables"])
 
-    def _place(
-        self, groups: np.ndarray, rng: np.random.Generator, turn: Callable[[int, float], int]
-    ) -> np.ndarray:
+    def _place(self, groups: np.ndarray, rng: np.random.Generator, turn: Callable[[int, float], int]) -> np.ndarray:
         """Free slots first, then ``turn(group, uniform number)`` for each newcomer."""
         n_free = min(self.capacity - self.n, len(groups))
         slots = np.arange(self.n, self.n + len(groups))
@@ -336,6 +332,4 @@ def build_biased_reservoir(settings: choices.BiasedReservoir, capacity: int) -> 
     """
     if settings.alpha < 0:
         raise BadSetting(f"alpha {settings.alpha} is negative", where="replay.alpha")
-    return BiasedReservoir(
-        capacity, alpha=settings.alpha, dynamic=settings.dynamic, by_bucket=settings.by_bucket
-    )
+    return BiasedReservoir(capacity, alpha=settings.alpha, dynamic=settings.dynamic, by_bucket=settings.by_bucket)

@@ -30,8 +30,7 @@ class RawCodec:
                 raise Mismatch(
                     f"the codec raw cannot keep the field {name!r}: {kind} has no fixed size",
                     where="--replay",
-                    fix="use a data set or learner setting that gives one size, or "
-                    "another codec (clk list replays)",
+                    fix="use a data set or learner setting that gives one size, or another codec (clk list replays)",
                 )
 
     @property

@@ -215,10 +215,7 @@ class SlotGroups:
         """Take over what :meth:`state` gave."""
         self.n = len(state["group_of"])
         self.group_of[: self.n] = state["group_of"]
-        self._n_changed, self._changed = (
-            state["n_changed"],
-            [state["changed"]] if len(state["changed"]) else [],
-        )
+        self._n_changed, self._changed = (state["n_changed"], [state["changed"]] if len(state["changed"]) else [])
         self._tables = GroupTables.of(self.capacity, state["tables"]) if state["tables"] else None
 
     @property

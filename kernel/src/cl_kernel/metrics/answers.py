@@ -41,13 +41,9 @@ class Answers:
         if target.ndim != (2 if self.types else 1) or len(output) != len(target):
             wanted = "[n, 2] of answer and question type" if self.types else "[n] of answers"
             raise Mismatch(f"targets {list(target.shape)} for {len(output)} predictions; expected {wanted}")
-        answer, kind = (
-            (target[:, 0], target[:, 1]) if self.types else (target, np.zeros(len(target), np.int64))
-        )
+        answer, kind = (target[:, 0], target[:, 1]) if self.types else (target, np.zeros(len(target), np.int64))
         if kind.size and (kind.min() < 0 or kind.max() >= max(len(self.types), 1)):
-            raise Mismatch(
-                f"question types run from {kind.min()} to {kind.max()}, but there are {len(self.types)}"
-            )
+            raise Mismatch(f"question types run from {kind.min()} to {kind.max()}, but there are {len(self.types)}")
         right = classes_of(output) == answer
         size = len(state["n"])
         return {

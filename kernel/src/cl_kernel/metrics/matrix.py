@@ -20,9 +20,7 @@ def square(R: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
     """
     matrix = np.asarray(R, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        raise BadInput(
-            f"an accuracy matrix is square, one test set a stage; this one has shape {matrix.shape}"
-        )
+        raise BadInput(f"an accuracy matrix is square, one test set a stage; this one has shape {matrix.shape}")
     return matrix
 
 
@@ -77,9 +75,7 @@ def omega(scores: Sequence[float], offline: Sequence[float]) -> float:
     """
     ours, theirs = np.asarray(scores, np.float64), np.asarray(offline, np.float64)
     if ours.shape != theirs.shape or not ours.size or (theirs <= 0).any():
-        raise BadInput(
-            f"Omega divides {ours.size} scores by as many positive offline scores, not by {theirs.tolist()}"
-        )
+        raise BadInput(f"Omega divides {ours.size} scores by as many positive offline scores, not by {theirs.tolist()}")
     return float((ours / theirs).mean())
 
 

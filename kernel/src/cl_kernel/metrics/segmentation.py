@@ -28,9 +28,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -
     counts = (truth >= 0) & (truth < n_classes)
     true, guess = truth[counts].astype(np.int64), predicted[counts].astype(np.int64)
     if guess.size and (guess.min() < 0 or guess.max() >= n_classes):
-        raise Mismatch(
-            f"predictions run from {guess.min()} to {guess.max()}, but there are {n_classes} classes"
-        )
+        raise Mismatch(f"predictions run from {guess.min()} to {guess.max()}, but there are {n_classes} classes")
     counted: np.ndarray = np.bincount(true * n_classes + guess, minlength=n_classes**2)
     return counted.reshape(n_classes, n_classes)
 

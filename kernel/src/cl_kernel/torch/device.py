@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cl_kernel.errors import BadSetting
-
 import torch
+
+from cl_kernel.errors import BadSetting
 
 
 def resolve(name: str = "auto") -> torch.device:
@@ -17,9 +17,7 @@ def resolve(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BadSetting(
-            f"device {name!r} is none", where="run.device", fix="--device auto|cpu|cuda|cuda:N"
-        ) from error
+        raise BadSetting(f"device {name!r} is none", where="run.device", fix="--device auto|cpu|cuda|cuda:N") from error
     if device.type == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= n_devices:

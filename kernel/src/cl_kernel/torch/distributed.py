@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from cl_kernel.torch.device import resolve
-
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from cl_kernel.torch.device import resolve
 
 
 @contextmanager
@@ -83,3 +83,16 @@ def barrier() -> None:
     """Wait for every process."""
     if world() > 1:
         dist.barrier()
+
+
+def share_of(batch: Any) -> Any:
+    """This process' part of a batch all processes know: its share of every batch, so that together they see it all.
+
+    :param batch: array or tensor with leading batch axis; returned whole when alone.
+    """
+    n, i = world(), rank()
+    if n == 1:
+        return batch
+    size = -(-len(batch) // n)
+    part = batch[i * size : (i + 1) * size]
+    return part if len(part) else batch[:1]

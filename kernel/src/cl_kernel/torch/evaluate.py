@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from cl_kernel.protocols import Samples
-from cl_kernel.torch.loaders import Batches
-
 import torch
 from torch import Tensor, nn
 
+from cl_kernel.protocols import Samples
+from cl_kernel.torch.loaders import Batches
+
 
 def predict(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    batches: Batches,
-    batch_size: int = 256,
+    network: nn.Module | Callable[[Tensor], Tensor], batches: Batches, batch_size: int = 256
 ) -> Iterator[dict[str, Any]]:
     """Scores of every sample in order.
 
@@ -39,10 +37,7 @@ def predict(
 
 
 def accuracy(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    samples: Samples,
-    device: torch.device,
-    batch_size: int = 256,
+    network: nn.Module | Callable[[Tensor], Tensor], samples: Samples, device: torch.device, batch_size: int = 256
 ) -> float:
     """Share of samples whose class is found; for use inside a learner, as when it keeps its best epoch."""
     batches = Batches(samples, device)

@@ -79,25 +79,29 @@ def lwf_loss(scores: Tensor, labels: Tensor, old_scores: Tensor | None) -> Tenso
 
 
 def ppp_loss(embeddings: Tensor, labels: Tensor, prototypes: Tensor, temperature: float = 1.0) -> Tensor:
-    """CoPE's pseudo-prototypical proxy loss: draw each example to its prototype and batch mates, push others off.
+    """CoPE's pseudo-prototypical proxy loss: draw each example to its class, push all others away from it.
+
+    Batch mates stand in for the prototype. An example is drawn to the mean, over the prototype and its mates
+    (detached), of the probability of its class; examples of other classes are pushed off the mean of the prototype's
+    and each single mate's probability (eqs. 4 to 6 of De Lange and Tuytelaars, 2021).
 
     :param embeddings: unit length, [B, D]; ``prototypes``: row c is class c's, [K, D].
     """
-    batch = len(labels)
     total = embeddings.new_zeros(())
-    for c in labels.unique():
-        mine, others = embeddings[labels == c], embeddings[labels != c]
-        # Positive term: every example of c against the prototype and its batch mates as stand-ins for it.
-        total = total + _attract(mine, prototypes, int(c), temperature)
-        total = total + _repel(mine, others, prototypes, int(c), temperature)
-    return total / batch
+    for c in labels.unique().tolist():
+        mine = labels == c
+        n = int(mine.sum())
+        to_all = (embeddings @ prototypes.t() / temperature).exp()
+        rest = to_all.sum(1, keepdim=True) - to_all[:, c : c + 1]
+        by_prototype = to_all[:, c : c + 1] / to_all.sum(1, keepdim=True)
 
+        def by_mates(mates: Tensor, rows: Tensor, rest: Tensor = rest) -> Tensor:
+            closeness = (embeddings[rows] @ mates.t() / temperature).exp()
+            return closeness / (closeness + rest[rows])
 
-def _attract(mine: Tensor, prototypes: Tensor, c: int, temperature: float) -> Tensor:
-    logits = mine @ prototypes.t() / temperature
-    return -F.log_softmax(logits, 1)[:, c].sum()
-
-
-def _repel(mine: Tensor, others: Tensor, prototypes: Tensor, c: int, temperature: float) -> Tensor:
-    logits = others @ prototypes.t() / temperature
-    return -torch.log1p(-F.softmax(logits, 1)[:, c]).sum() if len(others) else others.sum()
+        others = 1 - torch.eye(n, dtype=embeddings.dtype, device=embeddings.device)
+        drawn = (by_mates(embeddings[mine].detach(), mine) * others).sum(1) + by_prototype[mine, 0]
+        total = total - (drawn / n).log().sum()
+        pushed = 0.5 * (by_mates(embeddings[mine], ~mine) + by_prototype[~mine])
+        total = total - torch.log1p(-pushed).sum()
+    return total / len(labels)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cl_kernel.errors import UnknownName
-
 import torch
 from torch import Tensor, nn
+
+from cl_kernel.errors import UnknownName
 
 
 class _Enough(Exception):

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from attrs import define, field
+from torch import Tensor, nn
+from torch.nn import functional
+
 from cl_kernel.errors import Mismatch
 from cl_kernel.protocols import Samples, Tree
 from cl_kernel.streams import Concatenation, Field, Stage, Subset
@@ -17,10 +21,6 @@ from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import BadSample, Batches, as_tensor, input_name, label_name, to_input
 from cl_kernel.torch.models import Split, as_split
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from cl_kernel.builtin.torch_settings import Joint as JointSettings
@@ -85,9 +85,7 @@ def memory_fields(network: Split, spec: Mapping[str, Field], device: torch.devic
     source, label = input_name(spec), label_name(spec)
     if not network.is_cut:
         return {source: spec[source], label: spec[label]}
-    blank = torch.zeros(
-        (1, *_concrete(spec[source])), dtype=getattr(torch, spec[source].dtype), device=device
-    )
+    blank = torch.zeros((1, *_concrete(spec[source])), dtype=getattr(torch, spec[source].dtype), device=device)
     shape = tuple(network.features(to_input(blank, spec[source], device)).shape[1:])
     return {
         FEATURES: Field(shape=shape, dtype="float32", kind="map" if len(shape) == 3 else "vector"),
@@ -97,9 +95,7 @@ def memory_fields(network: Split, spec: Mapping[str, Field], device: torch.devic
 
 def _concrete(spec: Field) -> tuple[int, ...]:
     if None in spec.shape:
-        raise Mismatch(
-            f"images of varying size {spec.shape}", where="data set", fix="resize them in the data set"
-        )
+        raise Mismatch(f"images of varying size {spec.shape}", where="data set", fix="resize them in the data set")
     return tuple(int(axis) for axis in spec.shape if axis is not None)
 
 
@@ -158,11 +154,7 @@ class Replaying:
         """One stage: epochs of steps on new and remembered examples, then the memory takes the new ones."""
         settings, samples = self.settings, stage.train
         batches = train_batches(self.network, samples, self.device, ctx)
-        rehearsal = (
-            Rehearsal(self.memory, self.network, samples.spec, self.device)
-            if self.memory is not None
-            else None
-        )
+        rehearsal = Rehearsal(self.memory, self.network, samples.spec, self.device) if self.memory is not None else None
         upper, optimizer = self.network.upper, self.optimizer
         self.network.train()
         ctx.phase("train", settings.epochs * -(-len(samples) // settings.batch_size))
@@ -284,11 +276,7 @@ class TestCache:
     _batches: Batches | None = None
 
     def predict(
-        self,
-        network: Split,
-        samples: Samples,
-        device: torch.device,
-        batch_size: int,
+        self, network: Split, samples: Samples, device: torch.device, batch_size: int
     ) -> Iterator[dict[str, Any]]:
         """Predict, with the frozen part of the network computed once for samples that stay in memory."""
         if self._samples is None or not _same(self._samples, samples):
@@ -307,9 +295,7 @@ def _same(a: Samples, b: Samples) -> bool:
 def train_batches(network: Split, samples: Samples, device: torch.device, ctx: Context) -> Batches:
     """Batches of a stage as the part that learns reads them; unreadable samples follow ``--on-bad-sample``."""
     on_bad: BadSample = ctx.bad_sample
-    return Batches(
-        samples, device, transform=frozen(network), on_bad=on_bad, n_workers=max(1, ctx.site.n_workers)
-    )
+    return Batches(samples, device, transform=frozen(network), on_bad=on_bad, n_workers=max(1, ctx.site.n_workers))
 
 
 def frozen(network: Split) -> Callable[[Tensor], Tensor] | None:

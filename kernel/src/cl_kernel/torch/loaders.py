@@ -12,13 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from attrs import define, field
+from torch import Tensor
+
 from cl_kernel.errors import Mismatch
 from cl_kernel.protocols import Samples
 from cl_kernel.streams import ArraySamples, Concatenation, Field, Subset
-
-import torch
-from torch import Tensor
 
 RESIDENT_BYTES = 1 << 30
 """Samples whose tensors need more than this are read batch by batch."""
@@ -57,9 +57,7 @@ def input_shape(spec: Field) -> tuple[int, ...]:
     :raises Mismatch: for images of varying size.
     """
     if None in spec.shape:
-        raise Mismatch(
-            f"images of varying size {spec.shape}", where="data set", fix="resize them in the data set"
-        )
+        raise Mismatch(f"images of varying size {spec.shape}", where="data set", fix="resize them in the data set")
     shape = tuple(int(axis) for axis in spec.shape if axis is not None)
     if spec.kind != "image":
         return shape
@@ -98,10 +96,7 @@ def in_memory(samples: Samples) -> bool:
 
 
 def take_good(
-    samples: Samples,
-    rows: np.ndarray,
-    fields: Sequence[str],
-    bad: list[tuple[str, Exception]],
+    samples: Samples, rows: np.ndarray, fields: Sequence[str], bad: list[tuple[str, Exception]]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A batch without the samples that cannot be read.
 
@@ -119,14 +114,10 @@ def take_good(
             except (OSError, ValueError, SyntaxError) as error:
                 bad.append((f"sample {row}", error))
         good = np.array(kept, dtype=np.int64)
-        return good, {
-            name: np.concatenate([part[name] for part in parts]) for name in fields
-        } if parts else {}
+        return good, {name: np.concatenate([part[name] for part in parts]) for name in fields} if parts else {}
 
 
-def ahead(
-    make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 4
-) -> Iterator[Made]:
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 4) -> Iterator[Made]:
     """``map(make, items)`` computed up to ``depth`` items ahead in threads, in order."""
     pool = ThreadPoolExecutor(max(n_workers, 1), thread_name_prefix="loader")
     waiting: deque[Future[Made]] = deque()
@@ -217,8 +208,4 @@ class Batches:
                 for which, error in bad:
                     self.on_bad(which, error)  # type: ignore[misc]
                 if batch:
-                    yield (
-                        rows,
-                        self._input(batch[self.input]),
-                        as_tensor(batch[self.label], self.device).long(),
-                    )
+                    yield (rows, self._input(batch[self.input]), as_tensor(batch[self.label], self.device).long())

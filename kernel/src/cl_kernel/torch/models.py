@@ -9,13 +9,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+
 from cl_kernel.errors import BadSetting
 from cl_kernel.streams import Field
 from cl_kernel.torch.loaders import input_name, input_shape
 from cl_kernel.torch.state import assign, read_weights
-
-import torch
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from cl_kernel.builtin.torch_settings import Convnet, Mlp, Resnet18
@@ -107,22 +107,15 @@ def build_convnet(settings: Convnet, fields: Mapping[str, Field], n_outputs: int
     """
     channels, height, width = _image_shape(fields)
     if min(height, width) < 2 ** len(settings.widths):
-        raise BadSetting(
-            f"{len(settings.widths)} halvings do not fit {height}x{width} images", where="model.widths"
-        )
+        raise BadSetting(f"{len(settings.widths)} halvings do not fit {height}x{width} images", where="model.widths")
     layers: list[tuple[str, nn.Module]] = []
     for index, out in enumerate(settings.widths):
         block = nn.Sequential(
-            nn.Conv2d(channels, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)
         )
         layers.append((f"conv{index}", block))
         channels = out
-    layers.append(
-        ("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, n_outputs)))
-    )
+    layers.append(("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, n_outputs))))
     return cut(layers, settings.cut)
 
 
@@ -164,22 +157,15 @@ def resnet18(n_outputs: int, *, channels: int = 3, small: bool = False) -> nn.Mo
 
 def resnet_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """The blocks of a torchvision ResNet as a chain of named layers; dots become underscores."""
-    stem = nn.Sequential(
-        OrderedDict(conv1=network.conv1, bn1=network.bn1, relu=network.relu, maxpool=network.maxpool)
-    )
+    stem = nn.Sequential(OrderedDict(conv1=network.conv1, bn1=network.bn1, relu=network.relu, maxpool=network.maxpool))
     layers: list[tuple[str, nn.Module]] = [("stem", stem)]
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         layers += [(f"{stage}_{index}", block) for index, block in enumerate(getattr(network, stage))]
-    return [
-        *layers,
-        ("fc", nn.Sequential(OrderedDict(pool=network.avgpool, flat=nn.Flatten(), fc=network.fc))),
-    ]
+    return [*layers, ("fc", nn.Sequential(OrderedDict(pool=network.avgpool, flat=nn.Flatten(), fc=network.fc)))]
 
 
 def _image_shape(fields: Mapping[str, Field]) -> tuple[int, int, int]:
     shape = input_shape(fields[input_name(fields)])
     if len(shape) != 3:
-        raise BadSetting(
-            f"this network reads images, the data set gives samples of shape {shape}", where="--model"
-        )
+        raise BadSetting(f"this network reads images, the data set gives samples of shape {shape}", where="--model")
     return shape[0], shape[1], shape[2]

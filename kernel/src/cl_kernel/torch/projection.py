@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,11 +70,13 @@ def reference_gradient(model: nn.Module, memory: Sequence[tuple[Tensor, Tensor]]
     """
     parameters = list(p for p in model.parameters() if p.requires_grad)
     inputs, labels = torch.cat([x for x, _ in memory]), torch.cat([y for _, y in memory])
-    total = sum(F.cross_entropy(model(x)[:, :n_active], y)
-                for x, y in zip(inputs.split(size), labels.split(size), strict=True))
+    total = sum(
+        F.cross_entropy(model(x)[:, :n_active], y) for x, y in zip(inputs.split(size), labels.split(size), strict=True)
+    )
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1)
-                      for p, g in zip(parameters, gradients, strict=True)])
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, gradients, strict=True)]
+    )
 
 
 def agem_step(parameters: Sequence[nn.Parameter], reference: Tensor | None, optimizer: torch.optim.Optimizer) -> None:

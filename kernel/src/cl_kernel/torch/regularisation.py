@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
-from attrs import define, field
-
 import torch
+from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,10 +59,7 @@ def evaluating(model: nn.Module):
 
 
 def _accumulate(
-    model: nn.Module,
-    batches: Batches,
-    loss: Callable[[Tensor], Tensor],
-    term: Callable[[Tensor, int], Tensor],
+    model: nn.Module, batches: Batches, loss: Callable[[Tensor], Tensor], term: Callable[[Tensor, int], Tensor]
 ) -> Named:
     """Mean over batches of ``term(gradient, batch size)``, in evaluation mode."""
     parameters = trainable(model)
@@ -112,9 +108,7 @@ class PathIntegral:
         self.start = snapshot(model)
         self.omega = {name: torch.zeros_like(p) for name, p in self.start.items()}
 
-    def step(
-        self, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-    ) -> None:
+    def step(self, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
         """Count one optimiser step: ``omega -= gradient of the plain loss * movement``."""
         for name, gradient in gradients.items():
             self.omega[name] -= gradient * (after[name].detach() - before[name])

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cl_kernel.errors import BadCheckpoint, BadInput, MissingAsset
-
 import torch
 from torch import Tensor, nn
+
+from cl_kernel.errors import BadCheckpoint, BadInput, MissingAsset
 
 _FORM = "__form__"  # marks a mapping that stands for something a plain tree cannot hold
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -41,11 +41,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
             return {key: pack(item) for key, item in value.items()}
-        return {
-            _FORM: "mapping",
-            "keys": [pack(key) for key in value],
-            "values": [pack(v) for v in value.values()],
-        }
+        return {_FORM: "mapping", "keys": [pack(key) for key in value], "values": [pack(v) for v in value.values()]}
     if isinstance(value, tuple):
         return {_FORM: "tuple", "items": [pack(item) for item in value]}
     if isinstance(value, list):
@@ -139,11 +135,7 @@ def read_weights(path: str | Path, *, key: str = "") -> dict[str, Tensor]:
             if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
                 break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise BadInput(
             "the file holds no table of named tensors",
             where=where,
