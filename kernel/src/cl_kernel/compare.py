@@ -83,9 +83,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     for path in dict.fromkeys(file.resolve() for file in _run_files(paths)):
         info = read_json(path)
         if info.get("status") != "finished" or not (path.parent / "metrics.json").exists():
-            unfinished.append(
-                f"{path.parent}: {info.get('status', 'unknown')} {info.get('reason', '')}".strip()
-            )
+            unfinished.append(f"{path.parent}: {info.get('status', 'unknown')} {info.get('reason', '')}".strip())
             continue
         settings, origins = read_settings(path.parent / "settings.yaml")
         results = read_json(path.parent / "metrics.json")
@@ -106,9 +104,7 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     text = path.read_text()
     sections = yaml.safe_load(text) or {}
     settings = {
-        f"{section}.{name}": value
-        for section, values in sections.items()
-        for name, value in (values or {}).items()
+        f"{section}.{name}": value for section, values in sections.items() for name, value in (values or {}).items()
     }
     origins, section = {}, ""
     for line in text.splitlines():
@@ -156,13 +152,12 @@ def group_runs(runs: Sequence[Run], metric: str = "") -> list[Group]:
         key = content_key({"profile": run.info["profile"], "metric": mine, **identity})
         group = groups.setdefault(key, Group(profile=run.info["profile"], metric=mine, identity=identity))
         group.runs[int(run.info["seed"])] = run
-    _name_groups(list(groups.values()))
-    return sorted(
-        groups.values(), key=lambda group: (group.profile, str(group.identity.get("dataset")), group.label)
-    )
+    name_groups(list(groups.values()))
+    return sorted(groups.values(), key=lambda group: (group.profile, str(group.identity.get("dataset")), group.label))
 
 
-def _name_groups(groups: Sequence[Group]) -> None:
+def name_groups(groups: Sequence[Group]) -> None:
+    """Label each group by what tells it apart from the others given."""
     keys = list(dict.fromkeys(key for group in groups for key in group.identity))
     keys.sort(key=lambda key: PIECES.index(key) if key in PIECES else len(PIECES))
     varied = [key for key in keys if len({repr(group.identity.get(key)) for group in groups}) > 1]
@@ -234,9 +229,7 @@ def paired(group: Group, against: Group, column: str = "score") -> Paired:
     if len(set(differences)) == 1:
         # Without spread the t statistic is 0/0 or infinite; only equality can be stated.
         same = differences[0] == 0
-        return Paired(
-            **outcome, t_test=1.0 if same else None, wilcoxon=1.0 if same else None, note="no spread"
-        )
+        return Paired(**outcome, t_test=1.0 if same else None, wilcoxon=1.0 if same else None, note="no spread")
     from scipy import stats
 
     return Paired(
@@ -278,9 +271,7 @@ def published(group: Group, registry: Registry) -> list[Expected]:
     if changed or run.info.get("label"):
         return []
     offers = [
-        o
-        for o in registry.all("test")
-        if o.plugin == run.info.get("plugin") and o.record.name == run.info["test"]
+        o for o in registry.all("test") if o.plugin == run.info.get("plugin") and o.record.name == run.info["test"]
     ]
     return [e for offer in offers for e in offer.record.expected if e.profile == group.profile]
 
@@ -349,9 +340,7 @@ def as_csv(groups: Sequence[Group], columns: Sequence[str]) -> str:
     shown = list(dict.fromkeys(key for group in groups for key in group.shown))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["run", "profile", "metric", *shown, "n", *(f"{c} {k}" for c in columns for k in ("mean", "std"))]
-    )
+    writer.writerow(["run", "profile", "metric", *shown, "n", *(f"{c} {k}" for c in columns for k in ("mean", "std"))])
     for group in groups:
         figures: list[Any] = []
         for column in columns:

@@ -25,7 +25,8 @@ from cl_kernel.errors import BadSetting, ClkError, Interrupted, RunConflict, Unk
 from cl_kernel.files import content_key, write_json
 from cl_kernel.manager import Registry, discover, resolve
 from cl_kernel.outputs import RunFolder, read_json
-from cl_kernel.session import Plan, Request, execute, plan
+from cl_kernel.planning import Plan, Request, plan
+from cl_kernel.session import execute
 
 KEYS: dict[str, type] = {
     "name": str,
@@ -113,7 +114,9 @@ def read_spec(path: Path) -> Spec:
     for key, value in content.items():
         if key not in KEYS:
             raise UnknownName.of("key", str(key), KEYS, where=where)
-        if not isinstance(value, KEYS[key]) or (KEYS[key] is int and (value is True or value < 0)):
+        if not isinstance(value, KEYS[key]) or (
+            isinstance(value, int) and KEYS[key] is int and (value is True or value < 0)
+        ):
             raise BadSetting(f"{key} = {value!r} is no {KEYS[key].__name__}", where=where)
     if content.get("unfit", "fail") not in ("fail", "skip"):
         raise BadSetting(f"unfit = {content['unfit']!r} is neither fail nor skip", where=where)
@@ -131,9 +134,7 @@ def read_spec(path: Path) -> Spec:
 
 def combinations(spec: Spec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every combination: what is varied (for people), and the settings it stands for."""
-    axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = [
-        [(dict(item), dict(item)) for item in spec.list or [{}]]
-    ]
+    axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = [[(dict(item), dict(item)) for item in spec.list or [{}]]]
     for key, options in spec.grid.items():
         if isinstance(options, dict):
             axes.append([({key: label}, dict(arm)) for label, arm in options.items()])
@@ -272,9 +273,7 @@ def run_task(task: Mapping[str, Any], stop: threading.Event | None = None) -> di
     return outcome_of(folder, code) | {"attempts": attempts, "files": files}
 
 
-def _attempt(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], stop: threading.Event | None
-) -> int:
+def _attempt(command: Sequence[str], folder: Path, environment: Mapping[str, str], stop: threading.Event | None) -> int:
     with (folder / "log.txt").open("a") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -305,11 +304,7 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
     stored = read_json(folder / "run.json")
     status = stored.get("status", "failed")
     if status == "finished":
-        return {
-            "status": status,
-            "error": "",
-            "seconds": read_json(folder / "metrics.json")["cost"]["seconds"],
-        }
+        return {"status": status, "error": "", "seconds": read_json(folder / "metrics.json")["cost"]["seconds"]}
     if status == "interrupted":
         return {"status": status, "error": ""}
     killed = f"killed by signal {-code}" if code < 0 else "stopped without a word"
