@@ -1,0 +1,1 @@
+"""Formats, generators, the preparer and the streams."""

@@ -1,0 +1,1 @@
+"""Networks: the counter-stream family, its continual form, pretrained nets and transformers."""

@@ -1,0 +1,178 @@
+"""The zero-forgetting network: everything shared is frozen after the first task, each further task adds its own.
+
+What a task owns: a modulation of the second bottom-up pass, a read-out head, a row of statistics in every batch norm
+(and, for a new language, the embedding of its arguments).
+
+Shapes: B batch, C_K top vector, A arguments, n classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from attrs import evolve, field, frozen
+from torch import Tensor, nn
+
+from cl_plugin_butd.model.blocks import Norm, modulated_weight
+from cl_plugin_butd.model.counter_stream import (
+    ArgumentTop,
+    CounterStream,
+    TaskArgumentTop,
+    TaskHead,
+    Topology,
+)
+from cl_plugin_butd.model.modulation import ActivationModulation, BlockModulation, WeightModulation
+
+
+@frozen(kw_only=True)
+class ModulationSpec:
+    """Which modulation a task gets.
+
+    :param kind: one of :data:`cl_plugin_butd.model.modulation.MODULATIONS`, or ``none``.
+    :param factor: shrinkage per axis of the filter.
+    :param init: starting value; None for the kind's own.
+    """
+
+    kind: str = "weight-mul"
+    factor: tuple[int, ...] = field(default=(8, 8, 1, 1), converter=tuple)
+    init: float | None = None
+    mode: str = "bicubic"
+    tau: float = 0.005
+
+
+@frozen(kw_only=True)
+class TaskSpec:
+    """One task of the stream: its language's arguments and the number of its answers."""
+
+    n_classes: int
+    language: int = 0
+
+
+class ContinualCounterStream(nn.Module):
+    """A counter-stream network whose tasks do not touch each other.
+
+    ``forward`` takes task numbers per sample and routes a mixed batch task by task, so no sample is ever answered
+    with another's parameters.
+
+    :param tasks: one entry per task of the stream.
+    :param n_arguments: arguments of each language.
+    :param top: ``argument`` (the task enters through modulation, head and statistics only), ``split`` or ``per-task``
+        (task and argument embedded apart).
+    """
+
+    def __init__(self, topology: Topology, tasks: Sequence[TaskSpec], n_arguments: Sequence[int],
+                 modulation: ModulationSpec, *, top: str = "argument") -> None:
+        super().__init__()
+        self.tasks, self.n_arguments, self.spec = tuple(tasks), tuple(n_arguments), modulation
+        self.top_kind = top
+        if top == "argument":
+            fuse: nn.Module = ArgumentTop(topology.top, n_arguments, [task.language for task in tasks])
+        else:
+            fuse = TaskArgumentTop(topology.top, len(tasks), n_arguments[0], per_task=top == "per-task",
+                                   norm_eps=topology.norm_eps)
+        self.net = CounterStream(evolve(topology, outputs=(), placement="TD", n_tasks=len(tasks)), top=fuse)
+        # BU1 hears nobody: its lateral norms would only be dead weight here
+        bu1 = self.net.bu1
+        bu1.stem_lateral = bu1.top_lateral = None
+        for stage in bu1.stages:
+            for norms in stage:
+                norms.laterals = None
+        self.heads = nn.ModuleList(TaskHead(topology.top, [task.n_classes], topology.head_layers) for task in tasks)
+        self.modulations = nn.ModuleList(self._modulation(topology) for _ in tasks)
+
+    def _modulation(self, topology: Topology) -> nn.ModuleList:
+        height, width = topology.in_shape[1:]
+        height, width = -(-height // topology.strides[0]), -(-width // topology.strides[0])
+        stages = nn.ModuleList()
+        for k, stage in enumerate(self.net.filters.stages, 1):
+            blocks = nn.ModuleList()
+            for j, block in enumerate(stage):
+                stride = topology.strides[k] if j == 0 else 1
+                height, width = -(-height // stride), -(-width // stride)
+                blocks.append(self._block_modulation(block, topology.filters[k], height, width))
+            stages.append(blocks)
+        return stages
+
+    def _block_modulation(self, block: nn.Module, channels: int, height: int, width: int) -> BlockModulation:
+        spec = self.spec
+        if spec.kind == "none":
+            return BlockModulation()
+        if spec.kind == "act":
+            return BlockModulation(activations={name: ActivationModulation(channels, height, width)
+                                                for name in ("conv1", "conv2")})
+        layers = {"conv1": block.conv1, "conv2": block.conv2}
+        if block.project is not None:
+            layers["project"] = block.project
+        return BlockModulation({
+            name: WeightModulation(modulated_weight(layer).shape, spec.kind, spec.factor, init=spec.init,
+                                   mode=spec.mode, tau=spec.tau)
+            for name, layer in layers.items()})
+
+    def answer(self, image: Tensor, argument: Tensor, task: int) -> dict[str, Any]:
+        """Run one task on a batch: streams, ``occurrence`` [B, n_occ] and ``task`` logits [B, n_task].
+
+        :param argument: int64 [B].
+        """
+        language = self.tasks[task].language
+        bits = nn.functional.one_hot(argument, self.n_arguments[language]).to(image.dtype)
+        if self.top_kind != "argument":
+            bits = torch.cat([nn.functional.one_hot(torch.full_like(argument, task), len(self.tasks))
+                              .to(image.dtype), bits], 1)
+        run = self.net.streams(image, bits, task=task, modulation=self.modulations[task])
+        run["task"] = self.heads[task](run["answer"].flatten(1))[..., 0]
+        run["occurrence"] = self.net.occurrence(run["bu1"].flatten(1)) if self.net.occurrence is not None else None
+        return run
+
+    def forward(self, image: Tensor, task: Tensor, argument: Tensor) -> dict[str, Tensor]:
+        """Answer a batch that may mix tasks.
+
+        :param task: int64 [B].
+        :param argument: int64 [B].
+        :return: ``task`` logits [B, max n] (unused places are -inf) and ``occurrence`` [B, n_occ].
+        """
+        present = torch.unique(task).tolist()
+        if len(present) == 1 and len({t.n_classes for t in self.tasks}) == 1:
+            run = self.answer(image, argument, present[0])
+            return {"task": run["task"], "occurrence": run["occurrence"]}
+        out: dict[str, Tensor] = {}
+        for t in present:
+            rows = torch.nonzero(task == t).flatten()
+            run = self.answer(image[rows], argument[rows], t)
+            for name in ("task", "occurrence"):
+                if run[name] is None:
+                    continue
+                if name not in out:
+                    width = max(spec.n_classes for spec in self.tasks) if name == "task" else run[name].shape[1]
+                    out[name] = run[name].new_full((len(image), width), float("-inf"))
+                out[name][rows[:, None], torch.arange(run[name].shape[1], device=rows.device)] = run[name]
+        return out
+
+    def owned(self, task: int, *, train_argument: bool = False) -> list[nn.Parameter]:
+        """Parameters only ``task`` uses: its modulation and head (and its language's argument embedding)."""
+        mine = [*self.modulations[task].parameters(), *self.heads[task].parameters()]
+        if train_argument and self.top_kind == "argument":
+            mine += self.net.td.top.argument[self.tasks[task].language].parameters()
+        return mine
+
+    def shared(self) -> dict[str, nn.Parameter]:
+        """Parameters every task uses, by name."""
+        return dict(self.net.named_parameters())
+
+    def norms(self) -> list[Norm]:
+        """Every norm that keeps statistics per task."""
+        return [m for m in self.modules() if isinstance(m, Norm) and m.n_tasks]
+
+    def store_statistics(self, task: int) -> None:
+        """Keep the running statistics as the task's."""
+        for norm in self.norms():
+            norm.store(task)
+
+    def bytes_per_task(self) -> dict[str, int]:
+        """Bytes a further task adds, by part, in float32."""
+        return {
+            "modulation": 4 * sum(p.numel() for p in self.modulations[-1].parameters()),
+            "head": 4 * sum(p.numel() for p in self.heads[-1].parameters()),
+            "statistics": 4 * sum(2 * norm.channels for norm in self.norms()),
+        }

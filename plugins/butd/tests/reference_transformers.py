@@ -1,0 +1,67 @@
+"""Golden cases of the transformer variants."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
+from cl_plugin_butd.weights import from_task_select, load_renamed
+from reference_counter_stream import unpack
+
+Case = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+def shape(config: dict[str, Any]) -> VitShape:
+    return VitShape(hidden=config["hidden"], ffn=config["ffn"], layers=config["layers"], heads=config["heads"])
+
+
+def sizes(case: Case, arrays: Arrays) -> dict[str, int]:
+    config = case["config"]
+    return {"image": config["image"], "patch": config["patch"], "n_tasks": arrays["task"].shape[1],
+            "n_arguments": arrays["argument"].shape[1], "n_classes": config["classes"]}
+
+
+def load(net: torch.nn.Module, case: Case, arrays: Arrays) -> None:
+    load_renamed(net, {from_task_select(name): torch.from_numpy(value.copy())
+                       for name, value in unpack(case, arrays, "w0").items() if not ignored(name, net)},
+                 allow_missing=())
+
+
+def ignored(name: str, net: torch.nn.Module) -> bool:
+    """Tensors the published modules hold and never use."""
+    return any(re.fullmatch(pattern, name) for pattern in getattr(net, "unused", ()))
+
+
+def check(net: torch.nn.Module, case: Case, arrays: Arrays) -> None:
+    load(net, case, arrays)
+    net.eval()
+    with torch.no_grad():
+        out = net(*(torch.from_numpy(arrays[name]) for name in ("image", "task", "argument")))
+    np.testing.assert_allclose(out, arrays["out"], rtol=1e-4, atol=1e-4)
+
+
+def check_encoder(case: Case, arrays: Arrays) -> None:
+    check(TaskSelectEncoder(shape(case["config"]), **sizes(case, arrays)), case, arrays)
+
+
+def check_encdec(case: Case, arrays: Arrays) -> None:
+    config = case["config"]
+    check(TaskSelectEncoderDecoder(shape(config["enc"]), shape(config["dec"]), deepest_first=config["use_butd"],
+                                   **sizes(case, arrays)), case, arrays)
+
+
+def check_two_stream(case: Case, arrays: Arrays) -> None:
+    config = case["config"]
+    check(TaskSelectTwoStream(shape(config), mix=config["mix"], self_attention=config["self_attention"],
+                              **sizes(case, arrays)), case, arrays)
+
+
+TRANSFORMERS = {
+    "vit_butd": check_two_stream,
+    "vit_encoder": check_encoder,
+    "vit_encdec": check_encdec,
+}
