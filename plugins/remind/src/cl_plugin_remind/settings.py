@@ -90,3 +90,14 @@ class Offline(BaseTraining):
     batch_size: int = field(default=128, validator=positive, metadata=doc("batch (scope upper)"))
     momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum (scope upper)"))
     weight_decay: float = field(default=1e-5, validator=not_negative, metadata=doc("weight decay (scope upper)"))
+
+
+@frozen(kw_only=True)
+class TinyShapes:
+    """Stand-in for ImageNet: figures in hues."""
+
+    n_train: int = field(default=160, validator=positive, metadata=doc("training images a class"))
+    n_test: int = field(default=30, validator=positive, metadata=doc("test images a class"))
+    base: int = field(default=6, validator=positive, metadata=doc("classes of base initialisation"))
+    increment: int = field(default=2, validator=positive, metadata=doc("classes of each later stage"))
+    diagonal: bool = field(default=True, metadata=doc("base classes cover every figure and hue; false: drawn at random"))

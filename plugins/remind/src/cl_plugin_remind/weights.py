@@ -6,10 +6,12 @@ Their classifier files hold ``model_state_dict`` (F) and ``optimizer_state_dict`
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,3 +76,54 @@ def adopt_momentum(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], w
         if buffer.shape != parameter.shape:
             raise BadInput(f"momentum of shape {list(buffer.shape)} for a tensor {list(parameter.shape)}", where=where)
         optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device, parameter.dtype).clone()
+
+
+def save_buffer(path: Path, codes: np.ndarray, labels: np.ndarray, items: np.ndarray, centroids: np.ndarray) -> None:
+    """Write ``remind_buffer_*.pkl`` as the authors' code does: a pickle of dictionaries.
+
+    :param codes: uint8 [n, H, W, M]. :param labels: int64 [n]. :param items: int64 [n], unique item numbers.
+    :param centroids: float32 [M, K, d].
+    """
+    by_class: dict[int, list[int]] = {}
+    for label, item in zip(labels.tolist(), items.tolist(), strict=True):
+        by_class.setdefault(label, []).append(item)
+    content = {"latent_dict": {item: [code, np.array(label)] for item, code, label in
+                               zip(items.tolist(), codes, labels.tolist(), strict=True)},
+               "rehearsal_ixs": items.tolist(), "class_id_to_item_ix_dict": by_class, "pq_centroids": centroids}
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=4)
+
+
+class _OnlyArrays(pickle.Unpickler):
+    """Rebuilds numpy arrays, dictionaries and lists; anything else in the file is refused."""
+
+    ALLOWED: ClassVar[set[tuple[str, str]]] = {
+        ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "defaultdict"), ("builtins", "list"),
+        ("collections", "OrderedDict"),
+        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Only the names above."""
+        if (module, name) not in self.ALLOWED:
+            raise BadInput(f"the buffer file names {module}.{name}, which is no part of a buffer", where="remind_buffer")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_buffer(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Read ``remind_buffer_*.pkl``, the authors' or ours; only by explicit request, and only arrays are rebuilt.
+
+    :return: codes uint8 [n, H, W, M], labels int64 [n], item numbers int64 [n], centroids float32 [M, K, d].
+    :raises BadInput: for a file of another form.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _OnlyArrays(file).load()
+        items = np.array([int(np.asarray(item).item()) for item in content["rehearsal_ixs"]], np.int64)
+        latent = {int(np.asarray(key).item()): value for key, value in content["latent_dict"].items()}
+        codes = np.stack([np.asarray(latent[item][0], np.uint8) for item in items.tolist()])
+        labels = np.array([int(np.asarray(latent[item][1]).reshape(-1)[0]) for item in items.tolist()], np.int64)
+        return codes, labels, items, np.asarray(content["pq_centroids"], np.float32)
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadInput(f"no buffer of REMIND: {type(error).__name__}: {error}", where=str(path)) from error

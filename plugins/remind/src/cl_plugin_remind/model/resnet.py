@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from cl_kernel import BadSetting
-from cl_kernel import Field
+from cl_kernel import BadSetting, Field
 from cl_kernel.torch.loaders import input_name, input_shape
 from cl_kernel.torch.models import Normalise, Split
 

@@ -14,9 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadInput, BadSetting, Mismatch
-from cl_kernel import Batch
-from cl_kernel import Field
+from cl_kernel import BadInput, BadSetting, Batch, Field, Mismatch
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.replay import pq

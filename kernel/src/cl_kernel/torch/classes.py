@@ -1,0 +1,76 @@
+"""Which classes a learner has seen, and the score columns they own.
+
+A class gets the next free column when it first appears, so the first ``len(seen)`` columns are always the classes seen
+so far, whatever labels the stream gives them. Losses and predictions leave the others out.
+
+Shapes: B batch, K classes of the whole stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field
+from torch import Tensor
+from torch.nn import functional as F
+
+from cl_kernel.streams import Stage
+
+
+@define
+class SeenClasses:
+    """Labels in order of first appearance; the place in ``order`` is the column."""
+
+    order: list[int] = field(factory=list)
+    by_stage: list[list[int]] = field(factory=list)
+    _column_of: Tensor | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def extend(self, stage: Stage, label: str) -> None:
+        """Count the classes of a stage: those it declares, else those among its samples. Repeating changes nothing."""
+        if len(self.by_stage) > stage.index:
+            return
+        new = list(stage.classes)
+        if not new:
+            labels = stage.train.take(np.arange(len(stage.train)), [label])[label]
+            new = [int(c) for c in dict.fromkeys(labels.tolist())]
+        known = set(self.order)
+        self.order += [c for c in new if c not in known]
+        self.by_stage.append([int(c) for c in new])
+        self._column_of = None
+
+    def columns_of(self, labels: Tensor) -> Tensor:
+        """Score columns of labels, int64 [B]."""
+        if self._column_of is None or self._column_of.device != labels.device:
+            table = torch.zeros(max(self.order) + 1, dtype=torch.int64)
+            table[torch.tensor(self.order)] = torch.arange(len(self.order))
+            self._column_of = table.to(labels.device)
+        return self._column_of[labels]
+
+    def scores(self, scores: Tensor) -> Tensor:
+        """Only the columns of classes seen, [B, len(seen)]."""
+        return scores[:, :len(self.order)]
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the classes seen."""
+        return F.cross_entropy(self.scores(scores), self.columns_of(labels))
+
+    def by_label(self, scores: Tensor) -> Tensor:
+        """Scores ordered by label, [B, K]; classes not seen yet are at minus infinity."""
+        out = torch.full_like(scores, -torch.inf)
+        out[:, self.order] = self.scores(scores)
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """Order and classes of each stage."""
+        return {"order": list(self.order), "by_stage": [list(classes) for classes in self.by_stage]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.order = [int(c) for c in state["order"]]
+        self.by_stage = [[int(c) for c in classes] for classes in state["by_stage"]]
+        self._column_of = None

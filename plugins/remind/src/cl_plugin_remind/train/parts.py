@@ -1,0 +1,150 @@
+"""A network as REMIND sees it: a whole to train offline, a frozen lower part, a plastic upper part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+
+from cl_kernel import Field, Memory, Mismatch, Samples
+from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
+from cl_kernel.torch.models import Split, as_split
+from cl_plugin_remind.model.resnet import Divided
+from cl_plugin_remind.replay.codec import PqCodec
+from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
+
+
+@define(eq=False)
+class Brain:
+    """Whole, lower and upper part share their tensors."""
+
+    whole: nn.Module
+    lower: nn.Module
+    upper: nn.Module
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: nn.Module, device: torch.device) -> Brain:
+        """From this plugin's network, or from any other torch network, split or not."""
+        model = model.to(device)
+        if isinstance(model, Divided):
+            return cls(model.whole, model.parts.lower, model.upper, device)
+        split: Split = as_split(model)
+        return cls(nn.Sequential(split.lower, split.upper), split.lower, split.upper, device)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What crosses the cut, computed up to there and no further."""
+        with torch.inference_mode():
+            return self.lower(inputs)
+
+    def thaw(self) -> None:
+        """All of it learns."""
+        self.whole.requires_grad_(True).train()
+
+    def freeze(self, *, upper_trains: bool) -> None:
+        """The lower part stays as it is; the upper one is in training or evaluation mode."""
+        self.lower.requires_grad_(False).eval()
+        self.upper.requires_grad_(True).train(upper_trains)
+
+    def memory_fields(self, spec: Mapping[str, Field]) -> dict[str, Field]:
+        """Fields of a remembered example: features at the cut, class, item number."""
+        source = spec[input_name(spec)]
+        blank = torch.zeros((1, *input_shape(source)), device=self.device)
+        training = self.lower.training
+        shape = tuple(self.lower.eval()(blank).shape[1:])
+        self.lower.train(training)
+        return {
+            FEATURES: Field(shape=shape, dtype="float32", kind="map" if len(shape) == 3 else "vector"),
+            LABEL: Field(shape=(), dtype="int64", kind="class", n=spec[label_name(spec)].n),
+            ITEM: Field(shape=(), dtype="int64", kind="group"),
+        }
+
+
+def through(memory: Memory | None, features: Tensor) -> tuple[Any, Tensor]:
+    """Features as the memory would keep them, and as it would give them back.
+
+    :param features: float32 [n, ...] on the device.
+    :return: what to hand to the memory later (codes where the codec takes codes), and float32 [n, ...].
+    """
+    if memory is None:
+        return features, features.clone()
+    codec = memory.codec
+    if isinstance(codec, PqCodec):
+        quantiser = codec.quantisers[FEATURES]
+        codes = quantiser.encode_maps(features) if features.dim() == 4 else quantiser.encode(features)
+        return codes, quantiser.decode_maps(codes) if codes.dim() == 4 else quantiser.decode(codes)
+    kept = as_codec_input(memory, features)
+    filler = np.zeros(len(features), np.int64)
+    decoded = codec.decode(codec.encode({FEATURES: kept, LABEL: filler, ITEM: filler}))
+    return kept, as_tensor(decoded[FEATURES], features.device).float().clone()
+
+
+def as_codec_input(memory: Memory, features: Tensor) -> Any:
+    """Features in the framework of the memory's codec."""
+    return features if getattr(memory.codec, "framework", "numpy") == "torch" else features.cpu().numpy()
+
+
+@define(eq=False)
+class TestCodes:
+    """Test features as codes, computed once the lower part is fixed and used at every evaluation."""
+
+    __test__ = False
+    brain: Brain
+    memory: Memory | None
+    batch_size: int
+    n_workers: int
+    _base: Samples | None = None
+    _rows: dict[int, int] = field(factory=dict)
+    _codes: list[Any] = field(factory=list)
+
+    def batches(self, samples: Samples, on_bad: Any = None) -> Any:
+        """Features as the upper part reads them, in order, float32 [n, ...] a batch."""
+        base, rows = (samples.base, samples.rows) if hasattr(samples, "base") else (samples, np.arange(len(samples)))
+        if base is not self._base:
+            self._base = base
+            self._rows.clear()
+            self._codes.clear()
+        missing = np.array([row for row in rows.tolist() if row not in self._rows], np.int64)
+        if len(missing):
+            source = Batches(base, self.brain.device, transform=self.brain.features, n_workers=self.n_workers,
+                             on_bad=on_bad, limit=0)
+            for part, features, _ in source(missing, self.batch_size):
+                stored, _ = through(self.memory, features)
+                for row, one in zip(part.tolist(), stored, strict=True):
+                    self._rows[row] = len(self._codes)
+                    self._codes.append(one)
+        for at in range(0, len(rows), self.batch_size):
+            part = [self._codes[self._rows[row]] for row in rows[at : at + self.batch_size].tolist()]
+            yield self._decode(part)
+
+    def _decode(self, part: list[Any]) -> Tensor:
+        if self.memory is not None and isinstance(self.memory.codec, PqCodec):
+            codes = torch.stack(part)
+            quantiser = self.memory.codec.quantisers[FEATURES]
+            return quantiser.decode_maps(codes) if codes.dim() == 4 else quantiser.decode(codes)
+        stacked = torch.stack([as_tensor(one, self.brain.device) for one in part])
+        return stacked if self.memory is None else through(self.memory, stacked)[1]
+
+
+def fit_codec(memory: Memory, batches: Any, rng: np.random.Generator) -> None:
+    """Train the memory's codec on base features, where it needs training.
+
+    :param batches: called for an iterator of feature batches, float32 [n, ...].
+    :raises Mismatch: for a codec that needs training this learner cannot give.
+    """
+    from cl_plugin_remind.replay import pq
+
+    codec = memory.codec
+    if isinstance(codec, PqCodec):
+        maps = (f if f.dim() == 4 else f[:, :, None, None] for f in batches())
+        codec.use(FEATURES, pq.train_maps(maps, codec.n_codebooks, codec.n_centroids, rng.random))
+    elif hasattr(codec, "fit"):
+        features = torch.cat(list(batches()))
+        labels = np.zeros(len(features), np.int64)
+        codec.fit({FEATURES: as_codec_input(memory, features), LABEL: labels, ITEM: labels})
+    elif getattr(codec, "trained", True) is False:
+        raise Mismatch(f"codec {type(codec).__name__} is not trained and offers no fit()", where="--replay")
