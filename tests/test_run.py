@@ -86,6 +86,7 @@ def test_a_killed_run_resumes_bit_for_bit(clk, tmp_path):
     process.kill()
     process.communicate()
     assert not json.loads((tmp_path / "cut" / "metrics.json").read_text())["finished"]
+    assert {row["folder"]: row["status"] for row in clk.json("runs", ".")} == {"cut": "killed", "whole": "finished"}
     clk("resume", "cut")
     assert final(tmp_path / "whole") == final(tmp_path / "cut")
 

@@ -62,6 +62,18 @@ class RunFolder:
         lock.flush()
         self._lock = lock
 
+    def status(self) -> str:
+        """As ``run.json`` says; ``killed`` for a run that says it is running while no process holds its folder."""
+        said = str(self.info.get("status"))
+        if said == "running":
+            with (self.path / ".lock").open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    return said
+            return "killed"
+        return said
+
     def release(self) -> None:
         """Let the folder go."""
         if self._lock is not None:

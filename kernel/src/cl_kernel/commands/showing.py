@@ -185,11 +185,11 @@ def runs(parser: ArgumentParser) -> Handler:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"))
 
     def handle(namespace: Namespace, console: Console) -> int:
-        from cl_kernel.outputs import read_json
+        from cl_kernel.outputs import RunFolder, read_json
 
         rows, content = [], []
         for path in sorted(namespace.folder.glob("**/run.json")):
-            stored = read_json(path)
+            stored = read_json(path) | {"status": RunFolder(path.parent).status()}
             metrics = path.parent / "metrics.json"
             results = read_json(metrics) if metrics.exists() else {}
             first: dict[str, Any] = next(iter(results.get("metrics", {}).values()), {})
