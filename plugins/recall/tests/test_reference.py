@@ -88,9 +88,7 @@ def formula(name: str, shape: tuple[int, ...], base: int) -> np.ndarray:
     elif name.endswith("/biases"):
         value = 0.1 * r.standard_normal(shape)
     elif name.endswith("/gamma"):
-        value = (
-            0.3 + 0.05 * r.standard_normal(shape) if "/conv3/" in name else 1 + 0.1 * r.standard_normal(shape)
-        )
+        value = 0.3 + 0.05 * r.standard_normal(shape) if "/conv3/" in name else 1 + 0.1 * r.standard_normal(shape)
     elif name.endswith("/beta"):
         value = 0.1 * r.standard_normal(shape)
     elif name.endswith("/moving_mean"):
@@ -140,11 +138,7 @@ def check_loss(case: Case, folder: Path) -> None:
         table = losses.helper_table(meta["H"])
         local = table[label]
         np.testing.assert_array_equal(local[..., None], data["local_label"])
-        counted, label, back = (
-            losses.class_table(range(len(meta["H"]) + 1)),
-            local,
-            losses.back_table(meta["H"]),
-        )
+        counted, label, back = (losses.class_table(range(len(meta["H"]) + 1)), local, losses.back_table(meta["H"]))
     else:
         known = range(meta["n"] + 1) if meta["phase"] == "step0" else [*range(meta["old"] + 1), *meta["new"]]
         counted, back = losses.class_table(known), np.arange(256)
@@ -230,11 +224,7 @@ def check_layers(case: Case, folder: Path) -> None:
             "out_dil4": model.conv(x, v["d4/weights"], dilation=4),
             "out_bn_relu": tf.nn.relu(
                 model.batch_norm(
-                    x,
-                    *(
-                        v[f"bn/BatchNorm/{leaf}"]
-                        for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
-                    ),
+                    x, *(v[f"bn/BatchNorm/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance"))
                 )
             ),
             "out_aspp": model.aspp(
@@ -327,9 +317,7 @@ def check_train(case: Case, folder: Path) -> None:
             delta = after[name] - before[name]
             if not want.any():
                 assert not delta.any(), name
-            np.testing.assert_allclose(
-                delta, want, atol=2e-3 * max(np.abs(want).max(), 1e-30), rtol=0, err_msg=name
-            )
+            np.testing.assert_allclose(delta, want, atol=2e-3 * max(np.abs(want).max(), 1e-30), rtol=0, err_msg=name)
     assert sum(bool((after[name] != before[name]).any()) for name in after) == data["n_changed_tensors"]
 
 
@@ -354,10 +342,7 @@ def check_tfrecord(case: Case, folder: Path, tmp: Path | None = None) -> None:
         jpeg, png = samples.encoded(0)
         assert (jpeg, png) == (data["jpeg"].tobytes(), data["png"].tobytes())
         np.testing.assert_array_equal(samples.take(np.array([0]), ["mask"])["mask"][0], data["label"])
-        assert records.RecordSamples((bare,), files.record_fields(21)).encoded(0) == (
-            data["jpeg"].tobytes(),
-            b"",
-        )
+        assert records.RecordSamples((bare,), files.record_fields(21)).encoded(0) == (data["jpeg"].tobytes(), b"")
         element = next(iter(records.read_dataset([path], "validation+").batch(1)))
         np.testing.assert_allclose(element["input"].numpy(), data["val_input"], atol=1e-4)
         np.testing.assert_array_equal(element["label"].numpy(), data["val_label"])
@@ -442,19 +427,14 @@ def names_of(entry: Case, base: str = ".") -> Names:
     dotted = as_settings(bindings)
     test = next(t for t in TESTS if t.name == entry["test"])
     index = tuple(
-        dotted[f"learner.parameters_{part}_index"]
-        for part in ("common", "first_step", "helper", "incremental")
+        dotted[f"learner.parameters_{part}_index"] for part in ("common", "first_step", "helper", "incremental")
     )
     return Names(
         test_name=dotted["learner.test_name"],
         test=test.index,
         sizes=test.sizes,
         index=index,
-        protocols=(
-            dotted["dataset.protocol_first"],
-            dotted["dataset.protocol_helpers"],
-            dotted["dataset.protocol"],
-        ),
+        protocols=(dotted["dataset.protocol_first"], dotted["dataset.protocol_helpers"], dotted["dataset.protocol"]),
         source=entry["source"],
         one_class=entry.get("one_class", False),
         mix=dotted["learner.mix_labels"],
@@ -490,9 +470,7 @@ def check_manager(case: Case, folder: Path) -> None:
             "replay_helper": helped,
             "replay_out": [names.labelled(c) for c in [*plain, *helped]],
             "replay_src_no_helper": None if joint else [names.replay_images(c) for c in plain],
-            "replay_src_helper": None
-            if joint
-            else [[names.replay_images(c) for c in h] for h in names.helpers],
+            "replay_src_helper": None if joint else [[names.replay_images(c) for c in h] for h in names.helpers],
             "report": names.report,
         }
         for key, want in entry["result"].items():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 
+from cl_kernel import Experiment
 from cl_kernel.errors import BadSetting
 
 VOC_CLASSES = (
@@ -55,9 +57,7 @@ class Test:
     def aliases(self) -> tuple[str, ...]:
         """Number and structure strings that mean this test."""
         long = "-".join(str(size) for size in self.sizes)
-        return tuple(
-            dict.fromkeys((str(self.index), self.structure, *((long,) if len(self.sizes) > 1 else ())))
-        )
+        return tuple(dict.fromkeys((str(self.index), self.structure, *((long,) if len(self.sizes) > 1 else ()))))
 
 
 def class_steps(sizes: Sequence[int]) -> list[list[int]]:
@@ -86,12 +86,7 @@ def parse_structure(text: str, n_classes: int) -> tuple[int, ...]:
     for part in rest:
         size, _, times = part.replace("×", "x").partition("x")
         sizes += [int(size)] * int(times or 1)
-    if (
-        len(rest) == 1
-        and "x" not in rest[0].replace("×", "x")
-        and sizes[1]
-        and (n_classes - sizes[0]) > sizes[1]
-    ):
+    if len(rest) == 1 and "x" not in rest[0].replace("×", "x") and sizes[1] and (n_classes - sizes[0]) > sizes[1]:
         left = n_classes - sizes[0]
         if left % sizes[1]:
             raise BadSetting(
@@ -133,3 +128,124 @@ def helper_sets(sizes: Sequence[int], one_class: bool = False) -> list[list[int]
     """Class lists that need a helper decoder: every step's but the first and the last (spec 2.2)."""
     middle = class_steps(sizes)[1:-1]
     return [[c] for step in middle for c in step] if one_class else middle
+
+
+# ---- what the kernel offers as --test ---------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "test_name": "TINY",
+    "batch_size": 16,
+    "train_image_size": 64,
+    "optimiser": "adam",
+    "decay_power": 1.0,
+    "lr_floor": "own",
+    "augment_scale": (1.0, 1.0),
+    "lr_initial_value": 3e-3,
+    "lr_final_value": 1.5e-4,
+    "training_steps_per_class": 47,
+    "decay_steps_per_class": 44,
+    "lr_initial_value_helper": 1e-3,
+    "lr_final_value_helper": 5e-5,
+    "training_steps_per_class_helper": 60,
+    "decay_steps_per_class_helper": 30,
+    "lr_initial_value_incremental": 1e-3,
+    "lr_final_value_incremental": 5e-5,
+    "training_steps_per_class_incremental": 120,
+    "decay_steps_per_class_incremental": 120,
+    "interleave_ratio_old": 16,
+    "interleave_ratio_new": 16,
+}
+"""The stand-in's schedule (spec 4.7, second prototype)."""
+
+SMALL: dict[str, Any] = TINY | {
+    "test_name": "SMALL",
+    "batch_size": 8,
+    "train_image_size": 161,
+    "augment_scale": (0.4, 0.8),
+    "training_steps_per_class": 150,
+    "decay_steps_per_class": 120,
+    "interleave_ratio_old": 8,
+    "interleave_ratio_new": 8,
+}
+"""Real images on two cores in about ten minutes."""
+
+LEARNER_PROFILES: dict[str, dict[str, Any]] = {"tiny": TINY, "small": SMALL}
+
+FINE_TUNING = {"learner.interleave_ratio_old": 0, "learner.mix_labels": False}
+"""No replay and no inpainting."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "fine-tuning": FINE_TUNING,
+    "inpainting": {"learner.interleave_ratio_old": 0, "learner.mix_labels": True},
+    "replay": {"learner.mix_labels": False},
+    "joint": {"dataset.structure": "joint", "dataset.protocol_first": "sequential"},
+}
+"""What the method is compared with: label -> settings on top of a test's."""
+
+STRUCTURE_NAME = "STRUCTURE"
+
+
+def records() -> list[Experiment]:
+    """The eight tests and the pattern for any other structure string."""
+    found = []
+    for test in TESTS:
+        joint = test.name == "JOINT"
+        found.append(
+            _record(
+                test.name,
+                f"{_words(test.sizes)} (test {test.index} of the paper)",
+                test.aliases,
+                {"dataset.structure": "joint" if joint else test.structure}
+                | ({"dataset.protocol_first": "sequential", "learner.parameters_first_step_index": 0} if joint else {}),
+                beside={} if joint else {"fine-tuning": FINE_TUNING},
+                default=test.name == "ADD_ONE_FIVE_TIMES",
+            )
+        )
+    found.append(
+        _record(
+            STRUCTURE_NAME,
+            "any structure string, as 4-1 on 8 classes",
+            (),
+            {},
+            beside={"fine-tuning": FINE_TUNING},
+            pattern=STRUCTURE,
+        )
+    )
+    return found
+
+
+def _record(
+    name: str,
+    summary: str,
+    aliases: tuple[str, ...],
+    settings: dict[str, Any],
+    *,
+    beside: dict[str, Any],
+    default: bool = False,
+    pattern: str = "",
+) -> Experiment:
+    return Experiment(
+        name=name,
+        summary=summary,
+        aliases=aliases,
+        settings={"learner": "recall:recall", "run.evaluate": "seen"} | settings,
+        profiles={
+            "tiny": {"dataset": "recall:shapes", "model": "recall:small"},
+            "small": {"dataset": "recall:voc", "model": "recall:small"},
+            "paper": {"dataset": "recall:voc", "model": "recall:deeplab"},
+        },
+        beside=beside,
+        default=default,
+        pattern=pattern,
+        pattern_key="dataset.structure" if pattern else "",
+    )
+
+
+def _words(sizes: Sequence[int]) -> str:
+    if len(sizes) == 1:
+        return f"all {sizes[0]} classes at once: the upper bound"
+    return f"{sizes[0]} classes, then {len(sizes) - 1} x {sizes[1]}"
+
+
+COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = ()
+"""Name, summary, where, what it needs."""

@@ -38,9 +38,7 @@ PROTOCOL_KEYS = {
 ELSEWHERE = ("base_folder_path", "n_classes", "dataset_mean", "test_type", "replay_source")
 """Parameters that the data set, the weight source, ``--test`` and ``--replay`` settle here."""
 
-LEARNER_KEYS = tuple(
-    a.name for a in attrs.fields(Recall) if a.name not in ("config", "gin_file", "gin_param")
-)
+LEARNER_KEYS = tuple(a.name for a in attrs.fields(Recall) if a.name not in ("config", "gin_file", "gin_param"))
 PARAMETERS = (*LEARNER_KEYS, *PROTOCOL_KEYS, *ELSEWHERE)
 
 
@@ -54,9 +52,7 @@ def config_path(name: str) -> Path:
     return Path(str(resources.files("cl_plugin_recall") / "configs" / f"{name.upper()}.gin"))
 
 
-def read_bindings(
-    config: str = "", files: Sequence[str | Path] = (), params: Sequence[str] = ()
-) -> dict[str, Any]:
+def read_bindings(config: str = "", files: Sequence[str | Path] = (), params: Sequence[str] = ()) -> dict[str, Any]:
     """Parameter -> value from a shipped configuration, then files, then single bindings, later ones winning.
 
     :raises BadSetting: for a file that gin cannot read, or an unknown parameter, with the nearest one.
@@ -132,14 +128,11 @@ def as_gin(learner: Recall, protocols: tuple[str, str, str]) -> str:
     :param protocols: of step 0, helpers and later steps.
     """
     index = ".".join(
-        str(getattr(learner, f"parameters_{part}_index"))
-        for part in ("common", "first_step", "helper", "incremental")
+        str(getattr(learner, f"parameters_{part}_index")) for part in ("common", "first_step", "helper", "incremental")
     )
     lines = [f"# Parameter indices: P{index} (common.first step.helpers.incremental)"]
     for name in LEARNER_KEYS:
         value = getattr(learner, name)
         lines.append(f"TrainManager.{name} = {value!r}")
-    lines += [
-        f"TrainManager.{name} = {value!r}" for name, value in zip(PROTOCOL_KEYS, protocols, strict=True)
-    ]
+    lines += [f"TrainManager.{name} = {value!r}" for name, value in zip(PROTOCOL_KEYS, protocols, strict=True)]
     return "\n".join(lines) + "\n"

@@ -10,30 +10,23 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from cl_plugin_recall.tables import back_table, class_table, helper_table
 
-def class_table(classes: Iterable[int]) -> np.ndarray:
-    """Which of the 256 label values count, bool [256]."""
-    table = np.zeros(256, bool)
-    table[list(classes)] = True
-    return table
-
-
-def helper_table(classes: Sequence[int]) -> np.ndarray:
-    """Global label -> local label of a helper for ``classes``, uint8 [256]; everything else, void too, is 0."""
-    table = np.zeros(256, np.uint8)
-    for local, c in enumerate(classes, 1):
-        table[c] = local
-    return table
-
-
-def back_table(classes: Sequence[int]) -> np.ndarray:
-    """Local label of a helper -> global label, uint8 [len(classes) + 1]."""
-    return np.array([0, *classes], np.uint8)
+__all__ = [
+    "OPTIMISERS",
+    "Adam",
+    "Momentum",
+    "back_table",
+    "class_table",
+    "cross_entropy",
+    "cross_entropy_sum",
+    "helper_table",
+    "learning_rate",
+    "weight_decay",
+]
 
 
-def cross_entropy_sum(
-    logits_BHWC: tf.Tensor, label_BHW: tf.Tensor, counted: np.ndarray
-) -> tuple[tf.Tensor, tf.Tensor]:
+def cross_entropy_sum(logits_BHWC: tf.Tensor, label_BHW: tf.Tensor, counted: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
     """Summed cross-entropy and the number of pixels whose label counts.
 
     :param label_BHW: integer labels, any value 0..255; values that do not count may exceed the logits.
@@ -57,14 +50,7 @@ def weight_decay(kernels: Iterable[tf.Variable], factor: float) -> tf.Tensor:
 
 
 def learning_rate(
-    t: int,
-    *,
-    initial: float,
-    final: float,
-    floor: float,
-    decay_steps: int,
-    power: float = 0.9,
-    start: int = 0,
+    t: int, *, initial: float, final: float, floor: float, decay_steps: int, power: float = 0.9, start: int = 0
 ) -> float:
     """Polynomial decay after ``t`` steps: ``(initial - final) * (1 - t'/D)^power + floor`` (spec 2.5).
 
@@ -93,11 +79,7 @@ class Adam:
     """Adam with bias correction and the usual constants; for the stand-in's short schedules."""
 
     def __init__(
-        self,
-        variables: Sequence[tf.Variable],
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-7,
+        self, variables: Sequence[tf.Variable], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7
     ) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.n_first = len(variables)

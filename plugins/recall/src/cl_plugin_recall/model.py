@@ -13,6 +13,9 @@ import numpy as np
 import tensorflow as tf
 from attrs import field, frozen
 
+from cl_kernel import Site
+from cl_plugin_recall.settings import Deeplab, Small
+
 CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
 """Mean colour of the Caffe-style weights, in B G R order."""
 
@@ -64,9 +67,7 @@ class ResNetSpec:
     scope: str = "resnet_v1_101"
 
 
-def conv(
-    x: tf.Tensor, kernel: tf.Tensor, *, stride: int = 1, dilation: int = 1, padding: str = "same"
-) -> tf.Tensor:
+def conv(x: tf.Tensor, kernel: tf.Tensor, *, stride: int = 1, dilation: int = 1, padding: str = "same") -> tf.Tensor:
     """Convolution without bias; ``padding`` as in :class:`ResNetSpec`."""
     if padding == "symmetric" and int(kernel.shape[0]) > 1:
         reach = dilation * (int(kernel.shape[0]) - 1) // 2
@@ -89,20 +90,13 @@ def max_pool(x: tf.Tensor, padding: str = "same") -> tf.Tensor:
 
 
 def batch_norm(
-    x: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    epsilon: float = 1e-3,
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float = 1e-3
 ) -> tf.Tensor:
     """Normalise with the given statistics over the last axis."""
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
 
 
-def aspp(
-    x: tf.Tensor, kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor], rates: Sequence[int]
-) -> tf.Tensor:
+def aspp(x: tf.Tensor, kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor], rates: Sequence[int]) -> tf.Tensor:
     """Sum of parallel dilated 3x3 convolutions with bias, [B, h, w, C] (DeepLab-v2)."""
     branches = [conv(x, k, dilation=r) + b for k, b, r in zip(kernels, biases, rates, strict=True)]
     return tf.add_n(branches)
@@ -117,9 +111,7 @@ def glorot(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
     """Glorot-uniform draw, also for vectors: a bias of length C gets U(-sqrt(3/C), sqrt(3/C)) (spec 2.9)."""
     shape = tuple(shape)
     receptive = int(np.prod(shape[:-2])) if len(shape) > 2 else 1
-    fan_in, fan_out = (
-        (shape[-2] * receptive, shape[-1] * receptive) if len(shape) > 1 else (shape[0], shape[0])
-    )
+    fan_in, fan_out = (shape[-2] * receptive, shape[-1] * receptive) if len(shape) > 1 else (shape[0], shape[0])
     limit = np.sqrt(6.0 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
@@ -171,10 +163,7 @@ class Part(tf.Module):
 
 def bn_shapes(scope: str, channels: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of one batch normalisation."""
-    return {
-        f"{scope}/BatchNorm/{leaf}": (channels,)
-        for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
-    }
+    return {f"{scope}/BatchNorm/{leaf}": (channels,) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")}
 
 
 def resnet_shapes(spec: ResNetSpec) -> dict[str, tuple[int, ...]]:
@@ -214,12 +203,7 @@ class ResNet(Part):
         x = conv(x, v[f"{scope}/weights"], padding=self.spec.padding, **conv_options)
         bn = f"{scope}/BatchNorm"
         x = batch_norm(
-            x,
-            v[f"{bn}/gamma"],
-            v[f"{bn}/beta"],
-            v[f"{bn}/moving_mean"],
-            v[f"{bn}/moving_variance"],
-            self.spec.epsilon,
+            x, v[f"{bn}/gamma"], v[f"{bn}/beta"], v[f"{bn}/moving_mean"], v[f"{bn}/moving_variance"], self.spec.epsilon
         )
         return tf.nn.relu(x) if relu else x
 
@@ -234,8 +218,7 @@ class ResNet(Part):
         first = 2 if spec.stride_place == "conv1" and at_block2 else 1
         middle = (
             2
-            if (spec.stride_place == "conv2" and at_block2)
-            or (spec.stride_place == "slim" and at_end_of_block1)
+            if (spec.stride_place == "conv2" and at_block2) or (spec.stride_place == "slim" and at_end_of_block1)
             else 1
         )
         shortcut = (
@@ -286,10 +269,7 @@ class SmallEncoder(Part):
     """Convolutions at output stride 4 with batch normalisation that does learn its statistics in step 0."""
 
     def __init__(
-        self,
-        rng: np.random.Generator,
-        layers: Sequence[tuple[int, int, int]] = TINY_LAYERS,
-        momentum: float = 0.9,
+        self, rng: np.random.Generator, layers: Sequence[tuple[int, int, int]] = TINY_LAYERS, momentum: float = 0.9
     ) -> None:
         shapes: dict[str, tuple[int, ...]] = {}
         wide = 3
@@ -306,8 +286,7 @@ class SmallEncoder(Part):
         for i, (_, stride, dilation) in enumerate(self.layers, 1):
             x = conv(x, v[f"small/conv{i}/weights"], stride=stride, dilation=dilation)
             gamma, beta, mean, variance = (
-                v[f"small/conv{i}/BatchNorm/{leaf}"]
-                for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+                v[f"small/conv{i}/BatchNorm/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             if training:
                 batch_mean, batch_variance = tf.nn.moments(x, [0, 1, 2])
@@ -363,3 +342,41 @@ class Network:
 def logits(encoder: Any, decoder: Decoder, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Full-resolution logits [B, H, W, C] of mean-subtracted input [B, H, W, 3]."""
     return resize_logits(decoder(encoder(x, training)), tf.shape(x)[1:3])
+
+
+# ---- builders ---------------------------------------------------------------------------------------
+
+
+def build_deeplab(settings: Deeplab, fields: Mapping[str, Any], n_outputs: int, site: Site) -> Network:
+    """DeepLab-v2 with a ResNet-101, from random or given encoder weights.
+
+    :raises ClkError: when the weights do not fit.
+    """
+    from cl_plugin_recall.weights.providers import input_spec, load_encoder, resnet_spec
+
+    encoder = ResNet(resnet_spec(settings), site.rng("recall encoder"))
+    origin = "random"
+    if settings.pretrained:
+        origin = load_encoder(encoder, settings, site)
+    spec = LEGACY_INPUT if settings.legacy_mean_rgb else input_spec(settings.weight_source)
+    return Network(
+        encoder=encoder,
+        new_decoder=lambda n, rng: Decoder(encoder.depth, n, rng),
+        input=spec,
+        n_outputs=n_outputs,
+        fingerprint=f"deeplab/{settings.divisor}/{settings.units}/{settings.weight_source}/{spec}/{origin}",
+    )
+
+
+def build_small(settings: Small, fields: Mapping[str, Any], n_outputs: int, site: Site) -> Network:
+    """The stand-in's network."""
+    layers = [(max(1, width * settings.width // 16), stride, dilation) for width, stride, dilation in TINY_LAYERS]
+    encoder = SmallEncoder(site.rng("recall encoder"), layers)
+    rates = tuple(settings.rates)
+    return Network(
+        encoder=encoder,
+        new_decoder=lambda n, rng: Decoder(encoder.depth, n, rng, rates),
+        input=InputSpec(),
+        n_outputs=n_outputs,
+        fingerprint=f"small/{settings.width}/{rates}",
+    )

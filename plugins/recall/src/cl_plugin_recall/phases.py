@@ -60,10 +60,7 @@ def _plan(settings: Recall, suffix: str, n_steps: int, decay_steps: int) -> Phas
 def first_plan(settings: Recall, n_classes: int) -> PhasePlan:
     """Step 0 with ``n_classes`` foreground classes; its decay counts the background too."""
     return _plan(
-        settings,
-        "",
-        n_classes * settings.training_steps_per_class,
-        (n_classes + 1) * settings.decay_steps_per_class,
+        settings, "", n_classes * settings.training_steps_per_class, (n_classes + 1) * settings.decay_steps_per_class
     )
 
 
@@ -129,9 +126,7 @@ class TrainStep:
             return logits(self.encoder, self.decoder, x, training=True)
         return resize_logits(self.decoder(self._features), tf.shape(x)[1:3])
 
-    def _gradients(
-        self, x: tf.Tensor, y: tf.Tensor, share: Any
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    def _gradients(self, x: tf.Tensor, y: tf.Tensor, share: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Summed loss, counted pixels, gradients of the sum and (times ``share``) nothing of the decay."""
         if not self.whole:
             self._features = tf.stop_gradient(self.encoder(x, False))
@@ -153,9 +148,7 @@ class TrainStep:
         total, n, gradients = self._gradients(x, y, lambda n: tf.math.divide_no_nan(1.0, n))
         return self._apply(total, n, gradients, rate)
 
-    def _apply(
-        self, total: tf.Tensor, n: tf.Tensor, gradients: Sequence[tf.Tensor], rate: tf.Tensor
-    ) -> tf.Tensor:
+    def _apply(self, total: tf.Tensor, n: tf.Tensor, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Tensor:
         if n > 0:
             self.optimiser.apply(self.variables, self._decayed(gradients), rate)
         return tf.math.divide_no_nan(total, n)
@@ -165,9 +158,7 @@ class TrainStep:
         assert strategy is not None
         n_replicas = strategy.num_replicas_in_sync
         share = (
-            -(-x.shape[0] // n_replicas)
-            if x.shape[0]
-            else tf.cast(tf.math.ceil(tf.shape(x)[0] / n_replicas), tf.int32)
+            -(-x.shape[0] // n_replicas) if x.shape[0] else tf.cast(tf.math.ceil(tf.shape(x)[0] / n_replicas), tf.int32)
         )
 
         def mine() -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:

@@ -68,8 +68,7 @@ def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Files of a folder by stem, numbers in numeric order, then names."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
     return {
-        p.stem: p
-        for p in sorted(found, key=lambda p: (0, int(p.stem), "") if p.stem.isdigit() else (1, 0, p.stem))
+        p.stem: p for p in sorted(found, key=lambda p: (0, int(p.stem), "") if p.stem.isdigit() else (1, 0, p.stem))
     }
 
 

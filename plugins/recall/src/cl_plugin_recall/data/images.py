@@ -41,9 +41,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
 
 def resize_bilinear(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """[H, W, C] float -> ``size``, legacy corners, no antialias."""
-    return tf.raw_ops.ResizeBilinear(
-        images=image[None], size=size, align_corners=False, half_pixel_centers=False
-    )[0]
+    return tf.raw_ops.ResizeBilinear(images=image[None], size=size, align_corners=False, half_pixel_centers=False)[0]
 
 
 def resize_nearest(label: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -85,9 +83,7 @@ def augment(
     """
     new = scaled_size(tf.shape(image)[:2], scale)
     image, label = resize_bilinear(image, new), resize_nearest(label, new)
-    image, label = tf.cond(
-        flip < 0.5, lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])), lambda: (image, label)
-    )
+    image, label = tf.cond(flip < 0.5, lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])), lambda: (image, label))
     shape = tf.shape(image)[:2]
     missing = tf.maximum(size - shape, 0)
     image = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]])
@@ -105,6 +101,6 @@ def subtract_mean(image: tf.Tensor, spec: InputSpec = LEGACY_INPUT) -> tf.Tensor
 
 def generated_to_uint8(x: np.ndarray) -> np.ndarray:
     """GAN output in [-1, 1] -> 8 bit: trunc(255.5 * (x + 1) / 2)."""
-    return np.clip(
-        np.trunc(255.5 * ((np.asarray(x, np.float32) + np.float32(1)) / np.float32(2))), 0, 255
-    ).astype(np.uint8)
+    return np.clip(np.trunc(255.5 * ((np.asarray(x, np.float32) + np.float32(1)) / np.float32(2))), 0, 255).astype(
+        np.uint8
+    )

@@ -37,9 +37,7 @@ def example_bytes(image: bytes, label: bytes | None = None) -> bytes:
     features = {"input": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))}
     if label is not None:
         features["label"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[label]))
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
-        deterministic=True
-    )
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
 def parse_example(record: bytes, where: str = "") -> tuple[bytes, bytes]:
@@ -78,9 +76,7 @@ def index_records(path: Path) -> np.ndarray:
     :raises BadInput: for a truncated or damaged file, naming the record.
     """
     if not path.is_file():
-        raise MissingAsset(
-            "tfrecord file is missing", where=str(path), fix="run `clk data prepare recall:voc`"
-        )
+        raise MissingAsset("tfrecord file is missing", where=str(path), fix="run `clk data prepare recall:voc`")
     spans, at = [], 0
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -171,10 +167,7 @@ def read_dataset(
     """
     if mode not in MODES:
         raise BadInput(f"unknown reader mode {mode!r}; known: {', '.join(MODES)}")
-    features = {
-        "input": tf.io.FixedLenFeature([], tf.string, ""),
-        "label": tf.io.FixedLenFeature([], tf.string, ""),
-    }
+    features = {"input": tf.io.FixedLenFeature([], tf.string, ""), "label": tf.io.FixedLenFeature([], tf.string, "")}
     labelled = mode in ("training", "validation", "validation+", "images_and_labels")
 
     def read(number: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -205,8 +198,4 @@ def read_dataset(
         return out | {"rgb_input": rgb} if mode == "validation+" else out
 
     files = [str(path) for path in resolve_paths(paths)]
-    return (
-        tf.data.TFRecordDataset(files)
-        .enumerate()
-        .map(read, num_parallel_calls=n_parallel, deterministic=True)
-    )
+    return tf.data.TFRecordDataset(files).enumerate().map(read, num_parallel_calls=n_parallel, deterministic=True)

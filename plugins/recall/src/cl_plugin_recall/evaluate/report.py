@@ -23,7 +23,7 @@ def _text(values: Sequence[float | None]) -> list[str]:
 
 
 def block(
-    step: int, scores: Mapping[str, Any], *, loss: float, old: Sequence[int] = (), new: Sequence[int] = ()
+    step: int, scores: Mapping[str, Any], *, loss: float | None, old: Sequence[int] = (), new: Sequence[int] = ()
 ) -> str:
     """Text of one validated step, as the reference appends it; ``class accuracy`` is precision."""
     lines: list[tuple[str, Any]] = [
@@ -123,9 +123,7 @@ def summary_text(path: str, iou: Sequence[float | None], n_old: int, joint: floa
     )
 
 
-def summarise_report(
-    path: Path, *, n_old: int | None = None, shown_as: str = "", joint: float = JOINT_FALLBACK
-) -> str:
+def summarise_report(path: Path, *, n_old: int | None = None, shown_as: str = "", joint: float = JOINT_FALLBACK) -> str:
     """Summary of a report file; the last ``class_iou`` block counts.
 
     :raises BadInput: without such a block, or when the step-0 class count cannot be told.
@@ -135,7 +133,5 @@ def summarise_report(
         raise BadInput("report holds no class_iou list", where=str(path))
     n_old = n_old or first_classes(path.name)
     if n_old is None:
-        raise BadInput(
-            "the report's name tells no test and no structure", where=str(path), fix="give --old N"
-        )
+        raise BadInput("the report's name tells no test and no structure", where=str(path), fix="give --old N")
     return summary_text(shown_as or str(path), blocks[-1], n_old, joint)

@@ -14,9 +14,7 @@ import tensorflow as tf
 from cl_kernel.errors import BadInput, MissingAsset
 
 GENERATOR_ORIGIN = "tfhub.dev/deepmind/biggan-deep-512/1 (now on Kaggle Models), unpacked into a folder"
-CLASSIFIER_ORIGIN = (
-    "tfhub.dev/google/efficientnet/b2/classification/1 (now on Kaggle Models), unpacked into a folder"
-)
+CLASSIFIER_ORIGIN = "tfhub.dev/google/efficientnet/b2/classification/1 (now on Kaggle Models), unpacked into a folder"
 
 
 def tensorflow_hub() -> Any:
@@ -42,9 +40,7 @@ def load(folder: Path, origin: str) -> Any:
     :raises BadInput: when it cannot be loaded.
     """
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise MissingAsset(
-            "TF-Hub module is missing (no saved_model.pb)", where=str(folder), fix=f"get {origin}"
-        )
+        raise MissingAsset("TF-Hub module is missing (no saved_model.pb)", where=str(folder), fix=f"get {origin}")
     try:
         return tensorflow_hub().load(str(folder))
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
@@ -68,9 +64,7 @@ class Generator:
         self._module, self._call = module, signatures["default"]
         inputs = self._call.structured_input_signature[1]
         if set(inputs) != wanted:
-            raise BadInput(
-                f"signature 'default' takes {sorted(inputs)}, expected {sorted(wanted)}", where=str(where)
-            )
+            raise BadInput(f"signature 'default' takes {sorted(inputs)}, expected {sorted(wanted)}", where=str(where))
         self.depth = int(inputs["z"].shape[-1] or 128)
         self.n_classes = int(inputs["y"].shape[-1] or 1000)
 
@@ -100,9 +94,7 @@ class Classifier:
     def __init__(self, module: Any, where: Path) -> None:
         signatures = getattr(module, "signatures", {})
         self._module = module
-        self._call = (
-            signatures["serving_default"] if "serving_default" in signatures else signatures.get("default")
-        )
+        self._call = signatures["serving_default"] if "serving_default" in signatures else signatures.get("default")
         if self._call is None:
             raise BadInput(
                 f"module has no signature 'serving_default' or 'default', only {sorted(signatures)}",

@@ -67,9 +67,7 @@ class Interleaved:
             if place < self.r_new:
                 members.append((False, rows_at(self.new, self.n_new, group * self.r_new + place, 1)[0]))
             else:
-                members.append(
-                    (True, rows_at(self.old, self.n_old, group * self.r_old + place - self.r_new, 1)[0])
-                )
+                members.append((True, rows_at(self.old, self.n_old, group * self.r_old + place - self.r_new, 1)[0]))
         return members
 
 

@@ -62,9 +62,7 @@ def load(prefix: Path, expected: Mapping[str, Iterable[int]] | None = None) -> d
         reader = tf.train.load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in found}
     except (tf.errors.OpError, RuntimeError) as error:
-        raise BadCheckpoint(
-            f"checkpoint is damaged: {str(error).splitlines()[0][:160]}", where=str(prefix)
-        ) from error
+        raise BadCheckpoint(f"checkpoint is damaged: {str(error).splitlines()[0][:160]}", where=str(prefix)) from error
 
 
 def check(found: Mapping[str, Iterable[int]], expected: Mapping[str, Iterable[int]], where: str) -> None:

@@ -74,24 +74,17 @@ class Names:
 
     def helper(self, classes: Sequence[int]) -> str:
         """Helper decoder for a class list; both ends always named."""
-        return (
-            f"{self.base}/checkpoints/helper_decoders/"
-            f"{self._index(3)}_E{self.sizes[0]}_C{classes[0]}-{classes[-1]}"
-        )
+        return f"{self.base}/checkpoints/helper_decoders/{self._index(3)}_E{self.sizes[0]}_C{classes[0]}-{classes[-1]}"
 
     def train(self, step: int) -> str:
         """Training images of a step."""
         if step == 0:
-            return (
-                f"{self.base}/data/training_first_step/train_{self.protocols[0]}_1-{self.sizes[0]}.tfrecord"
-            )
+            return f"{self.base}/data/training_first_step/train_{self.protocols[0]}_1-{self.sizes[0]}.tfrecord"
         return f"{self.base}/data/training_incremental/train_{self.protocols[2]}_{class_ids(self.steps[step])}.tfrecord"
 
     def helper_train(self, classes: Sequence[int]) -> str:
         """Training images of a helper."""
-        return (
-            f"{self.base}/data/training_incremental/train_{self.protocols[1]}_{class_ids(classes)}.tfrecord"
-        )
+        return f"{self.base}/data/training_incremental/train_{self.protocols[1]}_{class_ids(classes)}.tfrecord"
 
     def mixed(self, step: int) -> str | None:
         """Images of a step with inpainted labels; None for step 0."""

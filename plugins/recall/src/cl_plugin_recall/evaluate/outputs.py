@@ -1,0 +1,95 @@
+"""What a finished run leaves for people: the reference's text report, scores a step, overlay pictures."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cl_kernel import Context, write_text
+from cl_plugin_recall.data.images import decode_image
+from cl_plugin_recall.evaluate.palette import overlay, picture
+from cl_plugin_recall.evaluate.report import block
+from cl_plugin_recall.experiments import TESTS
+from cl_plugin_recall.gin_bindings import as_gin
+from cl_plugin_recall.weights.names import Names
+
+if TYPE_CHECKING:
+    from cl_plugin_recall.train import RecallLearner
+
+METRIC = "recall:segmentation"
+
+
+def names_of(learner: RecallLearner) -> Names:
+    """The reference's names of a learner's artefacts."""
+    s = learner.settings
+    sizes = tuple(learner.sizes)
+    test: int | str = next((t.index for t in TESTS if t.sizes == sizes), "-".join(map(str, sizes[:2])))
+    first, helpers, later = learner.stream.info.get("protocols", ("overlapped",) * 3)
+    return Names(
+        test_name=s.test_name,
+        test=test,
+        sizes=sizes,
+        source=learner.source.name if learner.source and len(sizes) > 1 else None,
+        index=(
+            s.parameters_common_index,
+            s.parameters_first_step_index,
+            s.parameters_helper_index,
+            s.parameters_incremental_index,
+        ),
+        protocols=(first, helpers, later),
+        one_class=s.helper_decoders_one_class,
+        mix=s.mix_labels,
+    )
+
+
+def write_reports(learner: RecallLearner, ctx: Context) -> None:
+    """``outputs/NAME.txt`` as the reference writes it (a new file, not appended to), ``steps.jsonl``, ``operative.gin``."""
+    names = names_of(learner)
+    text, lines = [], []
+    for step, row in enumerate(ctx.progress.rows):
+        seen = next((values for name, values in row["seen"].items() if name.split(":")[-1] == "segmentation"), None)
+        if seen is None or "run/mean_precision" not in seen:
+            continue
+        labels = learner.stream.class_names
+        scores = {
+            "class_iou": [seen.get(f"iou/{name}") for name in labels],
+            "precision": [seen.get(f"precision/{name}") for name in labels],
+            "miou": seen["all"],
+            **{key.removeprefix("run/"): value for key, value in seen.items() if key.startswith("run/")},
+        }
+        old = [] if not step else names.old(step)
+        new = [] if not step else names.steps[step]
+        if learner.settings.validate:
+            text.append(block(step, scores, loss=None, old=old, new=new))
+        lines.append(json.dumps({"step": step, "classes": names.n_seen(step), **scores}))
+    folder = ctx.folder / "outputs"
+    folder.mkdir(exist_ok=True)
+    if text:
+        write_text(folder / names.report.rsplit("/", 1)[-1], "".join(text))
+    write_text(folder / "steps.jsonl", "".join(line + "\n" for line in lines))
+    write_text(
+        folder / "operative.gin", as_gin(learner.settings, learner.stream.info.get("protocols", ("overlapped",) * 3))
+    )
+
+
+def write_overlays(learner: RecallLearner, ctx: Context) -> None:
+    """One sheet: photo, truth, prediction of some validation images, spread over the set."""
+    test = learner.stream.test
+    rows = np.unique(np.linspace(0, len(test) - 1, min(learner.settings.overlays, len(test))).astype(np.int64))
+    batch: dict[str, Any] = test.take(rows, ["image", "mask"])
+    images = [
+        decode_image(data, f"test image {row}") if isinstance(data, bytes) else data
+        for data, row in zip(batch["image"], rows, strict=True)
+    ]
+    from cl_plugin_recall.replay.labels import Predictor
+
+    predicted = Predictor(learner.encoder, learner.decoder, learner.network.input).arrays(images)
+    sheet = [
+        [image, overlay(image, mask), overlay(image, guess)]
+        for image, mask, guess in zip(images, batch["mask"], predicted, strict=True)
+    ]
+    if images[0].shape[0] <= 100:
+        sheet = [[np.kron(part, np.ones((2, 2, 1), np.uint8)) for part in row] for row in sheet]
+    picture(sheet, ctx.folder / "overlays" / "photo-truth-prediction.png")

@@ -1,0 +1,167 @@
+"""What RECALL offers to the kernel. Light: heavy code is named by string."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Metric, Model, Plugin, Replay, hookimpl
+from cl_plugin_recall import configuration, experiments
+from cl_plugin_recall.settings import Deeplab, FlickrReplay, FolderReplay, GanReplay, Recall, Shapes, Small, Voc
+
+TENSORFLOW = ("tensorflow", "gin")
+
+
+@hookimpl
+def clk_plugin() -> Plugin:
+    """Who offers."""
+    return Plugin(
+        name="recall",
+        summary="replay-based continual semantic segmentation: old classes are redrawn or looked up, never stored",
+        paper="Maracani, Michieli, Toldo, Zanuttigh: RECALL, ICCV 2021, arXiv 2108.03673",
+    )
+
+
+@hookimpl
+def clk_configure(settings: Mapping[str, Any]) -> None:
+    """A named configuration also says how the data set is cut."""
+    configuration.remember(settings)
+
+
+@hookimpl
+def clk_datasets() -> Sequence[Dataset]:
+    """Pascal VOC and anything in its layout; the embedded stand-in."""
+    voc = Asset(
+        name="VOC2012",
+        summary="Pascal VOC 2012 segmentation, or any folder in its layout",
+        files=("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+        origin="host.robots.ox.ac.uk/pascal/VOC/voc2012, with the SBD labels for the 10,582 training images",
+    )
+    return [
+        Dataset(
+            name="voc",
+            summary="Pascal VOC 2012 + SBD in steps of classes, or any folder in VOC's layout",
+            task="image -> mask",
+            build="cl_plugin_recall.data.voc:build",
+            settings=Voc,
+            needs=(voc,),
+            argument="folder",
+            prepare="cl_plugin_recall.data.prepare:prepare",
+        ),
+        Dataset(
+            name="shapes",
+            summary="embedded stand-in: 20 classes of striped shapes, 64x64",
+            task="image -> mask",
+            build="cl_plugin_recall.standin:build",
+            settings=Shapes,
+            argument="structure",
+        ),
+    ]
+
+
+@hookimpl
+def clk_models() -> Sequence[Model]:
+    """The paper's network and a small one."""
+    return [
+        Model(
+            name="deeplab",
+            summary="DeepLab-v2 with a ResNet-101 at output stride 8",
+            framework="tensorflow",
+            build="cl_plugin_recall.model:build_deeplab",
+            settings=Deeplab,
+            argument="pretrained",
+            requires=TENSORFLOW,
+        ),
+        Model(
+            name="small",
+            summary="six convolutions at output stride 4, trained from random weights",
+            framework="tensorflow",
+            build="cl_plugin_recall.model:build_small",
+            settings=Small,
+            requires=TENSORFLOW,
+        ),
+    ]
+
+
+@hookimpl
+def clk_replays() -> Sequence[Replay]:
+    """Sources that redraw or look up old classes instead of storing them."""
+    return [
+        Replay(
+            name="gan",
+            summary="images of old classes drawn from a class-conditional generator (TF-Hub)",
+            kind="source",
+            framework="tensorflow",
+            build="cl_plugin_recall.replay.sources:build_gan",
+            settings=GanReplay,
+            profiles={"tiny": {"stand_in": True, "per_class": 30, "batch": 30}},
+            argument="module",
+            requires=("tensorflow", "tensorflow_hub"),
+        ),
+        Replay(
+            name="flickr",
+            summary="images of old classes from a photo search, downloaded beforehand",
+            kind="source",
+            build="cl_plugin_recall.replay.sources:build_flickr",
+            settings=FlickrReplay,
+            profiles={"tiny": {"stand_in": True, "per_class": 30}},
+            argument="folder",
+        ),
+        Replay(
+            name="folder",
+            summary="any images sorted by class",
+            kind="source",
+            build="cl_plugin_recall.replay.sources:build_folder",
+            settings=FolderReplay,
+            argument="path",
+        ),
+    ]
+
+
+@hookimpl
+def clk_metrics() -> Sequence[Metric]:
+    """MIoU of old, new and all classes."""
+    return [
+        Metric(
+            name="segmentation",
+            summary="mIoU of all known classes, of step-0 classes (old) and of later ones (new)",
+            build="cl_plugin_recall.evaluate.metric:build",
+            output="mask",
+            target="mask",
+        )
+    ]
+
+
+@hookimpl
+def clk_learners() -> Sequence[Learner]:
+    """The method; its baselines are settings."""
+    return [
+        Learner(
+            name="recall",
+            summary="frozen encoder, decoder per step, replay with pseudo-labels, inpainted background",
+            build="cl_plugin_recall.train:build",
+            takes=("image -> mask",),
+            framework="tensorflow",
+            rooms=("model", "source"),
+            defaults={"model": "recall:deeplab", "replay": "recall:gan"},
+            metrics=("recall:segmentation",),
+            settings=Recall,
+            profiles=experiments.LEARNER_PROFILES,
+            requires=TENSORFLOW,
+        )
+    ]
+
+
+@hookimpl
+def clk_experiments() -> Sequence[Experiment]:
+    """The eight tests, and any other structure."""
+    return experiments.records()
+
+
+@hookimpl
+def clk_commands() -> Sequence[Command]:
+    """Everything that is no run."""
+    return [
+        Command(name=name, summary=summary, build=f"cl_plugin_recall.commands.{target}", requires=requires)
+        for name, summary, target, requires in experiments.COMMANDS
+    ]
