@@ -92,3 +92,26 @@ def blocked(tmp_path: Path) -> Callable[..., dict[str, str]]:
         return {"PYTHONPATH": f"{folder}{os.pathsep}{tmp_path / 'site'}"}
 
     return block
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six finished runs: softmax regression with and without replay, three seeds each."""
+    from cl_kernel import Request, discover, execute, plan
+
+    base = tmp_path_factory.mktemp("finished")
+    registry = discover(only=())
+    for replay in ("none", "reservoir"):
+        for seed in range(3):
+            values = {
+                "dataset": "blobs",
+                "learner": "linear",
+                "replay": replay,
+                "run.memory": "1200B",
+                "dataset.n_train": 30,
+                "run.seed": seed,
+                "run.plots": False,
+            }
+            planned = plan(registry, Request(overrides=(("test", values),)))
+            execute(registry, planned, base / f"{replay}-{seed}")
+    return base

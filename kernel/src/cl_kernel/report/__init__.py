@@ -55,7 +55,9 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
             )
         body += [_overview(mine), _published(mine, registry), _tests(mine)]
         for stream in dict.fromkeys(group.stream for group in mine):
-            body.append(_stream([group for group in mine if group.stream == stream]))
+            own = [group for group in mine if group.stream == stream]
+            told = {k.partition(".")[2]: v for k, v in own[0].shown.items() if k.startswith("dataset.")}
+            body.append(_stream(own, [f"{name}={value}" for name, value in told.items()]))
         body += [_pictures(mine), _settings(mine), "</section>"]
     body.append(_environments(groups))
     return (
@@ -139,7 +141,7 @@ def _p(value: float | None) -> str:
 # ---- one data set ---------------------------------------------------------------------------------
 
 
-def _stream(groups: Sequence[Group]) -> str:
+def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
     groups = [attrs.evolve(group) for group in groups]
     compare.name_groups(groups)
     streams = [group for group in groups if group.metric]
@@ -148,7 +150,7 @@ def _stream(groups: Sequence[Group]) -> str:
     names = [group.label for group in streams]
     first = streams[0]
     legend = "".join(f"<li>{charts.key(k)}<span>{escape(name)}</span></li>" for k, name in enumerate(names))
-    name = str(first.identity.get("dataset", first.identity["test"]))
+    name = " ".join([str(first.identity.get("dataset", first.identity["test"])), *told])
     seen = [
         _line(group, k, lambda table: [next(iter(row.values())) for row in table["seen"]])
         for k, group in enumerate(streams)
@@ -163,7 +165,7 @@ def _stream(groups: Sequence[Group]) -> str:
                 "how far earlier test sets have fallen below their best so far, on average",
             )
         )
-    for column, label, log in (("memory bytes", "replay memory in bytes", True), ("seconds", "seconds", True)):
+    for column, label in (("memory bytes", "replay memory in bytes"), ("seconds", "seconds")):
         dots = []
         for k, group in enumerate(streams):
             costs, scores = group.values(column), group.values("score")
@@ -172,7 +174,7 @@ def _stream(groups: Sequence[Group]) -> str:
                 x = statistics.fmean(costs.values())
                 dots.append(charts.Dot(label=group.label, index=k, x=x, y=y, spread=spread))
         if dots:
-            drawn = charts.scatter(dots, x_label=label, y_label=first.metric, log=log)
+            drawn = charts.scatter(dots, x_label=label, y_label=first.metric)
             figures.append(_figure("Memory and accuracy" if column == "memory bytes" else "Time and accuracy", drawn))
     heats = "".join(_heat(group) for group in streams)
     return (
@@ -222,7 +224,7 @@ def _heat(group: Group) -> str:
     tables = [run.results["metrics"][group.metric]["matrix"] for run in group.runs.values()]
     results = next(iter(group.runs.values())).results
     columns = results["test_sets"]
-    numbered = len(columns) > 6
+    numbered = len(columns) > 6 or max(map(len, columns)) > 7
     head = "".join(
         f'<th title="{escape(name)}">{k + 1 if numbered else escape(name)}</th>' for k, name in enumerate(columns)
     )

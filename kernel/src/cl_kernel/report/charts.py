@@ -11,7 +11,7 @@ from html import escape
 
 from attrs import frozen
 
-WIDTH, HEIGHT = 380, 250
+WIDTH, HEIGHT = 340, 235
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40
 N_COLOURS = 8
 
@@ -83,11 +83,12 @@ def lines(curves: Sequence[Line], *, x_label: str, y_label: str, top: float | No
     return _svg(parts, f"{y_label} over {x_label}")
 
 
-def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str, log: bool = False) -> str:
-    """Points with error bars; ``log`` for a logarithmic x axis."""
+def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
+    """Points with error bars; the x axis is logarithmic when it spans more than a factor of eight."""
+    log = max(dot.x for dot in dots) > 8 * min(dot.x for dot in dots) > 0
     place = math.log10 if log else float
     xs = [place(dot.x) for dot in dots]
-    margin = 0.08 * (max(xs) - min(xs)) or 0.5
+    margin = 0.08 * (max(xs) - min(xs)) or 0.5 * max(xs) or 0.5
     low = min([0.0, *(dot.y - (dot.spread or 0.0) for dot in dots)])
     high = max([1.0, *(dot.y + (dot.spread or 0.0) for dot in dots)])
     frame = _Frame(x=(min(xs) - margin, max(xs) + margin), y=(low, high))
