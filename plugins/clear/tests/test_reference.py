@@ -298,6 +298,7 @@ def check_metrics(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
+    from cl_kernel.memory.policies import BiasedReservoir
     from cl_plugin_clear import replay
 
     dynamic = entry["kind"].endswith("dynamic")
@@ -314,7 +315,7 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     runs, counts, old, places = 2000, np.zeros((n, n)), np.zeros((n, n)), random.Random(7)
     rng = np.random.default_rng(11)
     for _ in range(runs):
-        policy = replay.kernel_policy(alpha, dynamic=dynamic, capacity=k)
+        policy = BiasedReservoir(k, alpha=alpha, dynamic=dynamic, by_bucket=True)
         slots = np.full(k, -1)
         for b in range(n):
             at = policy.place(np.zeros(k, np.int64), rng)

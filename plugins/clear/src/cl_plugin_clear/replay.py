@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from cl_kernel.memory import SlotGroups
+
+if TYPE_CHECKING:
+    from cl_plugin_clear.settings import TwoBuffer
 
 T = TypeVar("T")
 
@@ -81,8 +86,60 @@ def two_buffers(buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, 
         yield current + memory
 
 
-def kernel_policy(alpha: float, *, dynamic: bool, capacity: int) -> Any:
-    """The kernel's biased reservoir in the paper's form: a call is a whole bucket."""
-    from cl_kernel.memory.policies import BiasedReservoir
 
-    return BiasedReservoir(capacity, alpha=alpha, dynamic=dynamic, by_bucket=True)
+class TwoBufferMemory:
+    """Policy of the memory beside the present bucket: a call is the *previous* bucket, fed when the next one arrives.
+
+    With S items before the present bucket an item is accepted with p = min(1, alpha k / S), or min(1, alpha) when
+    dynamic, and overwrites a uniformly drawn slot; the first bucket fills the memory. p is one number for a whole
+    call, so here a batch is not the same as its items one at a time.
+    """
+
+    def __init__(self, capacity: int, alpha: float = 1.0, dynamic: bool = False) -> None:
+        self.capacity, self.alpha, self.dynamic, self.seen = capacity, alpha, dynamic, 0
+        self._slots = SlotGroups(capacity)
+
+    def __len__(self) -> int:
+        return self._slots.n
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bookkeeping."""
+        return self._slots.nbytes
+
+    def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Slot of each item, -1 = not kept; later items may overwrite earlier ones' slots."""
+        first = self.seen == 0
+        self.seen += len(groups)
+        slots = np.full(len(groups), -1, np.int64)
+        n_free = min(self.capacity - len(self), len(groups)) if first else 0
+        slots[:n_free] = np.arange(len(self), len(self) + n_free)
+        if not first:
+            p = min(1.0, self.alpha) if self.dynamic else min(1.0, self.alpha * self.capacity / self.seen)
+            accepted = np.flatnonzero(rng.random(len(groups)) < p)
+            slots[accepted] = rng.integers(len(self), size=len(accepted))
+        kept = slots >= 0
+        self._slots.put(slots[kept], groups[kept])
+        return slots
+
+    def draw(self, n: int, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
+        """Occupied slots, int64 [<=n], uniform without replacement."""
+        return self._slots.draw(n, rng, groups)
+
+    def counts(self) -> dict[int, int]:
+        """Examples kept of each group."""
+        return self._slots.counts()
+
+    def state(self) -> dict[str, Any]:
+        """Everything."""
+        return {"seen": self.seen, "slots": self._slots.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.seen = state["seen"]
+        self._slots.load(state["slots"])
+
+
+def build_two_buffer(settings: TwoBuffer, capacity: int) -> TwoBufferMemory:
+    """Replay policy ``two-buffer``."""
+    return TwoBufferMemory(capacity, settings.alpha, settings.dynamic)

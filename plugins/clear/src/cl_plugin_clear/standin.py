@@ -22,7 +22,7 @@ from cl_kernel.streams import ArraySamples, Field, Stage, Stream, fingerprint
 
 if TYPE_CHECKING:
     from cl_kernel.site import Site
-    from cl_plugin_clear.settings import ToyDrift
+    from cl_plugin_clear.settings import ToyDrift, ToyPictures
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "stripes")
 TEXTURE = "texture"
@@ -288,13 +288,39 @@ def build_drift(settings: ToyDrift, site: Site) -> Stream:
     spec = {"vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
             "class": Field(shape=(), dtype="int64", kind="class", n=settings.n_classes)}
     classes = tuple(range(settings.n_classes))
+    return _stream("clear:toy-drift", spec, "vector", arrays, tuple(f"class {c}" for c in classes), settings.protocol)
+
+
+def build_pictures(settings: ToyPictures, site: Site) -> Stream:
+    """Stream ``toy-pictures``: the six shapes, rendered over ten years."""
+    C, side = len(SHAPES), settings.image_size
+    out: dict[str, list[Any]] = {"train_x": [], "train_y": [], "test_x": [], "test_y": []}
+    for b in range(settings.n_buckets):
+        for part, n in (("train", settings.n_train), ("test", settings.n_test)):
+            labels = np.repeat(np.arange(C), n)
+            years = 10.0 * (b + site.rng("toy-pictures", part, b).random(len(labels))) / settings.n_buckets
+            out[f"{part}_x"].append(np.stack([
+                np.asarray(Image.fromarray(render(SHAPES[c], year, (site.seed, part, b, i))).resize((side, side)))
+                for i, (c, year) in enumerate(zip(labels, years, strict=True))
+            ]))
+            out[f"{part}_y"].append(labels)
+    arrays = {name: np.stack(parts) for name, parts in out.items()}
+    spec = {"image": Field(shape=(side, side, 3), dtype="uint8", kind="image"),
+            "class": Field(shape=(), dtype="int64", kind="class", n=C)}
+    return _stream("clear:toy-pictures", spec, "image", arrays, SHAPES, settings.protocol)
+
+
+def _stream(name: str, spec: Mapping[str, Field], source: str, arrays: Mapping[str, np.ndarray], class_names: Sequence[str],
+            protocol: str) -> Stream:
+    side = "train" if protocol == "streaming" else "test"
+    test_x, test_y = arrays[f"{side}_x"], arrays[f"{side}_y"]
+    n_buckets, n = test_y.shape
     stages = [
-        Stage(index=b, name=str(b + 1), classes=classes if b == 0 else (),
-              train=ArraySamples(spec, {"vector": arrays["train_x"][b], "class": arrays["train_y"][b]}))
-        for b in range(settings.n_buckets)
+        Stage(index=b, name=str(b + 1), classes=tuple(range(len(class_names))) if b == 0 else (),
+              train=ArraySamples(spec, {source: arrays["train_x"][b], "class": arrays["train_y"][b]}))
+        for b in range(n_buckets)
     ]
-    n = arrays["test_y"].shape[1]
-    test = ArraySamples(spec, {"vector": arrays["test_x"].reshape(-1, settings.n_features), "class": arrays["test_y"].reshape(-1)})
-    return Stream(name="clear:toy-drift", task="vector -> class", stages=stages, test=test,
-                  test_sets={str(b + 1): np.arange(b * n, (b + 1) * n) for b in range(settings.n_buckets)},
-                  class_names=tuple(f"class {c}" for c in classes), fingerprint=fingerprint(*arrays.values()))
+    test = ArraySamples(spec, {source: test_x.reshape(-1, *test_x.shape[2:]), "class": test_y.reshape(-1)})
+    return Stream(name=name, task=f"{source} -> class", stages=stages, test=test,
+                  test_sets={str(b + 1): np.arange(b * n, (b + 1) * n) for b in range(n_buckets)},
+                  class_names=tuple(class_names), fingerprint=fingerprint(protocol, *arrays.values()), info={"protocol": protocol})

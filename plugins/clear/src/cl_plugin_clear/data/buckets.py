@@ -113,7 +113,7 @@ def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = (
     with store.held():
         database = store.database(memory, threads)
         wanted = ", ".join("'" + status.replace("'", "") + "'" for status in statuses)
-        n_items = database.execute(f"select count(*) from photos where status in ({wanted})").fetchone()[0]  # type: ignore[index]
+        n_items = database.execute(f"select count(*) from photos where status in ({wanted})").fetchall()[0][0]
         if n_items == 0:
             raise BadInput(f"no rows with status {', '.join(statuses)}", where=str(root), fix="clk clear download, or --include-pending")
         if rule.by == "equal" and (rule.n < 1 or rule.n > n_items):
@@ -139,20 +139,24 @@ def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = (
 def _cut(database: Any, wanted: str, cutter: Cutter, n_buckets: int, folder: Path, n_items: int,
          report: Callable[[int, int], None]) -> list[dict[str, Any]]:
     # only numbers travel through the sort: the path is put together again from what it is made of
-    reader = database.execute(
+    stream = database.sql(
         "select date_uploaded as up, row, id, split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "
         f"from photos where status in ({wanted}) order by up, row"
-    ).to_arrow_reader(200_000)
+    )
+    reader = (stream.to_arrow_reader if hasattr(stream, "to_arrow_reader") else stream.fetch_arrow_reader)(200_000)
     stats: list[dict[str, Any]] = [{"bucket": b, "n": 0, "min": None, "max": None, "first_row": None, "last_row": None,
                                     "digest": hashlib.sha256()} for b in range(n_buckets)]
     for b in range(n_buckets):
         (folder / f"bucket={b}").mkdir(parents=True)
     writer: pq.ParquetWriter | None = None
     writing, in_part = -1, 0
-    done = 0
+    done, latest = 0, -(2**63)
     try:
         for batch in reader:
             up = batch["up"].to_numpy()
+            if len(up) and (up[0] < latest or (np.diff(up) < 0).any()):
+                raise RuntimeError("the sorted stream came out of order")
+            latest = int(up[-1]) if len(up) else latest
             bucket = cutter(up)
             done += len(up)
             for b in np.unique(bucket[bucket >= 0]).tolist():

@@ -91,7 +91,7 @@ def search(queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom:
             raise BadInput(f"features are {shard.shape[-1]} wide, prompts {queries.shape[-1]}", where="retrieval",
                            fix="use the same CLIP model for images and prompts")
         for first in range(0, len(shard), block_rows):
-            block = torch.from_numpy(np.ascontiguousarray(shard[first : first + block_rows], np.float32))
+            block = torch.from_numpy(np.array(shard[first : first + block_rows], np.float32))
             scores_PR = torch.mm(block, queries_T).T.contiguous().numpy()  # [P, rows]
             for best, sign in ((top, 1), (low, -1)):
                 for prompt, keeper in enumerate(best):

@@ -164,8 +164,7 @@ class Store:
         parts = [str(self.part(chunk)) for chunk in self.chunks()]
         if not parts:
             raise MissingAsset("the store has no complete chunk of metadata", where=str(self.root), fix="clk clear metadata")
-        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads,
-                                            "preserve_insertion_order": False})
+        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads})
         listed = ", ".join("'" + part.replace("'", "''") + "'" for part in parts)
         connection.execute(f"create view photos as select * from read_parquet([{listed}])")
         return connection
