@@ -179,3 +179,25 @@ def test_a_folder_without_a_run_is_named(clk, tmp_path):
 def test_no_more_than_two_checkpoints_are_kept(clk, tmp_path):
     clk("run", *LONG, "--output", "out", "--set", "run.checkpoint_every_s=0.02")
     assert len(RunFolder(tmp_path / "out").checkpoints()) == 2
+
+
+def test_a_run_is_one_call_in_python(tmp_path, monkeypatch):
+    from cl_kernel import BadSetting, launch
+
+    monkeypatch.setenv("CLK_PLUGINS", "")
+    monkeypatch.setenv("CLK_CACHE", str(tmp_path / "cache"))
+    heard = []
+    outcome = launch(
+        learner="linear",
+        dataset="blobs",
+        replay="class-balanced",
+        memory="20",
+        settings={"run.plots": False},
+        output=tmp_path / "out",
+        listen=[heard.append],
+    )
+    assert outcome.results["finished"]
+    assert outcome.results["cost"]["memory_examples"] == 20
+    assert [type(event).__name__ for event in heard].count("StageEnded") == 5
+    with pytest.raises(BadSetting, match="unknown speed"):
+        launch(learner="linear", dataset="blobs", speed=3)

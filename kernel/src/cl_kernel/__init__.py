@@ -54,8 +54,8 @@ _PUBLIC = {
     "files": ("Cache", "atomic", "content_key", "write_json", "write_text"),
     "trees": ("digest_tree", "load_tree", "save_tree"),
     "run": ("Activity", "Context", "score"),
-    "planning": ("Plan", "Request", "plan"),
-    "session": ("Outcome", "execute", "reproduce", "resume"),
+    "planning": ("Plan", "Request", "ask", "plan"),
+    "session": ("Outcome", "execute", "launch", "reproduce", "resume"),
     "manager": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

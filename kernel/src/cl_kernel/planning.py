@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import define, field, frozen
 
 from cl_kernel import config
-from cl_kernel.config import Layer, Resolved, RunOptions
+from cl_kernel.config import Layer, Resolved, RunOptions, read_yaml
 from cl_kernel.errors import BadSetting, Mismatch, MissingAsset, UnknownName
 from cl_kernel.manager import Offer, Registry
 from cl_kernel.records import Experiment
 
 PIECES = ("dataset", "model", "replay", "learner", "metrics")
+RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
 ROOM_OF = {"policy": "memory", "codec": "memory", "source": "source"}
 
 
@@ -59,6 +61,49 @@ class Plan:
         """Section ``run``."""
         options: RunOptions = self.resolved.sections["run"]
         return options
+
+
+def ask(
+    test: str = "",
+    *,
+    plugin: str = "",
+    profile: str = "",
+    dataset: str = "",
+    model: str = "",
+    learner: str = "",
+    replay: str = "",
+    metrics: Sequence[str] = (),
+    data_roots: Sequence[str | Path] = (),
+    config_files: Sequence[Path] = (),
+    config: str = "",
+    settings: Mapping[str, Any] | None = None,
+    trackers: Sequence[str] = (),
+    **run: Any,
+) -> Request:
+    """The request that ``clk run`` makes of its flags; the same names in Python.
+
+    :param settings: dotted names as for ``--set``, laid over everything else.
+    :param run: any of ``seed``, ``memory``, ``device``, ``on_bad_sample``, ``n_workers``, ``evaluate``; None leaves
+        the default.
+    :raises BadSetting: for another name, or a settings file that cannot be read.
+    """
+    if unknown := set(run) - set(RUN_FLAGS):
+        raise BadSetting(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(RUN_FLAGS)}", where="ask")
+    layers = [read_yaml(Path(path)) for path in config_files]
+    named = {"dataset": dataset, "model": model, "learner": learner, "replay": replay, "metrics": list(metrics)}
+    layers.append(Layer("command line", {kind: name for kind, name in named.items() if name}))
+    layers += [Layer(f"--{k.replace('_', '-')}", {f"run.{k}": v}) for k, v in run.items() if v is not None]
+    if config:
+        layers.append(Layer("--config", {"learner.config": config}))
+    layers.append(Layer("--set", dict(settings or {})))
+    return Request(
+        test=test,
+        plugin=plugin,
+        profile=profile,
+        data_roots=tuple(map(str, data_roots)),
+        overrides=tuple((layer.origin, layer.values) for layer in layers if layer.values),
+        trackers=tuple(trackers),
+    )
 
 
 def plan(registry: Registry, request: Request) -> Plan:

@@ -17,9 +17,9 @@ from attrs import frozen
 from cl_kernel import config, events
 from cl_kernel.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
 from cl_kernel.files import Cache, write_json, write_text
-from cl_kernel.manager import Registry, resolve
+from cl_kernel.manager import Registry, discover, resolve
 from cl_kernel.outputs import RunFolder, environment, new_folder, read_json
-from cl_kernel.planning import Plan, Request, comparable, plan
+from cl_kernel.planning import Plan, Request, ask, comparable, plan
 from cl_kernel.site import Parts, Site
 
 
@@ -62,6 +62,22 @@ def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Call
         folder=folder,
         locator=registry.locate,
     )
+
+
+def launch(
+    test: str = "",
+    *,
+    output: Path | None = None,
+    beside: bool = True,
+    listen: Sequence[Callable[[events.Event], None]] = (),
+    **asked: Any,
+) -> Outcome:
+    """``clk run`` as one call: ``launch("ADD_ONE_FIVE_TIMES", plugin="recall", seed=1, settings={"learner.lr": 0.1})``.
+
+    :param asked: see :func:`cl_kernel.planning.ask`.
+    """
+    registry = discover()
+    return execute(registry, plan(registry, ask(test, **asked)), output, listen=listen, beside=beside)
 
 
 def execute(

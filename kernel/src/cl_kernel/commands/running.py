@@ -7,18 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cl_kernel.config import parse_assignments
 from cl_kernel.console import Console, LiveLine, duration, size
 from cl_kernel.errors import BadSetting, Interrupted
+from cl_kernel.planning import RUN_FLAGS, Request, ask, plan
 
 Handler = Callable[[Namespace, Console], int]
-FLAGS = {
-    "seed": "run.seed",
-    "memory": "run.memory",
-    "device": "run.device",
-    "on_bad_sample": "run.on_bad_sample",
-    "n_workers": "run.n_workers",
-    "evaluate": "run.evaluate",
-}
 
 
 def add_run_arguments(parser: ArgumentParser) -> None:
@@ -57,41 +51,27 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def request_from(namespace: Namespace) -> Any:
+def request_from(namespace: Namespace) -> Request:
     """The request that the flags make."""
-    from cl_kernel import config
-    from cl_kernel.planning import Request
-
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    for path in namespace.config_file:
-        layer = config.read_yaml(path)
-        layers.append((layer.origin, layer.values))
-    pieces = {
-        kind: getattr(namespace, kind) for kind in ("dataset", "model", "learner", "replay") if getattr(namespace, kind)
-    }
-    if namespace.metric:
-        pieces["metrics"] = list(namespace.metric)
-    if pieces:
-        layers.append(("command line", pieces))
-    for flag, key in FLAGS.items():
-        if (value := getattr(namespace, flag)) is not None:
-            layers.append((f"--{flag.replace('_', '-')}", {key: value}))
-    if namespace.config:
-        layers.append(("--config", {"learner.config": namespace.config}))
-    if namespace.assignments:
-        layer = config.parse_assignments(namespace.assignments)
-        layers.append((layer.origin, layer.values))
     if not (namespace.test or namespace.plugin or namespace.learner):
         raise BadSetting(
             "nothing to run", where="clk run", fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)"
         )
-    return Request(
-        test=namespace.test,
+    return ask(
+        namespace.test,
         plugin=namespace.plugin,
         profile=namespace.profile,
-        data_roots=tuple(namespace.data_root),
-        overrides=tuple(layers),
-        trackers=tuple(getattr(namespace, "tracker", ())),
+        dataset=namespace.dataset,
+        model=namespace.model,
+        learner=namespace.learner,
+        replay=namespace.replay,
+        metrics=namespace.metric,
+        data_roots=namespace.data_root,
+        config_files=namespace.config_file,
+        config=namespace.config,
+        settings=parse_assignments(namespace.assignments).values,
+        trackers=getattr(namespace, "tracker", ()),
+        **{name: getattr(namespace, name) for name in RUN_FLAGS},
     )
 
 
@@ -110,7 +90,6 @@ def run(parser: ArgumentParser) -> Handler:
         from cl_kernel import session
         from cl_kernel.manager import discover
         from cl_kernel.outputs import new_folder
-        from cl_kernel.planning import plan
 
         registry = discover()
         planned = plan(registry, request_from(namespace))
