@@ -1,0 +1,257 @@
+"""Checks of runs: complete, deterministic, resumable, honest."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from cl_kernel.streams import subset
+from cl_kernel.testing.check_data import same
+from cl_kernel.testing.subject import Failed, NotApplicable, Seen, Subject, blame, check, round_trip
+from cl_kernel.trees import digest_tree
+
+FILES = ("run.json", "settings.yaml", "environment.json", "events.jsonl", "metrics.json")
+
+
+def matrices(seen: Seen) -> dict[str, np.ndarray]:
+    """Score matrix of each metric."""
+    return {
+        name: np.array([[math.nan if v is None else v for v in row] for row in table["matrix"]], float)
+        for name, table in seen.results["metrics"].items()
+    }
+
+
+def fault(subject: Subject, name: str) -> None:
+    """Fail when this was noted while the test ran."""
+    if found := subject.streamed.ctx.faults.get(name):
+        raise Failed(found)
+
+
+@check
+def the_default_test_runs(subject: Subject) -> None:
+    """The test runs to its end within the time limit."""
+    assert subject.streams is not None
+    if subject.run.seconds > subject.time_limit_s:
+        raise Failed(f"the run took {subject.run.seconds:.0f} s, the limit is {subject.time_limit_s:.0f} s")
+
+
+@check
+def the_run_folder_is_complete(subject: Subject) -> None:
+    """Settings, environment, events, metrics and, for a stream, checkpoint and scores are there."""
+    seen = subject.run
+    missing = [name for name in FILES if not (seen.folder / name).is_file()]
+    if subject.streams:
+        missing += [name for name in ("checkpoints/*.ckpt", "scores/*.tree") if not list(seen.folder.glob(name))]
+    if missing:
+        raise Failed(f"the run folder lacks {', '.join(missing)}")
+    if not json.loads((seen.folder / "metrics.json").read_text()).get("finished"):
+        raise Failed("metrics.json does not say that the run finished")
+
+
+@check
+def runs_write_their_folder_only(subject: Subject) -> None:
+    """A run leaves nothing in the working directory."""
+    if subject.run.left_behind:
+        raise Failed(f"the run leaves {', '.join(subject.run.left_behind[:5])} in the working directory")
+
+
+@check
+def runs_print_nothing(subject: Subject) -> None:
+    """Output is the kernel's: nothing is printed to stdout, where --json writes."""
+    if subject.run.printed:
+        raise Failed(f"the run prints {subject.run.printed[:80]!r}")
+
+
+@check
+def runs_leave_global_generators_alone(subject: Subject) -> None:
+    """Neither ``random`` nor ``numpy.random`` is seeded or drawn from; generators are passed in."""
+    if subject.run.rng_touched:
+        raise Failed("the run changed the state of random or numpy.random; use ctx.rng and site.rng")
+
+
+@check
+def every_test_set_is_scored(subject: Subject) -> None:
+    """No score of a test set is missing after any stage."""
+    for name, matrix in matrices(subject.streamed).items():
+        if np.isnan(matrix).any():
+            i, j = np.argwhere(np.isnan(matrix))[0]
+            raise Failed(f"metric {name} has no value for test set {j} after stage {i}")
+
+
+@check
+def scores_lie_in_range(subject: Subject) -> None:
+    """Every score lies within its metric's declared range."""
+    ranges = {scorer.record.name: scorer.record.range for scorer in subject.streamed.ctx.scorers}
+    for name, matrix in matrices(subject.streamed).items():
+        low, high = ranges[name]
+        if ((matrix < low) | (matrix > high)).any():
+            raise Failed(f"metric {name} runs from {matrix.min():.3g} to {matrix.max():.3g}, declared {ranges[name]}")
+
+
+@check
+def learning_shows(subject: Subject) -> None:
+    """Right after its stage a test set scores better than before any training, on average over stages."""
+    seen = subject.streamed
+    scorer = seen.ctx.scorers[0]
+    matrix = next(iter(matrices(seen).values()))
+    initial = seen.results["metrics"][scorer.record.name]["initial"]
+    if matrix.shape[0] != matrix.shape[1] or initial is None:
+        raise NotApplicable("has no test set for each stage")
+    after, before = matrix.diagonal().mean(), np.mean(np.array(initial, float))
+    if not (after > before if scorer.record.higher_is_better else after < before):
+        raise Failed(f"{scorer.record.name} is {before:.3f} before training and {after:.3f} after each stage")
+
+
+@check
+def every_stage_takes_steps(subject: Subject) -> None:
+    """``ctx.step()`` is called in every stage, so that a run can stop and resume there."""
+    ctx = subject.streamed.ctx
+    if idle := [stage.index for stage in ctx.stream.stages if not ctx.steps_of.get(stage.index)]:
+        raise Failed(f"no ctx.step() in stages {idle}")
+
+
+@check
+def training_reads_no_test_data(subject: Subject) -> None:
+    """Test samples are read by scoring only."""
+    fault(subject, "test")
+
+
+@check
+def training_reads_no_later_stage(subject: Subject) -> None:
+    """A stage's training samples are not read before the stage."""
+    fault(subject, "future")
+
+
+@check
+def memories_keep_within_capacity(subject: Subject) -> None:
+    """No memory holds more examples or bytes than it may, at any step."""
+    if not subject.streamed.ctx.memories:
+        raise NotApplicable("keeps no memory in its test")
+    fault(subject, "capacity")
+    fault(subject, "bytes")
+
+
+@check
+def memories_give_back_what_they_took(subject: Subject) -> None:
+    """Examples drawn from the memory have the fields they were added with, and state their bytes exactly."""
+    memories = [memory for memory in subject.streamed.ctx.memories if len(memory)]
+    if not memories:
+        raise NotApplicable("keeps no memory in its test")
+    for memory in memories:
+        allocated = memory.nbytes - memory.codec.nbytes
+        if allocated != memory.capacity * memory.codec.bytes_per_example():
+            raise Failed(
+                f"the codec states {memory.codec.bytes_per_example()} bytes an example, "
+                f"{memory.capacity} slots take {allocated}"
+            )
+        with blame("drawing from the memory"):
+            drawn = memory.take(memory.draw(min(4, len(memory))))
+        if short := [name for name, array in drawn.items() if len(array) != min(4, len(memory))]:
+            raise Failed(f"drawn examples have {', '.join(short)} of another length")
+
+
+@check
+def same_seed_same_results(subject: Subject) -> None:
+    """The command line in another process, with another number of workers and other hashing, gives the same."""
+    _equal(subject, subject.run.results, subject.other_process, "another process")
+
+
+@check
+def another_seed_other_results(subject: Subject) -> None:
+    """Another seed gives another final state."""
+    key = "state_digest" if subject.streams else "digest"
+    if subject.run.results[key] == subject.other_seed.results[key]:
+        raise Failed("seeds 0 and 1 end in the same state: the seed reaches nothing")
+
+
+@check
+def resumed_runs_equal_uninterrupted_ones(subject: Subject) -> None:
+    """Stopped after the first step and in the middle, and resumed, the run ends as if it had not stopped."""
+    _equal(subject, subject.run.results, subject.resumed.results, "a resumed run")
+
+
+@check
+def states_are_copies(subject: Subject) -> None:
+    """A state taken from a learner does not change while it learns on."""
+    fault(subject, "alias")
+
+
+@check
+def states_survive_a_checkpoint(subject: Subject) -> None:
+    """A state holds arrays and plain values only; written and read it is the same; loaded it is the same."""
+    learner = subject.streamed.ctx.learner
+    with blame("the learner's state"):
+        state = learner.state()
+        back = round_trip(state, subject.folder)
+        equal = digest_tree(back) == digest_tree(round_trip(back, subject.folder))
+        learner.load(back)
+        again = learner.state()
+    if not equal or digest_tree(round_trip(again, subject.folder)) != digest_tree(back):
+        raise Failed("loaded from its own state, the learner has another state")
+
+
+@check
+def predicting_changes_nothing(subject: Subject) -> None:
+    """Predicting twice gives the same, and leaves the learner as it was."""
+    ctx = subject.streamed.ctx
+    before = digest_tree(ctx.learner.state())
+    first, again = _predict(ctx, np.arange(_some(ctx))), _predict(ctx, np.arange(_some(ctx)))
+    if other := [name for name in first if not _close(first[name], again[name], 0.0)]:
+        raise Failed(f"predicting twice gives other {', '.join(other)}")
+    if digest_tree(ctx.learner.state()) != before:
+        raise Failed("predicting changes the learner's state")
+
+
+@check
+def predictions_follow_the_samples(subject: Subject) -> None:
+    """Samples in another order give the same predictions in that order."""
+    ctx = subject.streamed.ctx
+    rows = np.arange(_some(ctx))
+    straight, back = _predict(ctx, rows), _predict(ctx, rows[::-1])
+    for name, values in straight.items():
+        if len(values) != len(rows) or not _close(values, list(back[name])[::-1], 1e-3):
+            raise Failed(f"{name} of the same samples in another order differ")
+
+
+def _some(ctx: Any) -> int:
+    return min(24, len(ctx.stream.test))
+
+
+def _predict(ctx: Any, rows: np.ndarray) -> dict[str, list[Any]]:
+    outputs: dict[str, list[Any]] = {}
+    for batch in ctx.learner.predict(subset(ctx.stream.test, rows)):
+        for name, values in batch.items():
+            outputs.setdefault(name, []).extend(np.asarray(value) for value in values)
+    return outputs
+
+
+def _close(a: list[Any], b: list[Any], tolerance: float) -> bool:
+    if tolerance == 0.0:
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        np.shape(x) == np.shape(y)
+        and (
+            np.allclose(x, y, tolerance, tolerance)
+            if np.asarray(x).dtype.kind == "f"
+            else np.mean(np.asarray(x) != np.asarray(y)) <= 0.01
+        )
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _scores(results: Any) -> Any:
+    return {name: table["matrix"] for name, table in results["metrics"].items()}
+
+
+def _equal(subject: Subject, mine: Any, other: Any, what: str) -> None:
+    if not subject.streams:
+        if mine["digest"] != other["digest"]:
+            raise Failed(f"{what} gives other results")
+        return
+    if _scores(mine) != _scores(other):
+        raise Failed(f"{what} gives other scores: {_scores(other)} instead of {_scores(mine)}"[:400])
+    if mine["state_digest"] != other["state_digest"]:
+        raise Failed(f"{what} gives the same scores but another final state")

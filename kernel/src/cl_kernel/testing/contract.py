@@ -1,0 +1,108 @@
+"""Running the checks: as pytest tests of a plugin, or all at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attrs import frozen
+
+from cl_kernel.errors import UnknownName
+from cl_kernel.testing import check_data, check_offers, check_pieces, check_runs
+from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
+
+ORDER = [module.__name__ for module in (check_offers, check_data, check_pieces, check_runs)]
+for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
+    CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does
+
+
+@frozen
+class Outcome:
+    """How a check ended; one that does not apply passes and says why in ``message``."""
+
+    check: str
+    passed: bool
+    message: str = ""
+    applies: bool = True
+
+
+def run_check(name: str, subject: Subject) -> Outcome:
+    """One check; an error in the plugin's code is a failure of the check that ran it."""
+    function = CHECKS[name]
+    try:
+        function(subject)
+    except NotApplicable as reason:
+        return Outcome(name, True, f"does not apply: the plugin {reason}", False)
+    except Failed as fault:
+        return Outcome(name, False, str(fault))
+    except Exception as error:
+        return Outcome(name, False, f"{type(error).__name__}: {error}")
+    return Outcome(name, True, (function.__doc__ or "").strip().splitlines()[0])
+
+
+def check_plugin(
+    plugin: str,
+    *,
+    only: Sequence[str] = (),
+    test: str = "",
+    settings: Mapping[str, Any] | None = None,
+    exempt: Mapping[str, str] | None = None,
+    time_limit_s: float = 120.0,
+) -> list[Outcome]:
+    """Run the kit on an installed plugin.
+
+    :param only: names of checks; empty for all.
+    :param exempt: check -> why this plugin need not pass it.
+    :raises UnknownName: for a check that does not exist.
+    """
+    exempt = exempt or {}
+    for name in (*only, *exempt):
+        if name not in CHECKS:
+            raise UnknownName.of("check", name, CHECKS)
+    with tempfile.TemporaryDirectory(prefix="clk-check-") as folder:
+        subject = Subject(plugin, Path(folder), test, settings or {}, time_limit_s)
+        return [
+            Outcome(name, True, f"exempt: {exempt[name]}", False) if name in exempt else run_check(name, subject)
+            for name in (only or CHECKS)
+        ]
+
+
+class PluginContract:
+    """The kit as pytest tests: subclass as ``TestContract`` and set ``plugin``.
+
+    ``settings`` makes the runs short, ``exempt`` names checks with the reason why they need not pass.
+    """
+
+    plugin: str
+    test: str = ""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    exempt: ClassVar[Mapping[str, str]] = {}
+    time_limit_s: float = 120.0
+    _subject: ClassVar[tuple[type, tempfile.TemporaryDirectory[str], Subject] | None] = None
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """One test a check."""
+        if "check" in metafunc.fixturenames:
+            metafunc.parametrize("check", list(CHECKS))
+
+    def test_contract(self, check: str) -> None:
+        """A named check of the kit."""
+        import pytest
+
+        if check in self.exempt:
+            pytest.skip(f"exempt: {self.exempt[check]}")
+        outcome = run_check(check, self._of_class())
+        if not outcome.passed:
+            pytest.fail(f"{check}: {outcome.message}", pytrace=False)
+        if not outcome.applies:
+            pytest.skip(outcome.message)
+
+    @classmethod
+    def _of_class(cls) -> Subject:
+        if cls._subject is None or cls._subject[0] is not cls:
+            folder = tempfile.TemporaryDirectory(prefix="clk-check-", ignore_cleanup_errors=True)
+            subject = Subject(cls.plugin, Path(folder.name), cls.test, cls.settings, cls.time_limit_s)
+            cls._subject = (cls, folder, subject)
+        return cls._subject[2]
