@@ -83,7 +83,6 @@ def test_a_worker_killed_during_a_ray_sweep_loses_nothing(tmp_path: Path, regist
     assert digests(tasks) == digests(calm)
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     executor = executors.build_ray({"address": "127.0.0.1:1"})

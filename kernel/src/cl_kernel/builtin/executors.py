@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,6 +94,7 @@ class Ray:
         import ray
 
         here = self.address in ("", "local")
+        _reach(self.address)
         cores = {"num_cpus": max(n_jobs * self.threads, 1) if n_jobs else n_cores()} if here else {}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -104,11 +106,7 @@ class Ray:
                 **cores,
             )
         except ConnectionError as error:
-            raise ClkError(
-                f"no Ray cluster at {self.address!r}: {error}",
-                where="--address",
-                fix="ray start --head, or leave --address out for a local instance",
-            ) from error
+            raise _no_cluster(self.address, error) from error
         remote = ray.remote(run_task).options(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)
         left = list(enumerate(tasks))[::-1]
         running: dict[Any, int] = {}
@@ -131,6 +129,25 @@ class Ray:
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=60)
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray waits minutes for a cluster that is not there; say so at once."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ClkError:
+    return ClkError(
+        f"no Ray cluster at {address!r}: {error}",
+        where="--address",
+        fix="ray start --head, or leave --address out for a local instance",
+    )
 
 
 def build_ray(options: Mapping[str, Any]) -> Ray:

@@ -13,14 +13,7 @@ from cl_kernel.errors import RunConflict
 if TYPE_CHECKING:
     from cl_kernel.compare import Group
 
-PLAIN_COLUMNS = (
-    "score",
-    "average_incremental_accuracy",
-    "forgetting",
-    "memory bytes",
-    "score per kB",
-    "seconds",
-)
+PLAIN_COLUMNS = ("score", "average_incremental_accuracy", "forgetting", "memory bytes", "score per kB", "seconds")
 """What a table for people shows when no column is named; CSV and JSON hold all."""
 Handler = Callable[[Namespace, Console], int]
 
@@ -29,15 +22,11 @@ def compare(parser: ArgumentParser) -> Handler:
     """Compare runs: one row for all seeds of the same settings."""
     _add_common(parser)
     parser.add_argument("--format", choices=("table", "csv", "markdown", "latex"), default="table")
-    parser.add_argument(
-        "--column", action="append", default=[], metavar="NAME", help="only these columns; repeatable"
-    )
+    parser.add_argument("--column", action="append", default=[], metavar="NAME", help="only these columns; repeatable")
     parser.add_argument(
         "--against", default="", metavar="ROW", help="row to test the others against (default: the best)"
     )
-    parser.add_argument(
-        "--output", type=Path, default=None, metavar="FILE", help="write there instead of printing"
-    )
+    parser.add_argument("--output", type=Path, default=None, metavar="FILE", help="write there instead of printing")
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel import compare as comparing
@@ -97,11 +86,7 @@ def report(parser: ArgumentParser) -> Handler:
     """One HTML page about runs; nothing in it comes from elsewhere."""
     _add_common(parser)
     parser.add_argument(
-        "--output",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="the page (default: report.html in the first folder)",
+        "--output", type=Path, default=None, metavar="FILE", help="the page (default: report.html in the first folder)"
     )
     parser.add_argument("--title", default="", help="heading of the page")
 
@@ -116,18 +101,14 @@ def report(parser: ArgumentParser) -> Handler:
         page = build_page(groups, discover(), title)
         write_text(output, page)
         console.print(f"wrote {output}")
-        console.json(
-            {"report": str(output), "nbytes": len(page.encode()), "runs": sum(len(g.runs) for g in groups)}
-        )
+        console.json({"report": str(output), "nbytes": len(page.encode()), "runs": sum(len(g.runs) for g in groups)})
         return 0
 
     return handle
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of a sweep"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of a sweep")
     parser.add_argument("--metric", default="", metavar="NAME", help="metric (default: each run's first)")
 
 
@@ -139,9 +120,7 @@ def _groups(namespace: Namespace, console: Console) -> list[Group]:
         console.say(f"left out, not finished: {line}")
     groups = comparing.group_runs(runs, namespace.metric)
     if not groups:
-        raise RunConflict(
-            "no finished run to look at", where=", ".join(map(str, namespace.runs)), fix="clk resume RUN"
-        )
+        raise RunConflict("no finished run to look at", where=", ".join(map(str, namespace.runs)), fix="clk resume RUN")
     return groups
 
 
@@ -159,9 +138,7 @@ def show_groups(console: Console, groups: Sequence[Group], columns: Sequence[str
         known = comparing.columns_of(mine)
         shown = [column for column in columns if column in known]
         metrics = ", ".join(dict.fromkeys(group.metric for group in mine if group.metric))
-        title = f"profile {profile}" + (
-            " (stand-in data, not the papers' numbers)" if profile == "tiny" else ""
-        )
+        title = f"profile {profile}" + (" (stand-in data, not the papers' numbers)" if profile == "tiny" else "")
         console.table(
             title + (f"; score: {metrics} over everything seen, after the last stage" if metrics else ""),
             ["run", "n", *(column.replace("_", " ") for column in shown)],

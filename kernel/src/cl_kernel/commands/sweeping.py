@@ -26,15 +26,10 @@ def sweep(parser: ArgumentParser) -> Handler:
     """Run a grid of experiments; the same command again goes on where it stopped."""
     parser.add_argument("file", type=Path, help="sweep file (YAML)")
     parser.add_argument(
-        "--executor",
-        default="",
-        metavar="NAME",
-        help="local, ray, slurm (clk list executors); default: the file's",
+        "--executor", default="", metavar="NAME", help="local, ray, slurm (clk list executors); default: the file's"
     )
     parser.add_argument("--address", default="", metavar="HOST", help="Ray cluster: auto, or host:port")
-    parser.add_argument(
-        "--n-jobs", type=int, default=None, metavar="N", help="tasks at once (default: all cores)"
-    )
+    parser.add_argument("--n-jobs", type=int, default=None, metavar="N", help="tasks at once (default: all cores)")
     parser.add_argument(
         "--output", type=Path, default=None, metavar="DIR", help="folder of all runs (default: runs/NAME)"
     )
@@ -53,10 +48,7 @@ def sweep(parser: ArgumentParser) -> Handler:
         registry.find("executor", spec.executor)
         tasks = tasks_of(registry, spec, output)
         if namespace.dry_run:
-            states = [
-                {"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder)
-                for t in tasks
-            ]
+            states = [{"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder) for t in tasks]
             _list(console, spec, tasks, states)
             console.json(_content(tasks, states))
             return 0
@@ -141,10 +133,7 @@ class Board:
             from rich.live import Live
 
             self._live = Live(
-                get_renderable=self.render,
-                console=RichConsole(stderr=True),
-                refresh_per_second=1,
-                transient=True,
+                get_renderable=self.render, console=RichConsole(stderr=True), refresh_per_second=1, transient=True
             )
             self._live.start()
         return self
@@ -173,12 +162,10 @@ class Board:
         order = {"running": 0, "failed": 1, "interrupted": 1, "waiting": 3}
         states.sort(key=lambda pair: order.get(pair[1]["status"], 2))
         counts = {
-            s: sum(state["status"] == s for _, state in states)
-            for s in ("finished", "running", "failed", "waiting")
+            s: sum(state["status"] == s for _, state in states) for s in ("finished", "running", "failed", "waiting")
         }
         table = Table(
-            title=f"sweep {self.spec.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()),
-            title_justify="left",
+            title=f"sweep {self.spec.name}: " + ", ".join(f"{n} {s}" for s, n in counts.items()), title_justify="left"
         )
         keys = list(dict.fromkeys(key for task in self.tasks for key in task.values))
         for name in (*keys, "status", "stages", "score"):
