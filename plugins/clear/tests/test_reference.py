@@ -80,11 +80,18 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
     lines = [f"{k}\t{v}\n" for k, v in hashes.items()]
     for order in (range(len(lines)), reversed(range(len(lines)))):
-        block = m.Block(0, text("dataset_line"), text("auto_line"), text("lines_line"),
-                        "".join(lines[i] for i in order).encode(), None)
+        block = m.Block(
+            0,
+            text("dataset_line"),
+            text("auto_line"),
+            text("lines_line"),
+            "".join(lines[i] for i in order).encode(),
+            None,
+        )
         for valid, key in ((True, "keep_valid_date"), (False, "keep_no_date")):
-            table = m.parse_block(block, rule=m.Filter(use_valid_date=valid),
-                                  find_hash=lambda ids: [hashes.get(str(i)) for i in ids])
+            table = m.parse_block(
+                block, rule=m.Filter(use_valid_date=valid), find_hash=lambda ids: [hashes.get(str(i)) for i in ids]
+            )
             assert table.num_rows == n
             assert [s == "pending" for s in table["status"].to_pylist()] == g[key].tolist()
             for j, name in enumerate(m.COLUMNS):
@@ -98,7 +105,9 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             flat = [pair for row in table["auto_tag_scores"].to_pylist() for pair in row]
             assert [name for name, _ in flat] == g["tag_name"].tolist()
             np.testing.assert_allclose([score for _, score in flat], g["tag_score"], rtol=0, atol=1e-12)
-            taken = np.array([np.nan if v is None else v for v in table["taken"].cast("int64").to_pylist()], float) / 1e6
+            taken = (
+                np.array([np.nan if v is None else v for v in table["taken"].cast("int64").to_pylist()], float) / 1e6
+            )
             np.testing.assert_allclose(taken, g["taken_epoch"], rtol=0, atol=1e-6)
 
 
@@ -203,7 +212,9 @@ def check_retrieval(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     positives = r.assign(labels, top, size)
     bottoms = r.assign(labels, low, size, allow_short=True)
     overlapping = r.retrieve(labels, g["text"], _shards(g["features"]), class_size=size, pool=pool, allow_overlap=True)
-    whole = r.retrieve(labels, g["text"], _shards(g["features"]), class_size=size, pool=pool, background=True, negative_ratio=ratio)
+    whole = r.retrieve(
+        labels, g["text"], _shards(g["features"]), class_size=size, pool=pool, background=True, negative_ratio=ratio
+    )
     for i, label in enumerate(labels):
         assert [row for row, _ in positives[label]] == g[f"pos_{i}"].tolist()
         np.testing.assert_allclose([score for _, score in positives[label]], g[f"posD_{i}"], atol=1e-5)
@@ -243,8 +254,16 @@ def check_build(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     assert buckets
     for b in buckets:
         ids = g[f"ids_{b}"]
-        chosen = r.retrieve(labels, g["text"], _shards(g[f"features_{b}"]), class_size=size, pool=pool,
-                            background=background, negative_ratio=ratio, allow_overlap="overlap removed" not in text)
+        chosen = r.retrieve(
+            labels,
+            g["text"],
+            _shards(g[f"features_{b}"]),
+            class_size=size,
+            pool=pool,
+            background=background,
+            negative_ratio=ratio,
+            allow_overlap="overlap removed" not in text,
+        )
         members = {label: [(str(ids[row]), "jpg") for row, _ in hits] for label, hits in chosen.items()}
         listed = build.list_bucket(str(b), members, names)
         assert [f"{line.path} {line.label}" for line in listed] == g[f"all_{b}"].tolist()
@@ -336,8 +355,9 @@ def check_two_buffer(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     n = sum(name.startswith("buffer_") for name in g)
     k = len(g["buffer_1"])
     buckets = [[1000 * (b + 1) + i for i in range(k)] for b in range(n)]
-    found = replay.two_buffers(buckets, float(g["alpha"]), dynamic="dynamic" in entry["what"],
-                               rng=random.Random(int(g["seed"])), compat=True)
+    found = replay.two_buffers(
+        buckets, float(g["alpha"]), dynamic="dynamic" in entry["what"], rng=random.Random(int(g["seed"])), compat=True
+    )
     for number, buffer in enumerate(found, start=1):
         assert buffer == g[f"buffer_{number}"].tolist()
 
@@ -375,11 +395,22 @@ def check_moco(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     def number(pattern: str) -> float:
         return float(re.search(pattern + r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)[1])
 
-    moco = MoCo(Encoder(), Encoder(), dim=fc.shape[0], queue=init["queue"].shape[1], mlp=mlp,
-                momentum=number(r"[ ,]m="), temperature=number(r"[ ,]T="))
+    moco = MoCo(
+        Encoder(),
+        Encoder(),
+        dim=fc.shape[0],
+        queue=init["queue"].shape[1],
+        mlp=mlp,
+        momentum=number(r"[ ,]m="),
+        temperature=number(r"[ ,]T="),
+    )
     moco.load_state_dict(init)
-    optimizer = torch.optim.SGD([p for p in moco.parameters() if p.requires_grad], number("lr "),
-                                momentum=number("momentum "), weight_decay=number("decay "))
+    optimizer = torch.optim.SGD(
+        [p for p in moco.parameters() if p.requires_grad],
+        number("lr "),
+        momentum=number("momentum "),
+        weight_decay=number("decay "),
+    )
     for s in range(len(g["xq"])):
         loss, logits = step(moco, moco, optimizer, torch.from_numpy(g["xq"][s]), torch.from_numpy(g["xk"][s]))
         np.testing.assert_allclose(logits.numpy(), g["logits"][s], rtol=0, atol=2e-5)
@@ -420,7 +451,9 @@ def check_lr(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_feedback(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     from cl_plugin_clear.data import verify
 
-    entries = [(b, label, name, [a for a in answers.split("|") if a]) for b, label, name, answers in g["entries"].tolist()]
+    entries = [
+        (b, label, name, [a for a in answers.split("|") if a]) for b, label, name, answers in g["entries"].tolist()
+    ]
     user_labels = dict(zip(g["map_from"].tolist(), g["map_to"].tolist(), strict=True))
     found = verify.kept(entries, user_labels)
     assert {tuple(row) for row in found} == {tuple(row) for row in g["kept"].tolist()}
@@ -434,8 +467,12 @@ def check_mturk(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
     renamed = dict(re.findall(r"(\w+)->(\w+)", entry["semantics"]))
     images = [
-        verify.Voted(name, bucket, query,
-                     tuple(tuple(renamed.get(v, v) for v in votes.split("|") if v) for votes in g["answers"][i].tolist()))
+        verify.Voted(
+            name,
+            bucket,
+            query,
+            tuple(tuple(renamed.get(v, v) for v in votes.split("|") if v) for votes in g["answers"][i].tolist()),
+        )
         for i, (name, bucket, query) in enumerate(g["images"].tolist())
     ]
     found = verify.reports(images)

@@ -36,8 +36,11 @@ def gem_style(matrix: np.ndarray) -> dict[str, float | None]:
     R = _square(matrix)
     rows, columns = np.tril_indices(len(R), -1)
     plain = clear_metrics(R)
-    return {"accuracy": plain["accuracy"], "backward_transfer": _mean(R[rows, columns] - R[columns, columns]),
-            "forward_transfer": plain["forward_transfer"]}
+    return {
+        "accuracy": plain["accuracy"],
+        "backward_transfer": _mean(R[rows, columns] - R[columns, columns]),
+        "forward_transfer": plain["forward_transfer"],
+    }
 
 
 def column_averaged(matrix: np.ndarray) -> dict[str, float | None]:
@@ -46,7 +49,11 @@ def column_averaged(matrix: np.ndarray) -> dict[str, float | None]:
     n = len(R)
     below = [R[j + 1 :, j].mean() for j in range(n - 1)]
     above = [R[:j, j].mean() for j in range(1, n)]
-    return {"in_domain": float(np.diagonal(R).mean()), "backward_transfer": _mean(below), "forward_transfer": _mean(above)}
+    return {
+        "in_domain": float(np.diagonal(R).mean()),
+        "backward_transfer": _mean(below),
+        "forward_transfer": _mean(above),
+    }
 
 
 def nap(matrix: np.ndarray, *, compat_next: bool = False) -> dict[str, float | None]:

@@ -38,8 +38,14 @@ CLEAR10_BUCKET = {"iid": "2310", "streaming": "3300"}
 def training(mode: str) -> dict[str, Any]:
     """Dotted settings of one of :data:`TRAINING`."""
     model, epochs, step, batch, lr, decay = TRAINING[mode]
-    return {"model": f"clear:{model}", "learner.epochs": epochs, "learner.lr_step": step, "learner.batch_size": batch,
-            "learner.lr": lr, "learner.weight_decay": decay}
+    return {
+        "model": f"clear:{model}",
+        "learner.epochs": epochs,
+        "learner.lr_step": step,
+        "learner.batch_size": batch,
+        "learner.lr": lr,
+        "learner.weight_decay": decay,
+    }
 
 
 def methods() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -49,14 +55,31 @@ def methods() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"single_{start}", "the present bucket only", {"learner.keep": "single", "learner.start": start}
         for kind, alphas in (("fixed", FIXED), ("dynamic", DYNAMIC)):
             for alpha in alphas:
-                yield f"singlememory_{kind}_{alpha:g}_{start}", f"biased reservoir, {kind} alpha {alpha:g}", {
-                    "learner.keep": "memory", "learner.start": start, "replay": "clk:biased-reservoir+clk:raw",
-                    "policy.alpha": alpha, "policy.dynamic": kind == "dynamic", "policy.by_bucket": True}
+                yield (
+                    f"singlememory_{kind}_{alpha:g}_{start}",
+                    f"biased reservoir, {kind} alpha {alpha:g}",
+                    {
+                        "learner.keep": "memory",
+                        "learner.start": start,
+                        "replay": "clk:biased-reservoir+clk:raw",
+                        "policy.alpha": alpha,
+                        "policy.dynamic": kind == "dynamic",
+                        "policy.by_bucket": True,
+                    },
+                )
         for kind, alphas in (("fixed", TWO_FIXED), ("dynamic", TWO_DYNAMIC)):
             for alpha in alphas:
-                yield f"two_buffer_{kind}_{alpha:g}_{start}", f"present bucket and a memory, {kind} alpha {alpha:g}", {
-                    "learner.keep": "two_buffer", "learner.start": start, "replay": "clear:two-buffer+clk:raw",
-                    "policy.alpha": alpha, "policy.dynamic": kind == "dynamic"}
+                yield (
+                    f"two_buffer_{kind}_{alpha:g}_{start}",
+                    f"present bucket and a memory, {kind} alpha {alpha:g}",
+                    {
+                        "learner.keep": "two_buffer",
+                        "learner.start": start,
+                        "replay": "clear:two-buffer+clk:raw",
+                        "policy.alpha": alpha,
+                        "policy.dynamic": kind == "dynamic",
+                    },
+                )
     yield "all", "everything at once, the upper bound", {"learner.keep": "all"}
     yield "nap", "trained on the first bucket, then asleep: the lower bound", {"learner.keep": "nap"}
 
@@ -71,64 +94,152 @@ def baselines() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield method, summary, {"learner.keep": "single", "learner.start": "finetune", "learner.method": method}
     yield "gdumb", "greedy balanced memory, retrained", {**memory, "learner.start": "retrain"}
     yield "gdumb_finetune", "greedy balanced memory, not reset", {**memory, "learner.start": "finetune"}
-    yield "reservoir", "plain reservoir, not reset", {"learner.keep": "memory", "learner.start": "finetune",
-                                                      "replay": "clk:reservoir+clk:raw"}
-    for name, kind, alpha, start in (("bias_reservoir_fixed_reset_0.2", False, 0.2, "retrain"),
-                                     ("bias_reservoir_dynamic_1.0", True, 1.0, "finetune")):
-        yield name, "biased reservoir of the fork, with the paper's rule", {
-            "learner.keep": "memory", "learner.start": start, "replay": "clk:biased-reservoir+clk:raw",
-            "policy.alpha": alpha, "policy.dynamic": kind, "policy.by_bucket": True}
+    yield (
+        "reservoir",
+        "plain reservoir, not reset",
+        {"learner.keep": "memory", "learner.start": "finetune", "replay": "clk:reservoir+clk:raw"},
+    )
+    for name, kind, alpha, start in (
+        ("bias_reservoir_fixed_reset_0.2", False, 0.2, "retrain"),
+        ("bias_reservoir_dynamic_1.0", True, 1.0, "finetune"),
+    ):
+        yield (
+            name,
+            "biased reservoir of the fork, with the paper's rule",
+            {
+                "learner.keep": "memory",
+                "learner.start": start,
+                "replay": "clk:biased-reservoir+clk:raw",
+                "policy.alpha": alpha,
+                "policy.dynamic": kind,
+                "policy.by_bucket": True,
+            },
+        )
     yield "cumulative", "all buckets so far, not reset", {"learner.keep": "cumulative", "learner.start": "finetune"}
     yield "cumulative_reset", "all buckets so far, reset", {"learner.keep": "cumulative", "learner.start": "retrain"}
 
 
-def _stream(name: str, summary: str, shared: Mapping[str, Any], paper: Mapping[str, Any], protocol: str = "iid",
-            tiny: Mapping[str, Any] | None = None, **options: Any) -> Experiment:
+def _stream(
+    name: str,
+    summary: str,
+    shared: Mapping[str, Any],
+    paper: Mapping[str, Any],
+    protocol: str = "iid",
+    tiny: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Experiment:
     common = {"learner": "clear:buckets", "model": "clear:linear", "dataset.protocol": protocol, "run.evaluate": "all"}
     toy = {**DRIFT, **({"run.memory": "360"} if protocol == "iid" else {}), **(tiny or {})}
-    return Experiment(name=name, aliases=(f"clear/{name}",), summary=summary, settings={**common, **shared},
-                      profiles={"tiny": toy, "paper": paper}, **options)
+    return Experiment(
+        name=name,
+        aliases=(f"clear/{name}",),
+        summary=summary,
+        settings={**common, **shared},
+        profiles={"tiny": toy, "paper": paper},
+        **options,
+    )
 
 
 def experiments() -> list[Experiment]:
     """All of them."""
     found = [
-        Experiment(name="toy", aliases=("clear/toy", "toy-yfcc"), run="cl_plugin_clear.pipeline:run", options=settings.Pipeline,
-                   summary="the whole pipeline on toy-yfcc: metadata to accuracy matrix", profiles={"tiny": {}, "paper": {}},
-                   default=True),
-        Experiment(name="toy-drift", aliases=("clear/toy-drift",), run="cl_plugin_clear.pipeline:run_drift",
-                   options=settings.DriftTable, summary="the table of methods on drifting feature vectors, over seeds",
-                   profiles={"tiny": {}, "paper": {}}),
-        Experiment(name="moco-b0", aliases=("clear/moco-b0",), run="cl_plugin_clear.train.moco:run", options=settings.Moco,
-                   summary="MoCo v2 on bucket 0, the unlabelled one",
-                   profiles={"tiny": {"experiment.arch": "tiny", "experiment.epochs": 2, "experiment.batch_size": 32,
-                                      "experiment.queue": 256, "experiment.image_size": 32, "experiment.dim": 32},
-                             "paper": {}}),
-        *(Experiment(name=f"{name}-challenge", run="cl_plugin_clear.challenge:run", options=settings.Challenge,
-                     summary=f"challenge-style evaluation of ten saved models on {name}'s hold-out set", profiles={"tiny": {}, "paper": {}})
-          for name in ("clear10", "clear100")),
+        Experiment(
+            name="toy",
+            aliases=("clear/toy", "toy-yfcc"),
+            run="cl_plugin_clear.pipeline:run",
+            options=settings.Pipeline,
+            summary="the whole pipeline on toy-yfcc: metadata to accuracy matrix",
+            profiles={"tiny": {}, "paper": {}},
+            default=True,
+        ),
+        Experiment(
+            name="toy-drift",
+            aliases=("clear/toy-drift",),
+            run="cl_plugin_clear.pipeline:run_drift",
+            options=settings.DriftTable,
+            summary="the table of methods on drifting feature vectors, over seeds",
+            profiles={"tiny": {}, "paper": {}},
+        ),
+        Experiment(
+            name="moco-b0",
+            aliases=("clear/moco-b0",),
+            run="cl_plugin_clear.train.moco:run",
+            options=settings.Moco,
+            summary="MoCo v2 on bucket 0, the unlabelled one",
+            profiles={
+                "tiny": {
+                    "experiment.arch": "tiny",
+                    "experiment.epochs": 2,
+                    "experiment.batch_size": 32,
+                    "experiment.queue": 256,
+                    "experiment.image_size": 32,
+                    "experiment.dim": 32,
+                },
+                "paper": {},
+            },
+        ),
+        *(
+            Experiment(
+                name=f"{name}-challenge",
+                run="cl_plugin_clear.challenge:run",
+                options=settings.Challenge,
+                summary=f"challenge-style evaluation of ten saved models on {name}'s hold-out set",
+                profiles={"tiny": {}, "paper": {}},
+            )
+            for name in ("clear10", "clear100")
+        ),
     ]
     for protocol in ("iid", "streaming"):
         for name, summary, values in methods():
-            paper = {"dataset": "clear:clear10_neurips2021-features", "dataset.features": "moco_b0",
-                     "run.memory": CLEAR10_BUCKET[protocol], **training("linear_tuned")}
+            paper = {
+                "dataset": "clear:clear10_neurips2021-features",
+                "dataset.features": "moco_b0",
+                "run.memory": CLEAR10_BUCKET[protocol],
+                **training("linear_tuned"),
+            }
             found.append(_stream(f"{protocol}/{name}", f"{protocol} protocol: {summary}", values, paper, protocol))
     cumulative = {"learner.keep": "cumulative", "learner.start": "retrain"}
     for feature, folder in FEATURES.items():
         for mode in ("linear", "linear_tuned", "mlp", "mlp_tuned"):
             paper = {"dataset": "clear:clear10_neurips2021-features", "dataset.features": folder, **training(mode)}
-            found.append(_stream(f"pretraining/{feature}_{mode}", f"ablation: {folder} features, {mode}", cumulative, paper,
-                                 tiny={"model": f"clear:{TRAINING[mode][0]}"} | ({"model.hidden": 32} if "mlp" in mode else {})))
+            found.append(
+                _stream(
+                    f"pretraining/{feature}_{mode}",
+                    f"ablation: {folder} features, {mode}",
+                    cumulative,
+                    paper,
+                    tiny={"model": f"clear:{TRAINING[mode][0]}"} | ({"model.hidden": 32} if "mlp" in mode else {}),
+                )
+            )
     for network in NETWORKS:
         for mode in ("cnn", "cnn_lower_lr"):
             paper = {"dataset": "clear:clear10_neurips2021", **training(mode)}
             suffix = "_lower_lr" if mode == "cnn_lower_lr" else ""
-            found.append(_stream(f"pretraining/cnn_{network}{suffix}", f"ablation: whole ResNet-50 from {network}", cumulative, paper,
-                                 tiny={"dataset": "clear:toy-pictures", "model": "clear:cnn", "model.arch": "tiny",
-                                       "learner.epochs": 2, "learner.lr_step": 60}))
+            found.append(
+                _stream(
+                    f"pretraining/cnn_{network}{suffix}",
+                    f"ablation: whole ResNet-50 from {network}",
+                    cumulative,
+                    paper,
+                    tiny={
+                        "dataset": "clear:toy-pictures",
+                        "model": "clear:cnn",
+                        "model.arch": "tiny",
+                        "learner.epochs": 2,
+                        "learner.lr_step": 60,
+                    },
+                )
+            )
     for name, summary, values in baselines():
-        paper = {"dataset": "clear:clear10-features", "dataset.features": "moco_b0", "run.memory": "2310", "learner.epochs": 1,
-                 "learner.batch_size": 1024, "learner.lr": 1.0, "learner.lr_step": 60}
+        paper = {
+            "dataset": "clear:clear10-features",
+            "dataset.features": "moco_b0",
+            "run.memory": "2310",
+            "learner.epochs": 1,
+            "learner.batch_size": 1024,
+            "learner.lr": 1.0,
+            "learner.lr_step": 60,
+        }
         found.append(_stream(f"baselines/{name}", f"baseline of the fork: {summary}", values, paper))
     for name, image in (("image", True), ("linear", False)):
         paper = ({"dataset": "clear:clear10", "model": "clear:cnn", "model.arch": "resnet18", "learner.epochs": 100,
@@ -136,7 +247,18 @@ def experiments() -> list[Experiment]:
                   "learner.augment": "crop"} if image else
                  {"dataset": "clear:clear10-features", "dataset.features": "moco_b0", "learner.epochs": 1,
                   "learner.batch_size": 512, "learner.lr": 1.0})  # fmt: skip
-        tiny = {"dataset": "clear:toy-pictures", "model": "clear:cnn", "model.arch": "tiny", "learner.epochs": 2} if image else {}
-        found.append(_stream(f"clear10-avalanche-{name}", f"Avalanche's example, {name}",
-                             {"learner.keep": "single", "learner.start": "finetune", "learner.keep_best": False}, paper, tiny=tiny))
+        tiny = (
+            {"dataset": "clear:toy-pictures", "model": "clear:cnn", "model.arch": "tiny", "learner.epochs": 2}
+            if image
+            else {}
+        )
+        found.append(
+            _stream(
+                f"clear10-avalanche-{name}",
+                f"Avalanche's example, {name}",
+                {"learner.keep": "single", "learner.start": "finetune", "learner.keep_best": False},
+                paper,
+                tiny=tiny,
+            )
+        )
     return found

@@ -34,8 +34,17 @@ class MoCo(nn.Module):
     queue: Tensor
     queue_ptr: Tensor
 
-    def __init__(self, encoder_q: nn.Module, encoder_k: nn.Module, *, dim: int = 128, queue: int = 65536,
-                 momentum: float = 0.999, temperature: float = 0.07, mlp: bool = False) -> None:
+    def __init__(
+        self,
+        encoder_q: nn.Module,
+        encoder_k: nn.Module,
+        *,
+        dim: int = 128,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        mlp: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder_q, self.encoder_k = encoder_q, encoder_k
         self.momentum, self.temperature = momentum, temperature
@@ -82,8 +91,11 @@ class MoCo(nn.Module):
             keys = gathered(keys)
         size, at = self.queue.shape[1], int(self.queue_ptr)
         if size % len(keys):
-            raise BadSetting(f"a queue of {size} is no multiple of the batch of {len(keys)}", where="moco.queue",
-                             fix="choose a batch size that divides the queue")
+            raise BadSetting(
+                f"a queue of {size} is no multiple of the batch of {len(keys)}",
+                where="moco.queue",
+                fix="choose a batch size that divides the queue",
+            )
         self.queue[:, at : at + len(keys)] = keys.T
         self.queue_ptr[0] = (at + len(keys)) % size
 
@@ -113,22 +125,24 @@ def gathered(rows: Tensor) -> Tensor:
 class TinyEncoder(nn.Module):
     """Two convolutions for the stand-in: everything of a real encoder, in milliseconds."""
 
-    def __init__(self, n_outputs: int = 128, width: int = 16) -> None:
+    def __init__(self, n_outputs: int = 128, width: int = 16, *, norm: str = "batch") -> None:
         super().__init__()
+        make = nn.BatchNorm2d if norm == "batch" else lambda channels: nn.GroupNorm(4, channels)
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = make(width)
         self.conv2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(2 * width)
+        self.bn2 = make(2 * width)
         self.fc: nn.Module = nn.Linear(2 * width, n_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float [N, 3, H, W] -> [N, outputs]."""
+        """Float [N, 3, H, W] -> [N, outputs]."""
         x = functional.relu(self.bn1(self.conv1(images)))
         x = functional.relu(self.bn2(self.conv2(x)))
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-ARCHITECTURES = ("resnet50", "resnet18", "tiny")
+ARCHITECTURES = ("resnet50", "resnet18", "tiny", "tiny-group")
+"""``tiny-group`` has no batch statistics: several processes then compute exactly what one does."""
 
 
 def encoder(arch: str, n_outputs: int) -> nn.Module:
@@ -136,8 +150,8 @@ def encoder(arch: str, n_outputs: int) -> nn.Module:
 
     :raises BadSetting: for an architecture nobody knows.
     """
-    if arch == "tiny":
-        return TinyEncoder(n_outputs)
+    if arch in ("tiny", "tiny-group"):
+        return TinyEncoder(n_outputs, norm="group" if arch == "tiny-group" else "batch")
     if arch not in ARCHITECTURES:
         raise BadSetting(f"unknown architecture {arch!r}", where="arch", fix=f"one of {', '.join(ARCHITECTURES)}")
     import torchvision
@@ -176,6 +190,9 @@ def build_cnn(settings: Cnn, fields: Mapping[str, Field], n_outputs: int, site: 
 def _width(fields: Mapping[str, Field]) -> int:
     vectors = [spec for spec in fields.values() if spec.kind == "vector"]
     if not vectors or vectors[0].shape[0] is None:
-        raise Mismatch("this head reads feature vectors, the data set gives none", where="--model",
-                       fix="--model clear:cnn, or a data set of features")
+        raise Mismatch(
+            "this head reads feature vectors, the data set gives none",
+            where="--model",
+            fix="--model clear:cnn, or a data set of features",
+        )
     return int(vectors[0].shape[0])

@@ -19,32 +19,73 @@ ORIGIN = "the CLEAR project page, or the Hugging Face data set elvishelvis6/CLEA
 @hookimpl
 def clk_plugin() -> Plugin:
     """CLEAR."""
-    return Plugin(name="clear", summary="CLEAR: natural drift over ten years of photos, curation to streaming evaluation",
-                  paper="Lin et al., NeurIPS Datasets and Benchmarks 2021, arXiv 2201.06289")
+    return Plugin(
+        name="clear",
+        summary="CLEAR: natural drift over ten years of photos, curation to streaming evaluation",
+        paper="Lin et al., NeurIPS Datasets and Benchmarks 2021, arXiv 2201.06289",
+    )
 
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
     """Two stand-ins, the four archives as pictures and as features, and any labelled folder."""
     found = [
-        Dataset(name="toy-drift", summary="feature vectors whose class means turn from bucket to bucket", task="vector -> class",
-                build="cl_plugin_clear.standin:build_drift", settings=settings.ToyDrift),
-        Dataset(name="toy-pictures", summary="rendered shapes whose looks drift over ten years", task="image -> class",
-                build="cl_plugin_clear.standin:build_pictures", settings=settings.ToyPictures),
-        Dataset(name="folder", summary="a labelled folder of either layout, as pictures", task="image -> class",
-                build="cl_plugin_clear.data.release:build_pictures", settings=settings.Released, argument="path"),
-        Dataset(name="folder-features", summary="a labelled folder of either layout, as features", task="vector -> class",
-                build="cl_plugin_clear.data.release:build_features", settings=settings.Released, argument="path"),
+        Dataset(
+            name="toy-drift",
+            summary="feature vectors whose class means turn from bucket to bucket",
+            task="vector -> class",
+            build="cl_plugin_clear.standin:build_drift",
+            settings=settings.ToyDrift,
+        ),
+        Dataset(
+            name="toy-pictures",
+            summary="rendered shapes whose looks drift over ten years",
+            task="image -> class",
+            build="cl_plugin_clear.standin:build_pictures",
+            settings=settings.ToyPictures,
+        ),
+        Dataset(
+            name="folder",
+            summary="a labelled folder of either layout, as pictures",
+            task="image -> class",
+            build="cl_plugin_clear.data.release:build_pictures",
+            settings=settings.Released,
+            argument="path",
+        ),
+        Dataset(
+            name="folder-features",
+            summary="a labelled folder of either layout, as features",
+            task="vector -> class",
+            build="cl_plugin_clear.data.release:build_features",
+            settings=settings.Released,
+            argument="path",
+        ),
     ]
     for name, (layout, summary) in RELEASES.items():
-        files = ("train/class_names.txt", "test/class_names.txt") if layout == "new" else ("class_names.txt", "labeled_metadata.json")
+        files = (
+            ("train/class_names.txt", "test/class_names.txt")
+            if layout == "new"
+            else ("class_names.txt", "labeled_metadata.json")
+        )
         asset = Asset(name=name, summary=summary, files=files, origin=ORIGIN)
         found += [
-            Dataset(name=name, summary=summary, task="image -> class", build=f"cl_plugin_clear.data.release:build_{name}",
-                    settings=settings.Released, needs=(asset,)),
-            Dataset(name=f"{name}-features", summary=f"{summary}; as features", task="vector -> class",
-                    build=f"cl_plugin_clear.data.release:build_{name}_features", settings=settings.Released, needs=(asset,),
-                    profiles={"*": {"features": "moco_b0"}}),
+            Dataset(
+                name=name,
+                summary=summary,
+                task="image -> class",
+                build=f"cl_plugin_clear.data.release:build_{name}",
+                settings=settings.Released,
+                needs=(asset,),
+            ),
+            Dataset(
+                name=f"{name}-features",
+                summary=f"{summary}; as features",
+                task="vector -> class",
+                build=f"cl_plugin_clear.data.release:build_{name}_features",
+                settings=settings.Released,
+                needs=(asset,),
+                profiles={"*": {"features": "moco_b0"}},
+            ),
         ]
     return found
 
@@ -53,31 +94,66 @@ def clk_datasets() -> Sequence[Dataset]:
 def clk_models() -> Sequence[Model]:
     """The three heads."""
     return [
-        Model(name="linear", summary="one linear layer on features", framework="torch", takes="vector",
-              build="cl_plugin_clear.model:build_linear", settings=settings.Linear, requires=("torch",)),
-        Model(name="mlp", summary="two layers on features", framework="torch", takes="vector",
-              build="cl_plugin_clear.model:build_mlp", settings=settings.Mlp, requires=("torch",)),
-        Model(name="cnn", summary="ResNet with a new head, all of it trained", framework="torch", takes="image",
-              build="cl_plugin_clear.model:build_cnn", settings=settings.Cnn, requires=("torch", "torchvision")),
+        Model(
+            name="linear",
+            summary="one linear layer on features",
+            framework="torch",
+            takes="vector",
+            build="cl_plugin_clear.model:build_linear",
+            settings=settings.Linear,
+            requires=("torch",),
+        ),
+        Model(
+            name="mlp",
+            summary="two layers on features",
+            framework="torch",
+            takes="vector",
+            build="cl_plugin_clear.model:build_mlp",
+            settings=settings.Mlp,
+            requires=("torch",),
+        ),
+        Model(
+            name="cnn",
+            summary="ResNet with a new head, all of it trained",
+            framework="torch",
+            takes="image",
+            build="cl_plugin_clear.model:build_cnn",
+            settings=settings.Cnn,
+            requires=("torch", "torchvision"),
+        ),
     ]
 
 
 @hookimpl
 def clk_replays() -> Sequence[Replay]:
     """The memory of the two-buffer variant; the biased reservoir itself is the kernel's."""
-    return [Replay(name="two-buffer", kind="policy", summary="fed with the previous bucket, beside the present one",
-                   build="cl_plugin_clear.replay:build_two_buffer", settings=settings.TwoBuffer)]
+    return [
+        Replay(
+            name="two-buffer",
+            kind="policy",
+            summary="fed with the previous bucket, beside the present one",
+            build="cl_plugin_clear.replay:build_two_buffer",
+            settings=settings.TwoBuffer,
+        )
+    ]
 
 
 @hookimpl
 def clk_learners() -> Sequence[Learner]:
     """The benchmark's classifier."""
     return [
-        Learner(name="buckets", summary="the paper's classifier, bucket by bucket: memory, single, cumulative; retrain or finetune",
-                build="cl_plugin_clear.train:build", takes=("vector -> class", "image -> class"), framework="torch",
-                rooms=("model", "memory"), defaults={"model": "clear:linear", "replay": "clk:biased-reservoir+clk:raw"},
-                settings=settings.Buckets, requires=("torch",),
-                profiles={"tiny": {"epochs": 30, "batch_size": 64, "lr": 0.1}}),
+        Learner(
+            name="buckets",
+            summary="the paper's classifier, bucket by bucket: memory, single, cumulative; retrain or finetune",
+            build="cl_plugin_clear.train:build",
+            takes=("vector -> class", "image -> class"),
+            framework="torch",
+            rooms=("model", "memory"),
+            defaults={"model": "clear:linear", "replay": "clk:biased-reservoir+clk:raw"},
+            settings=settings.Buckets,
+            requires=("torch",),
+            profiles={"tiny": {"epochs": 30, "batch_size": 64, "lr": 0.1}},
+        )
     ]
 
 
@@ -99,7 +175,11 @@ def clk_commands() -> Sequence[Command]:
         ("relocate", "nothing to do: stores can be moved; checks one that was", "store:relocate"),
         ("forget", "drop photos by id, everywhere in a store and its labelled folders", "store:forget"),
         ("export", "metadata of labelled and unlabelled photos as csv or parquet", "store:export"),
-        ("import-legacy", "read the original's json (or pickle) download folder and buckets into a store", "store:legacy"),
+        (
+            "import-legacy",
+            "read the original's json (or pickle) download folder and buckets into a store",
+            "store:legacy",
+        ),
         ("explore", "look at what a prompt retrieves: one HTML page", "look:explore"),
         ("concepts", "write a concept-group file, or check one", "classes:concepts"),
         ("retrieve", "pictures of every class in every bucket, by prompt", "classes:retrieve"),
@@ -117,4 +197,7 @@ def clk_commands() -> Sequence[Command]:
         ("evaluate", "matrix of saved models: challenge-style evaluation", "training:evaluate"),
         ("results", "mean and spread over runs, LaTeX rows, import of old results", "training:results"),
     )
-    return [Command(name=name, summary=summary, build=f"cl_plugin_clear.commands.{target}") for name, summary, target in steps]
+    return [
+        Command(name=name, summary=summary, build=f"cl_plugin_clear.commands.{target}")
+        for name, summary, target in steps
+    ]

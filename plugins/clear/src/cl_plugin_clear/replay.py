@@ -39,7 +39,9 @@ def inclusion(probabilities: Sequence[float]) -> np.ndarray:
     return out
 
 
-def bucket_buffers(buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, rng: random.Random) -> Iterator[list[T]]:
+def bucket_buffers(
+    buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, rng: random.Random
+) -> Iterator[list[T]]:
     """The authors' own procedure: the buffer after each bucket, in its order.
 
     One draw for each new item in order; then the old buffer is shuffled, cut to what the accepted leave, and they are
@@ -57,8 +59,9 @@ def bucket_buffers(buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: boo
         yield list(buffer)
 
 
-def two_buffers(buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, rng: random.Random,
-                compat: bool = False) -> Iterator[list[T]]:
+def two_buffers(
+    buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, rng: random.Random, compat: bool = False
+) -> Iterator[list[T]]:
     """The two-buffer variant: the present bucket, and a memory fed with each bucket when the next one arrives.
 
     :param compat: the original's slot ``int(u * (S - 1)) mod k``, which reuses the acceptance draw and never reaches
@@ -84,7 +87,6 @@ def two_buffers(buckets: Sequence[Sequence[T]], alpha: float, *, dynamic: bool, 
         current = list(bucket)
         n_before += len(bucket)
         yield current + memory
-
 
 
 class TwoBufferMemory:

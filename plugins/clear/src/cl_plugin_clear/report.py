@@ -43,8 +43,10 @@ def write_benchmark(ctx: Context, protocol: str) -> dict[str, Any]:
         "nap": evaluate.nap(R),
     }
     write_json(folder / "metrics.json", scores)
-    write_text(folder / "row.tex", evaluate.latex_row(
-        "run", evaluate.over_seeds([{k: scores[k] for k in evaluate.NAMES}])) + "\n")  # type: ignore[index]
+    write_text(
+        folder / "row.tex",
+        evaluate.latex_row("run", evaluate.over_seeds([{k: scores[k] for k in evaluate.NAMES}])) + "\n",
+    )  # type: ignore[index]
     heat_map(folder / "heatmap.png", R, names)
     ctx.note("CLEAR: " + ", ".join(f"{k} {scores[k]:.3f}" for k in evaluate.NAMES if scores[k] is not None))
     return scores

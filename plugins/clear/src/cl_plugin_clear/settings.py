@@ -20,11 +20,15 @@ class ToyDrift:
     n_train: int = field(default=60, validator=_at_least(1), metadata=doc("training vectors a class and bucket"))
     n_test: int = field(default=200, validator=_at_least(1), metadata=doc("test vectors a class and bucket"))
     drift: float = field(default=0.22, metadata=doc("turn of the class means from bucket to bucket", unit="rad"))
-    noise: float = field(default=1.0, validator=_at_least(0.0), metadata=doc("standard deviation around the class means"))
+    noise: float = field(
+        default=1.0, validator=_at_least(0.0), metadata=doc("standard deviation around the class means")
+    )
     protocol: str = field(
         default="iid",
         validator=_one_of(("iid", "streaming")),
-        metadata=doc("iid: own test vectors; streaming: tested on the training vectors of every bucket", source="sec. 5"),
+        metadata=doc(
+            "iid: own test vectors; streaming: tested on the training vectors of every bucket", source="sec. 5"
+        ),
     )
 
 
@@ -36,18 +40,24 @@ class Released:
     protocol: str = field(
         default="iid",
         validator=_one_of(("iid", "streaming")),
-        metadata=doc("iid: split inside each bucket; streaming: train on all of a bucket, test on all of every bucket",
-                     source="sec. 5"),
+        metadata=doc(
+            "iid: split inside each bucket; streaming: train on all of a bucket, test on all of every bucket",
+            source="sec. 5",
+        ),
     )
     features: str = field(default="", metadata=doc("feature set by name (moco_b0, clip, ...); empty for pictures"))
     test_ratio: float = field(
         default=0.3,
         validator=[_at_least(0.0), validators.lt(1.0)],
-        metadata=doc("part of each bucket that is tested on, where the folder brings no test set", source="released split"),
+        metadata=doc(
+            "part of each bucket that is tested on, where the folder brings no test set", source="released split"
+        ),
     )
     split_seed: int = field(default=0, metadata=doc("seed of that split, 0..4 in the release"))
     stratified: bool = field(default=False, metadata=doc("split each class alone; the release does not"))
-    image_size: int = field(default=224, validator=_at_least(8), metadata=doc("shorter side, then centre crop", unit="pixel"))
+    image_size: int = field(
+        default=224, validator=_at_least(8), metadata=doc("shorter side, then centre crop", unit="pixel")
+    )
     skip_buckets: tuple[int, ...] = field(default=(0,), metadata=doc("buckets kept for pre-training"))
 
 
@@ -67,15 +77,21 @@ class Mlp:
 class Cnn:
     """Settings of a whole network."""
 
-    arch: str = field(default="resnet50", validator=_one_of(("resnet50", "resnet18", "tiny")), metadata=doc("architecture"))
-    weights: str = field(default="", metadata=doc("file of backbone weights (supervised, MoCo, BYOL, lightly); empty for none"))
+    arch: str = field(
+        default="resnet50", validator=_one_of(("resnet50", "resnet18", "tiny")), metadata=doc("architecture")
+    )
+    weights: str = field(
+        default="", metadata=doc("file of backbone weights (supervised, MoCo, BYOL, lightly); empty for none")
+    )
 
 
 @frozen(kw_only=True)
 class TwoBuffer:
     """Settings of the memory of the two-buffer variant."""
 
-    alpha: float = field(default=1.0, validator=_at_least(0.0), metadata=doc("preference for the present", source="sec. 5"))
+    alpha: float = field(
+        default=1.0, validator=_at_least(0.0), metadata=doc("preference for the present", source="sec. 5")
+    )
     dynamic: bool = field(default=False, metadata=doc("accept with min(1, alpha) instead of min(1, alpha k / S)"))
 
 
@@ -86,8 +102,10 @@ class Buckets:
     keep: str = field(
         default="memory",
         validator=_one_of(("memory", "single", "cumulative", "two_buffer", "all", "nap")),
-        metadata=doc("training set of a bucket: the memory, this bucket, all so far, this bucket and the memory of the "
-                     "earlier ones, everything at once (upper bound), the first bucket only"),
+        metadata=doc(
+            "training set of a bucket: the memory, this bucket, all so far, this bucket and the memory of the "
+            "earlier ones, everything at once (upper bound), the first bucket only"
+        ),
     )
     start: str = field(
         default="retrain",
@@ -99,21 +117,28 @@ class Buckets:
         validator=_one_of(("plain", "lwf", "ewc", "si", "gem", "agem", "cwr")),
         metadata=doc("what holds on to the past besides the training set", source="table of baselines"),
     )
-    epochs: int = field(default=100, validator=_at_least(1), metadata=doc("passes over the training set", source="linear_tuned"))
+    epochs: int = field(
+        default=100, validator=_at_least(1), metadata=doc("passes over the training set", source="linear_tuned")
+    )
     lr_step: int = field(default=60, validator=_at_least(1), metadata=doc("epochs between drops of the learning rate"))
     lr_gamma: float = field(default=0.1, validator=_at_least(0.0), metadata=doc("what a drop multiplies it with"))
     batch_size: int = field(default=256, validator=_at_least(1), metadata=doc("samples a step", source="linear_tuned"))
     lr: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("learning rate", source="linear_tuned"))
     momentum: float = field(default=0.9, validator=_at_least(0.0), metadata=doc("of SGD"))
     weight_decay: float = field(default=0.0, validator=_at_least(0.0), metadata=doc("of SGD"))
-    keep_best: bool = field(default=True, metadata=doc("end with the weights of the epoch of lowest training loss", source="sec. 2.13"))
+    keep_best: bool = field(
+        default=True, metadata=doc("end with the weights of the epoch of lowest training loss", source="sec. 2.13")
+    )
     augment: str = field(
         default="centre",
         validator=_one_of(("centre", "crop", "crop-flip")),
         metadata=doc("pictures in training: centre crop (authors), random crop (Avalanche example), with flip (fork)"),
     )
-    strength: float = field(default=0.0, validator=_at_least(0.0),
-                            metadata=doc("weight of the penalty; 0 for the method's own: EWC 0.4, SI 1e-4, GEM margin 0.5"))
+    strength: float = field(
+        default=0.0,
+        validator=_at_least(0.0),
+        metadata=doc("weight of the penalty; 0 for the method's own: EWC 0.4, SI 1e-4, GEM margin 0.5"),
+    )
     lwf_alpha: float = field(default=2.0, metadata=doc("LwF: weight at the last bucket, growing linearly from 0"))
     lwf_temperature: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("LwF: temperature"))
     predict_batch: int = field(default=512, validator=_at_least(1), metadata=doc("samples scored at a time"))
@@ -125,7 +150,9 @@ class Pipeline:
 
     n_records: int = field(default=6000, validator=_at_least(200), metadata=doc("photo records", source="sec. 4.9"))
     chunk_size: int = field(default=1000, validator=_at_least(1), metadata=doc("source lines a chunk"))
-    n_buckets: int = field(default=11, validator=_at_least(3), metadata=doc("equal buckets; bucket 0 is for pre-training"))
+    n_buckets: int = field(
+        default=11, validator=_at_least(3), metadata=doc("equal buckets; bucket 0 is for pre-training")
+    )
     min_edge: int = field(default=50, metadata=doc("shortest edge", unit="pixel"))
     max_aspect_ratio: float = field(default=2.0, metadata=doc("long edge over short edge"))
     class_size: int = field(default=20, validator=_at_least(1), metadata=doc("pictures a class and bucket (M)"))
@@ -133,7 +160,9 @@ class Pipeline:
     negative_ratio: float = field(default=0.2, metadata=doc("background pictures a label, as a part of M"))
     test_ratio: float = field(default=0.3, metadata=doc("part of a bucket that is tested on"))
     epochs: int = field(default=60, validator=_at_least(1), metadata=doc("epochs of the classifiers"))
-    moco_epochs: int = field(default=1, validator=_at_least(0), metadata=doc("epochs of MoCo on bucket 0; 0 leaves it out"))
+    moco_epochs: int = field(
+        default=1, validator=_at_least(0), metadata=doc("epochs of MoCo on bucket 0; 0 leaves it out")
+    )
     n_threads: int = field(default=2, validator=_at_least(1), metadata=doc("threads"))
 
 
@@ -141,7 +170,9 @@ class Pipeline:
 class DriftTable:
     """Settings of the table of methods on ``toy-drift``."""
 
-    n_seeds: int = field(default=3, validator=_at_least(1), metadata=doc("seeds 0, 1, ..., averaged", source="sec. 4.9"))
+    n_seeds: int = field(
+        default=3, validator=_at_least(1), metadata=doc("seeds 0, 1, ..., averaged", source="sec. 4.9")
+    )
     epochs: int = field(default=30, validator=_at_least(1), metadata=doc("epochs", source="sec. 4.9"))
     batch_size: int = field(default=64, validator=_at_least(1), metadata=doc("samples a step", source="sec. 4.9"))
     lr: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("learning rate", source="sec. 4.9"))
@@ -150,11 +181,15 @@ class DriftTable:
 
 @frozen(kw_only=True)
 class Moco:
-    """Settings of MoCo pre-training; defaults are the authors' run on bucket 0 (``--mlp --aug-plus --cos --moco-t 0.2``)."""
+    """Settings of MoCo pre-training; defaults are the authors' on bucket 0 (``--mlp --aug-plus --cos``)."""
 
-    data: str = field(default="", metadata=doc("ImageNet-like folder, or store:SPLIT/BUCKET of a photo store; empty for the stand-in"))
+    data: str = field(
+        default="", metadata=doc("ImageNet-like folder, or store:SPLIT/BUCKET of a photo store; empty for the stand-in")
+    )
     root: str = field(default="", metadata=doc("photo store that ``store:`` refers to"))
-    arch: str = field(default="resnet50", validator=_one_of(("resnet50", "resnet18", "tiny")), metadata=doc("encoder"))
+    arch: str = field(
+        default="resnet50", validator=_one_of(("resnet50", "resnet18", "tiny", "tiny-group")), metadata=doc("encoder")
+    )
     epochs: int = field(default=200, validator=_at_least(1), metadata=doc("passes over the pictures"))
     batch_size: int = field(default=256, validator=_at_least(1), metadata=doc("pictures of all processes a step"))
     lr: float = field(default=0.03, validator=validators.gt(0.0), metadata=doc("learning rate at the start"))
@@ -170,14 +205,18 @@ class Moco:
     aug_plus: bool = field(default=True, metadata=doc("MoCo v2 augmentation: blur and jitter with probability"))
     image_size: int = field(default=224, validator=_at_least(16), metadata=doc("crop", unit="pixel"))
     keep_last: int = field(default=2, validator=_at_least(1), metadata=doc("newest checkpoints kept"))
-    keep_every: int = field(default=20, validator=_at_least(0), metadata=doc("every so many epochs one is kept for good"))
+    keep_every: int = field(
+        default=20, validator=_at_least(0), metadata=doc("every so many epochs one is kept for good")
+    )
 
 
 @frozen(kw_only=True)
 class Challenge:
     """Settings of challenge-style evaluation: saved models, scored bucket by bucket."""
 
-    models: str = field(default="", metadata=doc("folder of t00.safetensors ... t09.safetensors, or of the fork's model_*_timeII.pth"))
+    models: str = field(
+        default="", metadata=doc("folder of t00.safetensors ... t09.safetensors, or of the fork's model_*_timeII.pth")
+    )
     data: str = field(default="", metadata=doc("hold-out labelled folder; empty for the stand-in"))
     arch: str = field(default="resnet18", metadata=doc("network of the saved models, or linear"))
     image_size: int = field(default=224, metadata=doc("shorter side, then centre crop", unit="pixel"))

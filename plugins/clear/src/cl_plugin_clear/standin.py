@@ -1,4 +1,4 @@
-"""Stand-ins that need nothing: ``toy-yfcc`` (metadata, pictures, a toy CLIP) and ``toy-drift`` (feature vectors), sec. 4.9.
+"""Stand-ins that need nothing: ``toy-yfcc`` (metadata, pictures, toy CLIP) and ``toy-drift`` (vectors), sec. 4.9.
 
 Shapes: N items, H W picture, C classes, D features, B buckets.
 """
@@ -42,8 +42,9 @@ def write_metadata(folder: Path, n: int = 6000, seed: int = 0) -> None:
     uploaded[: n // 50] = uploaded[n // 50 : 2 * (n // 50)]  # ties
     uploaded = rng.permutation(uploaded)
     kind = rng.permutation(n)
-    ahead, equal, null, empty = (set(kind[int(a * n) : int(b * n)].tolist()) for a, b in
-                                 ((0, 0.03), (0.03, 0.04), (0.04, 0.055), (0.055, 0.07)))
+    ahead, equal, null, empty = (
+        set(kind[int(a * n) : int(b * n)].tolist()) for a, b in ((0, 0.03), (0.03, 0.04), (0.04, 0.055), (0.055, 0.07))
+    )
     video = set(rng.permutation(n)[: max(1, int(0.008 * n))].tolist())
     zero = set(rng.permutation(n)[: max(1, int(0.01 * n))].tolist())
     no_tags = rng.random(n) < 0.2
@@ -51,21 +52,56 @@ def write_metadata(folder: Path, n: int = 6000, seed: int = 0) -> None:
     rows: dict[str, list[str]] = {name: [] for name in ("dataset", "autotags-v1", "lines", "hash", "exif")}
     for i in range(n):
         stamp = 0 if i in zero else int(uploaded[i])
-        taken_stamp = stamp + 3600 * int(rng.integers(1, 100)) if i in ahead else stamp if i in equal else \
-            stamp - int(rng.integers(60, 86400 * 30))
-        taken = "null" if i in null else "" if i in empty else \
-            datetime.fromtimestamp(max(taken_stamp, -10**9), UTC).strftime("%Y-%m-%d %H:%M:%S.0")
+        taken_stamp = (
+            stamp + 3600 * int(rng.integers(1, 100))
+            if i in ahead
+            else stamp
+            if i in equal
+            else stamp - int(rng.integers(60, 86400 * 30))
+        )
+        taken = (
+            "null"
+            if i in null
+            else ""
+            if i in empty
+            else datetime.fromtimestamp(max(taken_stamp, -(10**9)), UTC).strftime("%Y-%m-%d %H:%M:%S.0")
+        )
         title = ("sunset+%28at+the+lake%29", 'the+"big"+one', "100%25", "plain", "it%27s")[i % 5]
         secret = f"{int(rng.integers(1 << 40)):010x}"
         fields = [
-            str(ids[i]), f"{10000000 + i % 997}@N0{i % 9}", f"user+{i % 997}", taken, str(stamp), "Canon+EOS" if i % 3 else "",
-            title, "a+longer+text" if i % 2 else "", "lake,summer" if i % 4 else "", "", "12.5" if i % 3 == 0 else "",
-            "-33.25" if i % 3 == 0 else "", "16" if i % 3 == 0 else "", f"http://toy/photos/{ids[i]}/",
-            f"toy://{ids[i]}/{stamp}", "Attribution License", "http://creativecommons.org/licenses/by/2.0/", str(i % 600),
-            str(i % 9), secret, secret[::-1], ("jpg", "jpg", "jpg", "png")[i % 4], "1" if i in video else "0",
+            str(ids[i]),
+            f"{10000000 + i % 997}@N0{i % 9}",
+            f"user+{i % 997}",
+            taken,
+            str(stamp),
+            "Canon+EOS" if i % 3 else "",
+            title,
+            "a+longer+text" if i % 2 else "",
+            "lake,summer" if i % 4 else "",
+            "",
+            "12.5" if i % 3 == 0 else "",
+            "-33.25" if i % 3 == 0 else "",
+            "16" if i % 3 == 0 else "",
+            f"http://toy/photos/{ids[i]}/",
+            f"toy://{ids[i]}/{stamp}",
+            "Attribution License",
+            "http://creativecommons.org/licenses/by/2.0/",
+            str(i % 600),
+            str(i % 9),
+            secret,
+            secret[::-1],
+            ("jpg", "jpg", "jpg", "png")[i % 4],
+            "1" if i in video else "0",
         ]
         rows["dataset"].append("\t".join(fields))
-        tags = "" if no_tags[i] else ",".join(f"{tag}:{0.5 + 0.01 * ((i + k) % 50):.3f}" for k, tag in enumerate(("outdoor", "lake", "art")[: 1 + i % 3]))
+        tags = (
+            ""
+            if no_tags[i]
+            else ",".join(
+                f"{tag}:{0.5 + 0.01 * ((i + k) % 50):.3f}"
+                for k, tag in enumerate(("outdoor", "lake", "art")[: 1 + i % 3])
+            )
+        )
         rows["autotags-v1"].append(f"{ids[i]}\t{tags}")
         rows["lines"].append(f"{i}\t{ids[i]}")
         rows["hash"].append(f"{ids[i]}\t{hashlib.md5(str(ids[i]).encode(), usedforsecurity=False).hexdigest()}")
@@ -218,12 +254,19 @@ class ToyClip:
 
     def __init__(self) -> None:
         self._projection = np.random.default_rng(2004).standard_normal((63, TOY_DIM)) / 8.0
-        self._centre = np.mean([hand_features(render(shape, year, ("held out", k)))
-                                for shape in (*SHAPES, TEXTURE) for k, year in enumerate((1.0, 5.0, 9.0))], axis=0)
+        held_out = np.stack(
+            [
+                hand_features(render(shape, year + 0.5, ("held out", shape, year)))
+                for shape in (*SHAPES, TEXTURE)
+                for year in range(10)
+            ]
+        )
+        self._centre, self._scale = held_out.mean(0), held_out.std(0) + 0.02
 
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """float32 [N, 64]."""
-        rows = np.stack([hand_features(np.asarray(picture.convert("RGB"))) for picture in pictures]) - self._centre
+        rows = np.stack([hand_features(np.asarray(picture.convert("RGB"))) for picture in pictures])
+        rows = (rows - self._centre) / self._scale
         return (rows @ self._projection).astype(np.float32)
 
     def texts(self, prompts: Sequence[str]) -> np.ndarray:
@@ -285,8 +328,10 @@ def drift_arrays(settings: ToyDrift, seed: int) -> Mapping[str, np.ndarray]:
 def build_drift(settings: ToyDrift, site: Site) -> Stream:
     """Stream ``toy-drift``: buckets 1..B, a test set per bucket."""
     arrays = drift_arrays(settings, site.seed)
-    spec = {"vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
-            "class": Field(shape=(), dtype="int64", kind="class", n=settings.n_classes)}
+    spec = {
+        "vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=settings.n_classes),
+    }
     classes = tuple(range(settings.n_classes))
     return _stream("clear:toy-drift", spec, "vector", arrays, tuple(f"class {c}" for c in classes), settings.protocol)
 
@@ -299,28 +344,53 @@ def build_pictures(settings: ToyPictures, site: Site) -> Stream:
         for part, n in (("train", settings.n_train), ("test", settings.n_test)):
             labels = np.repeat(np.arange(C), n)
             years = 10.0 * (b + site.rng("toy-pictures", part, b).random(len(labels))) / settings.n_buckets
-            out[f"{part}_x"].append(np.stack([
-                np.asarray(Image.fromarray(render(SHAPES[c], year, (site.seed, part, b, i))).resize((side, side)))
-                for i, (c, year) in enumerate(zip(labels, years, strict=True))
-            ]))
+            out[f"{part}_x"].append(
+                np.stack(
+                    [
+                        np.asarray(
+                            Image.fromarray(render(SHAPES[c], year, (site.seed, part, b, i))).resize((side, side))
+                        )
+                        for i, (c, year) in enumerate(zip(labels, years, strict=True))
+                    ]
+                )
+            )
             out[f"{part}_y"].append(labels)
     arrays = {name: np.stack(parts) for name, parts in out.items()}
-    spec = {"image": Field(shape=(side, side, 3), dtype="uint8", kind="image"),
-            "class": Field(shape=(), dtype="int64", kind="class", n=C)}
+    spec = {
+        "image": Field(shape=(side, side, 3), dtype="uint8", kind="image"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=C),
+    }
     return _stream("clear:toy-pictures", spec, "image", arrays, SHAPES, settings.protocol)
 
 
-def _stream(name: str, spec: Mapping[str, Field], source: str, arrays: Mapping[str, np.ndarray], class_names: Sequence[str],
-            protocol: str) -> Stream:
+def _stream(
+    name: str,
+    spec: Mapping[str, Field],
+    source: str,
+    arrays: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    protocol: str,
+) -> Stream:
     side = "train" if protocol == "streaming" else "test"
     test_x, test_y = arrays[f"{side}_x"], arrays[f"{side}_y"]
     n_buckets, n = test_y.shape
     stages = [
-        Stage(index=b, name=str(b + 1), classes=tuple(range(len(class_names))) if b == 0 else (),
-              train=ArraySamples(spec, {source: arrays["train_x"][b], "class": arrays["train_y"][b]}))
+        Stage(
+            index=b,
+            name=str(b + 1),
+            classes=tuple(range(len(class_names))) if b == 0 else (),
+            train=ArraySamples(spec, {source: arrays["train_x"][b], "class": arrays["train_y"][b]}),
+        )
         for b in range(n_buckets)
     ]
     test = ArraySamples(spec, {source: test_x.reshape(-1, *test_x.shape[2:]), "class": test_y.reshape(-1)})
-    return Stream(name=name, task=f"{source} -> class", stages=stages, test=test,
-                  test_sets={str(b + 1): np.arange(b * n, (b + 1) * n) for b in range(n_buckets)},
-                  class_names=tuple(class_names), fingerprint=fingerprint(protocol, *arrays.values()), info={"protocol": protocol})
+    return Stream(
+        name=name,
+        task=f"{source} -> class",
+        stages=stages,
+        test=test,
+        test_sets={str(b + 1): np.arange(b * n, (b + 1) * n) for b in range(n_buckets)},
+        class_names=tuple(class_names),
+        fingerprint=fingerprint(protocol, *arrays.values()),
+        info={"protocol": protocol},
+    )

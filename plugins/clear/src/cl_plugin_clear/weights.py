@@ -17,7 +17,7 @@ def adapt(state: Mapping[str, T]) -> dict[str, T]:
     The first prefix of :data:`PREFIXES` that occurs counts.
     """
     for prefix in PREFIXES:
-        found = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
+        found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         if found:
             return {key: value for key, value in found.items() if not key.startswith("fc")}
     return {}

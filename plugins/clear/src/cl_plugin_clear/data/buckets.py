@@ -41,8 +41,12 @@ class Rule:
 
     def described(self) -> dict[str, Any]:
         """For the split's json."""
-        return {"by": self.by, "n": self.n_buckets, "intervals": [list(pair) for pair in self.intervals],
-                "compat_original": self.compat_original}
+        return {
+            "by": self.by,
+            "n": self.n_buckets,
+            "intervals": [list(pair) for pair in self.intervals],
+            "compat_original": self.compat_original,
+        }
 
     @property
     def n_buckets(self) -> int:
@@ -86,8 +90,17 @@ class Cutter:
         return out
 
 
-def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = ("ok",), memory: str = "384MB",
-               threads: int = 2, redo: bool = False, report: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+def make_split(
+    root: Path,
+    name: str,
+    rule: Rule,
+    *,
+    statuses: Sequence[str] = ("ok",),
+    memory: str = "384MB",
+    threads: int = 2,
+    redo: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Cut the store's pictures into buckets under ``buckets/<name>``.
 
     :param statuses: rows that take part; ``("ok", "pending")`` before a download.
@@ -106,8 +119,11 @@ def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = (
     if described.exists() and not redo:
         known: dict[str, Any] = json.loads(described.read_text())
         if {key: known.get(key) for key in identity} != identity:
-            raise BadSetting(f"split {name!r} exists, made by another rule or from other rows", where=str(described),
-                             fix="choose another --name, or pass --redo")
+            raise BadSetting(
+                f"split {name!r} exists, made by another rule or from other rows",
+                where=str(described),
+                fix="choose another --name, or pass --redo",
+            )
         return {**known, "reused": True}
     started = time.monotonic()
     with store.held():
@@ -115,10 +131,17 @@ def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = (
         wanted = ", ".join("'" + status.replace("'", "") + "'" for status in statuses)
         n_items = database.execute(f"select count(*) from photos where status in ({wanted})").fetchall()[0][0]
         if n_items == 0:
-            raise BadInput(f"no rows with status {', '.join(statuses)}", where=str(root), fix="clk clear download, or --include-pending")
+            raise BadInput(
+                f"no rows with status {', '.join(statuses)}",
+                where=str(root),
+                fix="clk clear download, or --include-pending",
+            )
         if rule.by == "equal" and (rule.n < 1 or rule.n > n_items):
-            raise BadInput(f"{rule.n} buckets of {n_items} items: some would be empty", where="split",
-                           fix="use fewer buckets, or download more before splitting")
+            raise BadInput(
+                f"{rule.n} buckets of {n_items} items: some would be empty",
+                where="split",
+                fix="use fewer buckets, or download more before splitting",
+            )
         temporary = place.with_name(f".{name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         with full_disk_named(place):
@@ -128,24 +151,39 @@ def make_split(root: Path, name: str, rule: Rule, *, statuses: Sequence[str] = (
             shutil.rmtree(place, ignore_errors=True)
             temporary.rename(place)
             sync_folder(place.parent)
-        content = {"format": 1, "name": name, **identity, "n_items": n_items, "buckets": buckets,
-                   "dropped": n_items - sum(bucket["n"] for bucket in buckets),
-                   "empty": [bucket["bucket"] for bucket in buckets if bucket["n"] == 0],
-                   "seconds": round(time.monotonic() - started, 3)}
+        content = {
+            "format": 1,
+            "name": name,
+            **identity,
+            "n_items": n_items,
+            "buckets": buckets,
+            "dropped": n_items - sum(bucket["n"] for bucket in buckets),
+            "empty": [bucket["bucket"] for bucket in buckets if bucket["n"] == 0],
+            "seconds": round(time.monotonic() - started, 3),
+        }
         write_json(described, content)
     return {**content, "reused": False}
 
 
-def _cut(database: Any, wanted: str, cutter: Cutter, n_buckets: int, folder: Path, n_items: int,
-         report: Callable[[int, int], None]) -> list[dict[str, Any]]:
+def _cut(
+    database: Any,
+    wanted: str,
+    cutter: Cutter,
+    n_buckets: int,
+    folder: Path,
+    n_items: int,
+    report: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
     # only numbers travel through the sort: the path is put together again from what it is made of
     stream = database.sql(
         "select date_uploaded as up, row, id, split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "
         f"from photos where status in ({wanted}) order by up, row"
     )
     reader = (stream.to_arrow_reader if hasattr(stream, "to_arrow_reader") else stream.fetch_arrow_reader)(200_000)
-    stats: list[dict[str, Any]] = [{"bucket": b, "n": 0, "min": None, "max": None, "first_row": None, "last_row": None,
-                                    "digest": hashlib.sha256()} for b in range(n_buckets)]
+    stats: list[dict[str, Any]] = [
+        {"bucket": b, "n": 0, "min": None, "max": None, "first_row": None, "last_row": None, "digest": hashlib.sha256()}
+        for b in range(n_buckets)
+    ]
     for b in range(n_buckets):
         (folder / f"bucket={b}").mkdir(parents=True)
     writer: pq.ParquetWriter | None = None
@@ -163,23 +201,36 @@ def _cut(database: Any, wanted: str, cutter: Cutter, n_buckets: int, folder: Pat
                 rows = pa.array(np.flatnonzero(bucket == b))
                 piece = batch.take(rows)
                 ids, row, ups = (piece[name].to_numpy() for name in ("id", "row", "up"))
-                paths = [f"images/{c}/{i}.{e}" if c else None for c, i, e in
-                         zip(piece["chunk"].to_pylist(), ids.tolist(), piece["ext"].to_pylist(), strict=True)] if \
-                    piece["chunk"].null_count < len(piece) else [None] * len(piece)
+                paths = (
+                    [
+                        f"images/{c}/{i}.{e}" if c else None
+                        for c, i, e in zip(
+                            piece["chunk"].to_pylist(), ids.tolist(), piece["ext"].to_pylist(), strict=True
+                        )
+                    ]
+                    if piece["chunk"].null_count < len(piece)
+                    else [None] * len(piece)
+                )
                 stat = stats[b]
                 stat["min"] = int(ups.min()) if stat["min"] is None else min(stat["min"], int(ups.min()))
                 stat["max"] = int(ups.max()) if stat["max"] is None else max(stat["max"], int(ups.max()))
-                stat["first_row"] = int(row.min()) if stat["first_row"] is None else min(stat["first_row"], int(row.min()))
+                stat["first_row"] = (
+                    int(row.min()) if stat["first_row"] is None else min(stat["first_row"], int(row.min()))
+                )
                 stat["last_row"] = int(row.max()) if stat["last_row"] is None else max(stat["last_row"], int(row.max()))
                 stat["digest"].update(np.ascontiguousarray(ids, np.int64).tobytes())
                 if writing != b or in_part >= PART_ROWS:
                     if writer is not None:
                         writer.close()
                     part = stat["n"] // PART_ROWS
-                    writer = pq.ParquetWriter(folder / f"bucket={b}" / f"part-{part:04d}.parquet", ROWS, compression="snappy")
+                    writer = pq.ParquetWriter(
+                        folder / f"bucket={b}" / f"part-{part:04d}.parquet", ROWS, compression="snappy"
+                    )
                     writing, in_part = b, 0
                 assert writer is not None
-                writer.write_table(pa.table([piece["id"], piece["up"], pa.array(paths, pa.string()), piece["row"]], schema=ROWS))
+                writer.write_table(
+                    pa.table([piece["id"], piece["up"], pa.array(paths, pa.string()), piece["row"]], schema=ROWS)
+                )
                 stat["n"] += len(piece)
                 in_part += len(piece)
             report(done, n_items)
@@ -214,8 +265,11 @@ class Split:
         path = root / "buckets" / f"{name}.json"
         if not path.exists():
             known = sorted(p.stem for p in (root / "buckets").glob("*.json"))
-            raise MissingAsset(f"no split {name!r}; there are: {', '.join(known) or 'none'}", where=str(root),
-                               fix=f"clk clear split --root {root} --name {name}")
+            raise MissingAsset(
+                f"no split {name!r}; there are: {', '.join(known) or 'none'}",
+                where=str(root),
+                fix=f"clk clear split --root {root} --name {name}",
+            )
         return cls(root, json.loads(path.read_text()))
 
     @property
@@ -243,4 +297,6 @@ class Split:
         parts = sorted((self.root / "buckets" / self.name / f"bucket={bucket}").glob("part-*.parquet"))
         if not parts:
             return ROWS.empty_table().select(list(columns) if columns else ROWS.names)
-        return pa.concat_tables([pq.ParquetFile(part).read(columns=list(columns) if columns else None) for part in parts])
+        return pa.concat_tables(
+            [pq.ParquetFile(part).read(columns=list(columns) if columns else None) for part in parts]
+        )

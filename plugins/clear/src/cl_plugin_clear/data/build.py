@@ -17,7 +17,9 @@ def class_names(labels: Sequence[str]) -> list[str]:
     return sorted(set(labels))
 
 
-def map_labels(prompts: Sequence[str], label_map: Mapping[str, str] | None, *, default: str = "", prefix: str = "") -> list[str]:
+def map_labels(
+    prompts: Sequence[str], label_map: Mapping[str, str] | None, *, default: str = "", prefix: str = ""
+) -> list[str]:
     """Short label of each prompt.
 
     :param default: ``"slug"`` turns an unknown prompt into words joined by ``_``; empty refuses it.
@@ -29,8 +31,11 @@ def map_labels(prompts: Sequence[str], label_map: Mapping[str, str] | None, *, d
     else:
         unknown = [prompt for prompt in bare if prompt not in label_map]
         if unknown and default != "slug":
-            raise BadInput(f"no label for the prompt{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}",
-                           where="label map", fix="add it, or pass --label-map-default slug")
+            raise BadInput(
+                f"no label for the prompt{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}",
+                where="label map",
+                fix="add it, or pass --label-map-default slug",
+            )
         labels = [label_map.get(prompt) or slug(prompt) for prompt in bare]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -61,5 +66,8 @@ def list_bucket(bucket: str, members: Mapping[str, Sequence[tuple[str, str]]], n
     :param members: label -> (id, extension) in score order.
     """
     index = {name: i for i, name in enumerate(names)}
-    return [Listed(f"{LABELED_IMAGES}/{bucket}/{label}/{name}.{extension}", index[label], name)
-            for label, images in members.items() for name, extension in images]
+    return [
+        Listed(f"{LABELED_IMAGES}/{bucket}/{label}/{name}.{extension}", index[label], name)
+        for label, images in members.items()
+        for name, extension in images
+    ]

@@ -15,13 +15,7 @@ from cl_plugin_clear.data.retrieval import check_sizes
 
 CLEAR10 = ("laptop", "camera", "bus", "sweater", "dress", "racing", "hockey", "cosplay", "baseball", "soccer")
 CLEAR100 = tuple(
-    "airplane amusement_park aquarium athletics bag bar baseball basketball beer bicycle boat bookstore boot bread bridge "
-    "bus_station cable cake camera car castle chair cheese chef chocolate church classroom coat cosplay denim dress esport "
-    "farm ferry firefighter fountain gallery glasses glove golf guitar hat headphone helicopter highway hockey horse_riding "
-    "ice_cream keyboard lamppost laptop makeup microphone mobile_phone mug museum necklace noodle piano pizza police "
-    "projector pump railway restaurant ring roller_skating salad sandal sandwich scarf shopping_mall skateboarding skating "
-    "skyscraper snowboarding sock sofa soldier sport_shoes stadium statue subway supermarket sushi sweatshirt swimming "
-    "swimsuit table television temple tennis tie toilet toy vase violin volleyball wine zoo".split()
+    ["airplane", "amusement_park", "aquarium", "athletics", "bag", "bar", "baseball", "basketball", "beer", "bicycle", "boat", "bookstore", "boot", "bread", "bridge", "bus_station", "cable", "cake", "camera", "car", "castle", "chair", "cheese", "chef", "chocolate", "church", "classroom", "coat", "cosplay", "denim", "dress", "esport", "farm", "ferry", "firefighter", "fountain", "gallery", "glasses", "glove", "golf", "guitar", "hat", "headphone", "helicopter", "highway", "hockey", "horse_riding", "ice_cream", "keyboard", "lamppost", "laptop", "makeup", "microphone", "mobile_phone", "mug", "museum", "necklace", "noodle", "piano", "pizza", "police", "projector", "pump", "railway", "restaurant", "ring", "roller_skating", "salad", "sandal", "sandwich", "scarf", "shopping_mall", "skateboarding", "skating", "skyscraper", "snowboarding", "sock", "sofa", "soldier", "sport_shoes", "stadium", "statue", "subway", "supermarket", "sushi", "sweatshirt", "swimming", "swimsuit", "table", "television", "temple", "tennis", "tie", "toilet", "toy", "vase", "violin", "volleyball", "wine", "zoo"]
 )
 """Labels in class order; the prompts behind them are the user's to give, the label with blanks by default."""
 
@@ -73,7 +67,7 @@ class Concepts:
             raise BadInput("the group has no prompts", where=f"concept group {self.name}", fix="list them under GROUP")
         if "/" in self.name or self.name in ("", ".", ".."):
             raise BadSetting(f"{self.name!r} cannot be a folder name", where="concept group", fix="choose another NAME")
-        if not 0.0 <= self.negative_ratio:
+        if not self.negative_ratio >= 0.0:
             raise BadSetting(f"a negative ratio of {self.negative_ratio}", where=f"concept group {self.name}")
         return self
 
@@ -84,7 +78,12 @@ class Concepts:
     def as_json(self) -> dict[str, Any]:
         """Under the original's keys."""
         values = {key: getattr(self, name) for name, key in _KEYS.items()}
-        return {**values, "ALLOW_OVERLAP": int(self.allow_overlap), "BACKGROUND": int(self.background), "GROUP": list(self.group)}
+        return {
+            **values,
+            "ALLOW_OVERLAP": int(self.allow_overlap),
+            "BACKGROUND": int(self.background),
+            "GROUP": list(self.group),
+        }
 
 
 def read_concepts(path: Path) -> Concepts:
@@ -94,10 +93,22 @@ def read_concepts(path: Path) -> Concepts:
     """
     content = read_json_object(path)
     unknown = sorted(set(content) - set(_KEYS.values()))
-    missing = [key for key in ("NAME", "GROUP", "NUM_OF_IMAGES_PER_CLASS_PER_BUCKET", "NUM_OF_IMAGES_PER_CLASS_PER_BUCKET_TO_QUERY")
-               if key not in content]
+    missing = [
+        key
+        for key in (
+            "NAME",
+            "GROUP",
+            "NUM_OF_IMAGES_PER_CLASS_PER_BUCKET",
+            "NUM_OF_IMAGES_PER_CLASS_PER_BUCKET_TO_QUERY",
+        )
+        if key not in content
+    ]
     if unknown or missing:
-        raise BadInput(f"unknown keys {unknown}, missing keys {missing}", where=str(path), fix=f"known: {', '.join(_KEYS.values())}")
+        raise BadInput(
+            f"unknown keys {unknown}, missing keys {missing}",
+            where=str(path),
+            fix=f"known: {', '.join(_KEYS.values())}",
+        )
     values: dict[str, Any] = {}
     for name, key in _KEYS.items():
         if key not in content:
@@ -151,11 +162,25 @@ def known_group(name: str, **changes: Any) -> Concepts:
     :raises BadSetting: for another name; CLEAR-50's prompts are not part of the published text.
     """
     groups: Mapping[str, Concepts] = {
-        "clear10": Concepts(name="CLEAR10-TEST", group=CLEAR10, class_size=300, pool=16000, background=True,
-                            negative_ratio=0.1, split="clear_10_time"),
-        "clear100": Concepts(name="CLEAR100-V2", group=tuple(label.replace("_", " ") for label in CLEAR100), class_size=600,
-                             pool=15000, split="bucket_11"),
+        "clear10": Concepts(
+            name="CLEAR10-TEST",
+            group=CLEAR10,
+            class_size=300,
+            pool=16000,
+            background=True,
+            negative_ratio=0.1,
+            split="clear_10_time",
+        ),
+        "clear100": Concepts(
+            name="CLEAR100-V2",
+            group=tuple(label.replace("_", " ") for label in CLEAR100),
+            class_size=600,
+            pool=15000,
+            split="bucket_11",
+        ),
     }
     if name not in groups:
-        raise BadSetting(f"no published concept group {name!r}", where="--group", fix=f"{', '.join(groups)}, or a JSON file")
+        raise BadSetting(
+            f"no published concept group {name!r}", where="--group", fix=f"{', '.join(groups)}, or a JSON file"
+        )
     return evolve(groups[name], **changes).check()

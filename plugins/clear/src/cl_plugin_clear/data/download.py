@@ -103,8 +103,9 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in values:
-            raise BadSetting(f"the template asks for {name!r}", where="--url-template",
-                             fix=f"known: {', '.join(sorted(values))}")
+            raise BadSetting(
+                f"the template asks for {name!r}", where="--url-template", fix=f"known: {', '.join(sorted(values))}"
+            )
         text = "" if values[name] is None else str(values[name])
         if match[2] is None:
             return text
@@ -181,9 +182,18 @@ def reader(url: str, options: Options) -> Callable[[str], bytes]:
     raise ValueError(f"no address: {url!r}")
 
 
-def fetch_one(url: str, extension: str, read: Callable[[str], bytes], limits: Limits, *, attempts: int = ATTEMPTS,
-              wait_s: float = 1.0, sleep: Callable[[float], None] = time.sleep, unavailable: frozenset[str] = frozenset(),
-              reencode: bool = True) -> Picture:
+def fetch_one(
+    url: str,
+    extension: str,
+    read: Callable[[str], bytes],
+    limits: Limits,
+    *,
+    attempts: int = ATTEMPTS,
+    wait_s: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+    unavailable: frozenset[str] = frozenset(),
+    reencode: bool = True,
+) -> Picture:
     """Fetch, decode and judge one picture; failures are tried again, a verdict of the filter and a 404 are final."""
     found = Picture(status="http", error="no attempt")
     for attempt in range(attempts):
@@ -218,20 +228,27 @@ class Download:
     n_bytes: int = 0
 
 
-def download(root: Path, options: Options, *, report: Callable[[Download], None] = lambda state: None,
-             retry: Sequence[str] = ()) -> Download:
+def download(
+    root: Path, options: Options, *, report: Callable[[Download], None] = lambda state: None, retry: Sequence[str] = ()
+) -> Download:
     """Fetch every pending record of the store.
 
     :param retry: statuses to try once more in chunks already done, e.g. ``("http",)``.
     """
     store = Store.open(root)
     state = Download()
-    limits = {"min_size": options.limits.min_size, "min_edge": options.limits.min_edge,
-              "max_aspect_ratio": float(options.limits.max_aspect_ratio)}
+    limits = {
+        "min_size": options.limits.min_size,
+        "min_edge": options.limits.min_edge,
+        "max_aspect_ratio": float(options.limits.max_aspect_ratio),
+    }
     known = store.config.get("images")
     if known is not None and known != limits:
-        raise BadSetting(f"pictures were filtered with {known}, asked for {limits}", where=str(root / "clear.toml"),
-                         fix="use the same limits, or another --root")
+        raise BadSetting(
+            f"pictures were filtered with {known}, asked for {limits}",
+            where=str(root / "clear.toml"),
+            fix="use the same limits, or another --root",
+        )
     started = time.monotonic()
     with store.held():
         if known is None:
@@ -256,8 +273,9 @@ def download(root: Path, options: Options, *, report: Callable[[Download], None]
     return state
 
 
-def _download_chunk(store: Store, chunk: int, options: Options, pool: ThreadPoolExecutor, state: Download,
-                    again: set[str]) -> None:
+def _download_chunk(
+    store: Store, chunk: int, options: Options, pool: ThreadPoolExecutor, state: Download, again: set[str]
+) -> None:
     table = store.read_chunk(chunk)
     folder = store.root / "images" / str(chunk)
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,9 +286,15 @@ def _download_chunk(store: Store, chunk: int, options: Options, pool: ThreadPool
 
     def settle(place: int, found: Picture, record: Record) -> None:
         kept = found.status == "ok"
-        values = {"status": found.status, "width": found.width or None, "height": found.height or None,
-                  "bytes": len(found.data) if kept else None, "sha256": found.sha256 if kept else None,
-                  "rel_path": f"images/{chunk}/{record.id}.{record.ext}" if kept else None, "error": found.error or None}
+        values = {
+            "status": found.status,
+            "width": found.width or None,
+            "height": found.height or None,
+            "bytes": len(found.data) if kept else None,
+            "sha256": found.sha256 if kept else None,
+            "rel_path": f"images/{chunk}/{record.id}.{record.ext}" if kept else None,
+            "error": found.error or None,
+        }
         for name, value in values.items():
             outcomes[name][place] = value
         state.n_bytes += len(found.data) if kept else 0
@@ -279,7 +303,9 @@ def _download_chunk(store: Store, chunk: int, options: Options, pool: ThreadPool
     for place, record in zip(rows, records, strict=True):
         target = folder / f"{record.id}.{record.ext}"
         if target.is_file():  # left by an earlier attempt: believe it only if it decodes and passes
-            found = decode(target.read_bytes(), record.ext, options.limits, unavailable=options.unavailable, reencode=False)
+            found = decode(
+                target.read_bytes(), record.ext, options.limits, unavailable=options.unavailable, reencode=False
+            )
             if found.status == "ok":
                 settle(place, found, record)
                 state.n_reused_pictures += 1
@@ -318,8 +344,9 @@ def _save(path: Path, data: bytes) -> None:
         temporary.replace(path)
 
 
-def _fetch_all(missing: Sequence[tuple[int, Record]], options: Options, pool: ThreadPoolExecutor, folder: Path,
-               store: Store) -> Iterator[tuple[int, Picture, Record]]:
+def _fetch_all(
+    missing: Sequence[tuple[int, Record]], options: Options, pool: ThreadPoolExecutor, folder: Path, store: Store
+) -> Iterator[tuple[int, Picture, Record]]:
     if not missing:
         return
     on_web = missing[0][1].url.startswith(("http://", "https://")) and not options.folder
@@ -328,7 +355,11 @@ def _fetch_all(missing: Sequence[tuple[int, Record]], options: Options, pool: Th
         engine = "img2dataset" if on_web and importlib.util.find_spec("img2dataset") else "threads"
     if engine == "img2dataset":
         if not on_web:
-            raise Mismatch(f"img2dataset fetches web addresses, not {missing[0][1].url!r}", where="--engine", fix="--engine threads")
+            raise Mismatch(
+                f"img2dataset fetches web addresses, not {missing[0][1].url!r}",
+                where="--engine",
+                fix="--engine threads",
+            )
         yield from _img2dataset(missing, options, store)
         return
     if engine != "threads":
@@ -340,8 +371,19 @@ def _fetch_all(missing: Sequence[tuple[int, Record]], options: Options, pool: Th
             read = reader(record.url, options)
         except ValueError as error:
             return place, Picture(status="http", error=str(error)), record
-        return place, fetch_one(record.url, record.ext, read, options.limits, wait_s=options.retry_wait_s,
-                                unavailable=options.unavailable, reencode=options.reencode), record
+        return (
+            place,
+            fetch_one(
+                record.url,
+                record.ext,
+                read,
+                options.limits,
+                wait_s=options.retry_wait_s,
+                unavailable=options.unavailable,
+                reencode=options.reencode,
+            ),
+            record,
+        )
 
     # a bounded window: results of slow hosts do not pile up in memory, and stopping is quick
     todo = iter(missing)
@@ -361,7 +403,9 @@ def _first(items: Iterator[Any], n: int) -> Iterable[Any]:
         yield item
 
 
-def _img2dataset(missing: Sequence[tuple[int, Record]], options: Options, store: Store) -> Iterator[tuple[int, Picture, Record]]:
+def _img2dataset(
+    missing: Sequence[tuple[int, Record]], options: Options, store: Store
+) -> Iterator[tuple[int, Picture, Record]]:
     """Let img2dataset carry the bytes: its retries, processes and distributors; our filter judges what it brings."""
     import json
 
@@ -369,8 +413,11 @@ def _img2dataset(missing: Sequence[tuple[int, Record]], options: Options, store:
     try:
         from img2dataset import download as carry
     except ImportError as error:
-        raise Mismatch("img2dataset is not installed", where="--engine img2dataset",
-                       fix="pip install 'cl-plugin-clear[download]', or --engine threads") from error
+        raise Mismatch(
+            "img2dataset is not installed",
+            where="--engine img2dataset",
+            fix="pip install 'cl-plugin-clear[download]', or --engine threads",
+        ) from error
     work = store.scratch() / "img2dataset"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -378,12 +425,25 @@ def _img2dataset(missing: Sequence[tuple[int, Record]], options: Options, store:
     source = work / "urls.parquet"
     pq.write_table(pa.table({"url": [r.url for _, r in missing], "caption": list(by_key)}), source)
     with full_disk_named(store.root):
-        carry(url_list=str(source), output_folder=str(work / "out"), input_format="parquet", url_col="url",
-              caption_col="caption", output_format="files", resize_mode="no", skip_reencode=True,
-              number_sample_per_shard=max(1, -(-len(missing) // max(1, options.n_processes))),
-              processes_count=options.n_processes, thread_count=max(1, options.n_threads // max(1, options.n_processes)),
-              retries=ATTEMPTS - 1, timeout=int(max(1, options.timeout_s)), distributor=options.distributor,
-              enable_wandb=False, max_shard_retry=1, **({"disallowed_header_directives": []} if options.ignore_headers else {}))
+        carry(
+            url_list=str(source),
+            output_folder=str(work / "out"),
+            input_format="parquet",
+            url_col="url",
+            caption_col="caption",
+            output_format="files",
+            resize_mode="no",
+            skip_reencode=True,
+            number_sample_per_shard=max(1, -(-len(missing) // max(1, options.n_processes))),
+            processes_count=options.n_processes,
+            thread_count=max(1, options.n_threads // max(1, options.n_processes)),
+            retries=ATTEMPTS - 1,
+            timeout=int(max(1, options.timeout_s)),
+            distributor=options.distributor,
+            enable_wandb=False,
+            max_shard_retry=1,
+            **({"disallowed_header_directives": []} if options.ignore_headers else {}),
+        )
     seen = set()
     for path in sorted((work / "out").glob("*/*.json")):
         entry = json.loads(path.read_text())
@@ -391,8 +451,13 @@ def _img2dataset(missing: Sequence[tuple[int, Record]], options: Options, store:
         seen.add(str(entry["caption"]))
         picture = next((p for p in path.parent.glob(f"{path.stem}.*") if p.suffix not in (".json", ".txt")), None)
         if entry.get("status") == "success" and picture is not None:
-            found = decode(picture.read_bytes(), record.ext, options.limits, unavailable=options.unavailable,
-                           reencode=options.reencode)
+            found = decode(
+                picture.read_bytes(),
+                record.ext,
+                options.limits,
+                unavailable=options.unavailable,
+                reencode=options.reencode,
+            )
         else:
             kind = "decode" if entry.get("status") == "failed_to_resize" else "http"
             found = Picture(status=kind, error=str(entry.get("error_message") or entry.get("status"))[:120])

@@ -19,7 +19,12 @@ from cl_plugin_clear.data.retrieval import normalise
 from cl_plugin_clear.data.split import SHARD_ROWS, shard_sizes
 from cl_plugin_clear.data.store import remove_stale
 
-CLIP_MODELS = {"RN50": "RN50-quickgelu", "RN101": "RN101-quickgelu", "RN50x4": "RN50x4-quickgelu", "ViT-B/32": "ViT-B-32-quickgelu"}
+CLIP_MODELS = {
+    "RN50": "RN50-quickgelu",
+    "RN101": "RN101-quickgelu",
+    "RN50x4": "RN50x4-quickgelu",
+    "ViT-B/32": "ViT-B-32-quickgelu",
+}
 """The original's names -> open_clip's with the activation their weights were trained with (sec. 3)."""
 
 
@@ -31,10 +36,10 @@ class Embedder(Protocol):
     preprocess: str
 
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """float [N, dim]."""
+        """Float [N, dim]."""
 
     def texts(self, prompts: Sequence[str]) -> np.ndarray:
-        """float [P, dim]."""
+        """Float [P, dim]."""
 
 
 class OpenClip:
@@ -48,8 +53,11 @@ class OpenClip:
         try:
             import open_clip
         except ImportError as error:
-            raise Mismatch("open_clip is not installed", where=f"--model {name}",
-                           fix="pip install 'cl-plugin-clear[clip]', or --model toy") from error
+            raise Mismatch(
+                "open_clip is not installed",
+                where=f"--model {name}",
+                fix="pip install 'cl-plugin-clear[clip]', or --model toy",
+            ) from error
         import torch
 
         from cl_kernel.torch import device as devices
@@ -58,16 +66,26 @@ class OpenClip:
         self._torch, self._device = torch, devices.resolve(device)
         full = CLIP_MODELS.get(name, name)
         if full not in open_clip.list_models():
-            raise BadSetting(f"open_clip knows no model {name!r}", where="--model", fix=f"{', '.join(CLIP_MODELS)}, or any of open_clip's")
+            raise BadSetting(
+                f"open_clip knows no model {name!r}",
+                where="--model",
+                fix=f"{', '.join(CLIP_MODELS)}, or any of open_clip's",
+            )
         try:
             self._model, _, self._transform = open_clip.create_model_and_transforms(full, pretrained=pretrained or None)
         except (OSError, RuntimeError, ValueError) as error:
-            raise MissingAsset(f"no weights {pretrained!r} for {name}: {str(error).splitlines()[0]}", where="--model",
-                               fix="download them where there is a network and pass --weights FILE") from error
+            raise MissingAsset(
+                f"no weights {pretrained!r} for {name}: {str(error).splitlines()[0]}",
+                where="--model",
+                fix="download them where there is a network and pass --weights FILE",
+            ) from error
         self._model = self._model.to(self._device).eval()
         self._tokenizer = open_clip.get_tokenizer(full)
-        self.dim = int(self._model.text_projection.shape[-1] if getattr(self._model, "text_projection", None) is not None
-                       else self._model.visual.output_dim)
+        self.dim = int(
+            self._model.text_projection.shape[-1]
+            if getattr(self._model, "text_projection", None) is not None
+            else self._model.visual.output_dim
+        )
         self.preprocess = " ".join(str(self._transform).split())
 
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -121,10 +139,15 @@ class Features:
         folder = root / "features" / model_folder(model) / split / str(bucket)
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text()) if path.exists() else {}
-        missing = [shard for shard in range(len(manifest.get("shards", []))) if not (folder / f"{shard:05d}.npy").exists()]
+        missing = [
+            shard for shard in range(len(manifest.get("shards", []))) if not (folder / f"{shard:05d}.npy").exists()
+        ]
         if not manifest or missing:
-            raise MissingAsset(f"bucket {bucket} has no {model} features" + (f" (shards {missing} missing)" if missing else ""),
-                               where=str(folder), fix=f"clk clear embed --root {root} --split {split} --model {model}")
+            raise MissingAsset(
+                f"bucket {bucket} has no {model} features" + (f" (shards {missing} missing)" if missing else ""),
+                where=str(folder),
+                fix=f"clk clear embed --root {root} --split {split} --model {model}",
+            )
         return cls(folder, manifest)
 
     def shards(self) -> Iterator[np.ndarray]:
@@ -158,10 +181,23 @@ class Embedded:
     n_pictures: int
 
 
-def embed(root: Path, split_name: str, embedder: Embedder, *, weights: str = "", buckets: Sequence[int] | None = None,
-          batch_size: int = 128, shard_rows: int = SHARD_ROWS, dtype: str = "float32", keep_raw: bool = True,
-          n_threads: int = 4, rank: int = 0, world: int = 1, on_bad: Callable[[str, Exception], None] | None = None,
-          report: Callable[[int], None] = lambda n: None) -> Embedded:
+def embed(
+    root: Path,
+    split_name: str,
+    embedder: Embedder,
+    *,
+    weights: str = "",
+    buckets: Sequence[int] | None = None,
+    batch_size: int = 128,
+    shard_rows: int = SHARD_ROWS,
+    dtype: str = "float32",
+    keep_raw: bool = True,
+    n_threads: int = 4,
+    rank: int = 0,
+    world: int = 1,
+    on_bad: Callable[[str, Exception], None] | None = None,
+    report: Callable[[int], None] = lambda n: None,
+) -> Embedded:
     """Features of the buckets; a shard that is there is not made again.
 
     :param rank, world: this process' share of the shards.
@@ -175,8 +211,17 @@ def embed(root: Path, split_name: str, embedder: Embedder, *, weights: str = "",
             info = split.info(bucket)
             folder = root / "features" / model_folder(embedder.name) / split_name / str(bucket)
             sizes = shard_sizes(info["n"], shard_rows)
-            manifest = {"format": 1, "model": embedder.name, "weights": weights, "preprocess": embedder.preprocess,
-                        "dim": embedder.dim, "dtype": dtype, "raw": keep_raw, "ids_sha256": info["sha256"], "shards": sizes.tolist()}
+            manifest = {
+                "format": 1,
+                "model": embedder.name,
+                "weights": weights,
+                "preprocess": embedder.preprocess,
+                "dim": embedder.dim,
+                "dtype": dtype,
+                "raw": keep_raw,
+                "ids_sha256": info["sha256"],
+                "shards": sizes.tolist(),
+            }
             _agree(folder, manifest)
             remove_stale(folder)
             starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -213,12 +258,21 @@ def _agree(folder: Path, manifest: dict[str, Any]) -> None:
     known = json.loads(path.read_text())
     for key, value in manifest.items():
         if known.get(key) != value:
-            raise BadSetting(f"the folder holds features with {key} = {known.get(key)!r}, asked for {value!r}",
-                             where=str(path), fix="remove the folder, or use the same settings")
+            raise BadSetting(
+                f"the folder holds features with {key} = {known.get(key)!r}, asked for {value!r}",
+                where=str(path),
+                fix="remove the folder, or use the same settings",
+            )
 
 
-def _batches(root: Path, paths: Sequence[str | None], embedder: Embedder, batch_size: int, pool: ThreadPoolExecutor,
-             on_bad: Callable[[str, Exception], None] | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(
+    root: Path,
+    paths: Sequence[str | None],
+    embedder: Embedder,
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+    on_bad: Callable[[str, Exception], None] | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     def load(place: int) -> Image.Image | Exception:
         name = paths[place]
         try:
@@ -232,7 +286,9 @@ def _batches(root: Path, paths: Sequence[str | None], embedder: Embedder, batch_
     starts = list(range(0, len(paths), batch_size))
     ahead = [pool.submit(load, place) for place in range(min(batch_size, len(paths)))]
     for start in starts:
-        following = [pool.submit(load, place) for place in range(start + batch_size, min(start + 2 * batch_size, len(paths)))]
+        following = [
+            pool.submit(load, place) for place in range(start + batch_size, min(start + 2 * batch_size, len(paths)))
+        ]
         good, pictures = [], []
         for place, future in enumerate(ahead, start):
             loaded = future.result()

@@ -54,8 +54,14 @@ class Picture:
     error: str = ""
 
 
-def decode(data: bytes, extension: str, limits: Limits, *, unavailable: frozenset[str] = UNAVAILABLE_SHA256,
-           reencode: bool = True) -> Picture:
+def decode(
+    data: bytes,
+    extension: str,
+    limits: Limits,
+    *,
+    unavailable: frozenset[str] = UNAVAILABLE_SHA256,
+    reencode: bool = True,
+) -> Picture:
     """Judge bytes as they came over the wire.
 
     :param extension: decides the format on disk, with the encoder's defaults.
@@ -76,7 +82,9 @@ def decode(data: bytes, extension: str, limits: Limits, *, unavailable: frozense
                 if target is None:
                     return Picture(status="decode", error=f"no encoder for .{extension}")
                 out = io.BytesIO()
-                (image.convert("RGB") if target == "JPEG" and image.mode not in ("L", "RGB", "CMYK") else image).save(out, target)
+                (image.convert("RGB") if target == "JPEG" and image.mode not in ("L", "RGB", "CMYK") else image).save(
+                    out, target
+                )
                 data = out.getvalue()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         return Picture(status="decode", error=f"{type(error).__name__}: {str(error)[:120]}")

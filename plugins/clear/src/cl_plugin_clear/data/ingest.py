@@ -28,8 +28,15 @@ class Ingested:
     seconds: float
 
 
-def ingest(root: Path, source: Source, *, chunk_size: int, rule: Filter, n_threads: int = 0,
-           report: Callable[[int], None] = lambda rows: None) -> Ingested:
+def ingest(
+    root: Path,
+    source: Source,
+    *,
+    chunk_size: int,
+    rule: Filter,
+    n_threads: int = 0,
+    report: Callable[[int], None] = lambda rows: None,
+) -> Ingested:
     """Parse and filter every row of the source into the store at ``root``.
 
     Complete chunks are read over, not parsed again; a killed run loses at most the chunks it was at.
@@ -37,9 +44,14 @@ def ingest(root: Path, source: Source, *, chunk_size: int, rule: Filter, n_threa
     :param report: told the rows handled so far, after each chunk.
     """
     started = time.monotonic()
-    store = Store.create(root, {"chunk_size": chunk_size, "filter": {"use_valid_date": rule.use_valid_date,
-                                                                     "slack_hours": float(rule.slack_hours)},
-                                "source": source.names()})
+    store = Store.create(
+        root,
+        {
+            "chunk_size": chunk_size,
+            "filter": {"use_valid_date": rule.use_valid_date, "slack_hours": float(rule.slack_hours)},
+            "source": source.names(),
+        },
+    )
     n_threads = n_threads or min(8, os.cpu_count() or 1)
     n_parsed = n_reused = rows = 0
     with store.held(), ThreadPoolExecutor(n_threads, thread_name_prefix="parse") as pool:
@@ -50,8 +62,9 @@ def ingest(root: Path, source: Source, *, chunk_size: int, rule: Filter, n_threa
         n_blocks = next((n for n in range(least, least + 16) if chunk_size % n == 0), 1)
         waiting: dict[int, list[Future[pa.Table]]] = {}
         try:
-            for block_index, block, n_columns in read_blocks(source, chunk_size // n_blocks,
-                                                             lambda b: b // n_blocks not in done):
+            for block_index, block, n_columns in read_blocks(
+                source, chunk_size // n_blocks, lambda b: b // n_blocks not in done
+            ):
                 chunk = block_index // n_blocks
                 if block is None:
                     n_reused += block_index % n_blocks == 0
@@ -62,7 +75,7 @@ def ingest(root: Path, source: Source, *, chunk_size: int, rule: Filter, n_threa
                         rows += _write(store, ready, waiting.pop(ready))
                         n_parsed += 1
                         report(rows)
-                    for future in waiting.get(chunk, [])[: -n_threads]:
+                    for future in waiting.get(chunk, [])[:-n_threads]:
                         future.result()
             for chunk in sorted(waiting):
                 rows += _write(store, chunk, waiting[chunk])

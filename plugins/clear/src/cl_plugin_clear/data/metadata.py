@@ -93,7 +93,7 @@ def split_record(line: str, n_columns: int = len(COLUMNS)) -> list[str]:
     fields = line.strip().split("\t")
     if len(fields) != n_columns:
         raise BadRow("columns", f"{len(fields)} columns instead of {n_columns}")
-    return fields[n_columns - len(COLUMNS):]
+    return fields[n_columns - len(COLUMNS) :]
 
 
 def split_tags(line: str) -> tuple[str, dict[str, float]]:
@@ -183,8 +183,11 @@ def open_source(path: str) -> IO[bytes]:
             return gzip.open(local, "rb")  # type: ignore[return-value]
         return local.open("rb", buffering=1 << 20)
     except OSError as error:
-        raise MissingAsset(f"cannot open metadata: {error}", where=path,
-                           fix="give --dataset FILE, or fetch the five archives first: clk clear metadata fetch --help") from error
+        raise MissingAsset(
+            f"cannot open metadata: {error}",
+            where=path,
+            fix="give --dataset FILE, or fetch the five archives first: clk clear metadata fetch --help",
+        ) from error
 
 
 class _Joined:
@@ -204,8 +207,11 @@ class _Joined:
             try:
                 data = self._stream.read(n)
             except (OSError, EOFError) as error:
-                raise BadInput(f"the archive is damaged: {error}", where=str(getattr(self._stream, "name", "metadata")),
-                               fix="fetch it again; what was parsed before is kept") from error
+                raise BadInput(
+                    f"the archive is damaged: {error}",
+                    where=str(getattr(self._stream, "name", "metadata")),
+                    fix="fetch it again; what was parsed before is kept",
+                ) from error
             if data:
                 self._last = data[-1:]
                 return data
@@ -228,8 +234,11 @@ def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
         return len(COLUMNS), head
     most = max(set(counts), key=counts.count)
     if most not in (23, 24):
-        raise BadInput(f"rows have {most} columns, not 23 (or 24 with a leading line number)", where="first 100 metadata rows",
-                       fix="is this yfcc100m_dataset, tab separated and without header?")
+        raise BadInput(
+            f"rows have {most} columns, not 23 (or 24 with a leading line number)",
+            where="first 100 metadata rows",
+            fix="is this yfcc100m_dataset, tab separated and without header?",
+        )
     return most, head
 
 
@@ -291,11 +300,19 @@ class Source:
         parts = sorted(folder.glob("yfcc100m_dataset-[0-9]*"), key=lambda p: int(p.name.split("-")[1].split(".")[0]))
         sqlite = find("yfcc100m_dataset.sql", "yfcc100m_dataset.db")
         if not (dataset or parts or sqlite):
-            raise MissingAsset("no metadata: neither yfcc100m_dataset, nor yfcc100m_dataset-X.bz2, nor yfcc100m_dataset.sql",
-                               where=str(folder), fix="clk clear metadata --fetch URL_PREFIX, or give the folder that holds them")
-        return cls(dataset=(dataset,) if dataset else tuple(map(str, parts)), sqlite="" if dataset or parts else sqlite,
-                   autotags=find("yfcc100m_autotags-v1", "yfcc100m_autotags"), lines=find("yfcc100m_lines"),
-                   hashes=find("yfcc100m_hash"), exif=find("yfcc100m_exif"))
+            raise MissingAsset(
+                "no metadata: neither yfcc100m_dataset, nor yfcc100m_dataset-X.bz2, nor yfcc100m_dataset.sql",
+                where=str(folder),
+                fix="clk clear metadata --fetch URL_PREFIX, or give the folder that holds them",
+            )
+        return cls(
+            dataset=(dataset,) if dataset else tuple(map(str, parts)),
+            sqlite="" if dataset or parts else sqlite,
+            autotags=find("yfcc100m_autotags-v1", "yfcc100m_autotags"),
+            lines=find("yfcc100m_lines"),
+            hashes=find("yfcc100m_hash"),
+            exif=find("yfcc100m_exif"),
+        )
 
     def names(self) -> dict[str, Any]:
         """File names and sizes, without folders: part of the store's fingerprint."""
@@ -327,8 +344,11 @@ def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator
         others = {name: next(stream, b"") for name, stream in streams.items()}
         block = None
         if wanted is None or wanted(chunk):
-            block = Block(first=chunk * chunk_size, dataset=data, **{name: others.get(name) for name in
-                                                                    ("autotags", "lines", "hashes", "exif")})
+            block = Block(
+                first=chunk * chunk_size,
+                dataset=data,
+                **{name: others.get(name) for name in ("autotags", "lines", "hashes", "exif")},
+            )
         yield chunk, block, n_columns
 
 
@@ -342,7 +362,8 @@ def _sqlite_blocks(path: str, n: int) -> Iterator[bytes]:
         cursor = connection.execute(f'select {", ".join(SQLITE_COLUMNS)} from "{table}" order by rowid')
         while rows := cursor.fetchmany(n):
             yield b"".join(
-                "\t".join("" if v is None else str(v).replace("\t", " ").replace("\n", " ") for v in row).encode() + b"\n"
+                "\t".join("" if v is None else str(v).replace("\t", " ").replace("\n", " ") for v in row).encode()
+                + b"\n"
                 for row in rows
             )
     except sqlite3.Error as error:
@@ -381,7 +402,9 @@ def regular(block: bytes, n_fields: int, *, short: bool = False) -> tuple[bytes,
     strange = (kinds != 9) & ~newline
     if strange.any():
         odd[np.searchsorted(ends, marks[strange])] = True
-    if short and (counts == n_fields - 2).any() and not strange.any():  # a missing last field gets its TAB, all lines at once
+    if (
+        short and (counts == n_fields - 2).any() and not strange.any()
+    ):  # a missing last field gets its TAB, all lines at once
         return regular(np.insert(data, ends[counts == n_fields - 2], 9).tobytes(), n_fields, short=True)
     odd |= (data[starts] <= 32) | (ends == starts)
     before = data[np.maximum(ends - 1, 0)]
@@ -429,10 +452,16 @@ def read_csv(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
     return pa_csv.read_csv(
         pa.BufferReader(block),
         pa_csv.ReadOptions(column_names=list(types), use_threads=False, block_size=max(len(block), 1)),
-        pa_csv.ParseOptions(delimiter="\t", quote_char=False, escape_char=False, newlines_in_values=False,
-                            ignore_empty_lines=False),
-        pa_csv.ConvertOptions(column_types=dict(types), strings_can_be_null=False, quoted_strings_can_be_null=False,
-                              null_values=[""], check_utf8=False),
+        pa_csv.ParseOptions(
+            delimiter="\t", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False
+        ),
+        pa_csv.ConvertOptions(
+            column_types=dict(types),
+            strings_can_be_null=False,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+            check_utf8=False,
+        ),
     ).combine_chunks()
 
 
@@ -508,7 +537,9 @@ def tag_map(rest: pa.Array) -> tuple[pa.Array, dict[int, BadRow]]:
     """The second field of the autotags lines -> map<string, float64> column, and the rows whose scores are bad."""
     pieces = pc.split_pattern(rest, ",")
     blank = pc.equal(rest, "")
-    lengths = np.where(blank.to_numpy(zero_copy_only=False), 0, pc.list_value_length(pieces).to_numpy(zero_copy_only=False))
+    lengths = np.where(
+        blank.to_numpy(zero_copy_only=False), 0, pc.list_value_length(pieces).to_numpy(zero_copy_only=False)
+    )
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     flat = pc.list_flatten(pieces.filter(pc.invert(blank)))
     if len(flat) == 0:
@@ -551,8 +582,13 @@ def pair_columns(block: bytes | None, n: int) -> tuple[pa.Array, pa.Array, dict[
 def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if isinstance(column, pa.Array):
         return column
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks) if column.num_chunks else \
-        pa.array([], column.type)
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks)
+        if column.num_chunks
+        else pa.array([], column.type)
+    )
 
 
 # ---- one block --------------------------------------------------------------------------------
@@ -569,8 +605,12 @@ class Filter:
     slack_hours: float = 0.0
 
 
-def parse_block(block: Block, n_columns: int = len(COLUMNS), rule: Filter | None = None,
-                find_hash: Callable[[np.ndarray], list[str | None]] | None = None) -> pa.Table:
+def parse_block(
+    block: Block,
+    n_columns: int = len(COLUMNS),
+    rule: Filter | None = None,
+    find_hash: Callable[[np.ndarray], list[str | None]] | None = None,
+) -> pa.Table:
     """A block of the source as a table of :data:`TABLE`, one row per line of the dataset file, in its order.
 
     :param find_hash: hashes of ids that the aligned hash line does not name; None: such rows have none.
@@ -601,7 +641,9 @@ def parse_block(block: Block, n_columns: int = len(COLUMNS), rule: Filter | None
 
     ids = _one(text["ID"])
     out["line_num"] = numbers(_one(text["_line"]), pa.int64()) if leading else pa.nulls(n, pa.int64())
-    tags = pa.MapArray.from_arrays(pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.string()), pa.array([], pa.float64()))
+    tags = pa.MapArray.from_arrays(
+        pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.string()), pa.array([], pa.float64())
+    )
     if block.autotags is not None:
         first, rest, odd = pair_columns(block.autotags, n)
         mark(odd)

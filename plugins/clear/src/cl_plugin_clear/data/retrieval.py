@@ -68,8 +68,9 @@ class _Best:
         return scores[order], rows[order]
 
 
-def search(queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom: bool = False,
-           block_rows: int = BLOCK_ROWS) -> tuple[Ranked, Ranked | None]:
+def search(
+    queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom: bool = False, block_rows: int = BLOCK_ROWS
+) -> tuple[Ranked, Ranked | None]:
     """The ``k`` best images of each prompt in one pass over the shards, all prompts at once.
 
     Shards may be memory-mapped and larger than memory: only ``block_rows`` rows are touched at a time.
@@ -88,8 +89,11 @@ def search(queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom:
     start = 0
     for shard in shards:
         if shard.shape[-1] != queries.shape[-1]:
-            raise BadInput(f"features are {shard.shape[-1]} wide, prompts {queries.shape[-1]}", where="retrieval",
-                           fix="use the same CLIP model for images and prompts")
+            raise BadInput(
+                f"features are {shard.shape[-1]} wide, prompts {queries.shape[-1]}",
+                where="retrieval",
+                fix="use the same CLIP model for images and prompts",
+            )
         for first in range(0, len(shard), block_rows):
             block = torch.from_numpy(np.array(shard[first : first + block_rows], np.float32))
             scores_PR = torch.mm(block, queries_T).T.contiguous().numpy()  # [P, rows]
@@ -106,8 +110,10 @@ def search(queries: np.ndarray, shards: Iterable[np.ndarray], k: int, *, bottom:
 def _ranked(best: Sequence[_Best]) -> Ranked:
     found = [keeper.finish() for keeper in best]
     width = min((len(scores) for scores, _ in found), default=0)
-    return Ranked(np.array([scores[:width] for scores, _ in found], np.float32).reshape(len(found), width),
-                  np.array([rows[:width] for _, rows in found], np.int64).reshape(len(found), width))
+    return Ranked(
+        np.array([scores[:width] for scores, _ in found], np.float32).reshape(len(found), width),
+        np.array([rows[:width] for _, rows in found], np.int64).reshape(len(found), width),
+    )
 
 
 Hits = list[tuple[int, float]]
@@ -120,15 +126,28 @@ def check_sizes(class_size: int, pool: int, allow_overlap: bool, background: boo
     :raises BadSetting: naming both values.
     """
     if class_size >= pool:
-        raise BadSetting(f"class size {class_size} is not below the pool size {pool}", where="concept config",
-                         fix="raise NUM_OF_IMAGES_PER_CLASS_PER_BUCKET_TO_QUERY")
+        raise BadSetting(
+            f"class size {class_size} is not below the pool size {pool}",
+            where="concept config",
+            fix="raise NUM_OF_IMAGES_PER_CLASS_PER_BUCKET_TO_QUERY",
+        )
     if allow_overlap and background:
-        raise BadSetting("ALLOW_OVERLAP=1 with BACKGROUND=1: an image could be in two classes", where="concept config",
-                         fix="set one of them to 0")
+        raise BadSetting(
+            "ALLOW_OVERLAP=1 with BACKGROUND=1: an image could be in two classes",
+            where="concept config",
+            fix="set one of them to 0",
+        )
 
 
-def assign(labels: Sequence[str], ranked: Ranked, class_size: int, *, allow_overlap: bool = False,
-           allow_short: bool = False, where: str = "retrieval") -> dict[str, Hits]:
+def assign(
+    labels: Sequence[str],
+    ranked: Ranked,
+    class_size: int,
+    *,
+    allow_overlap: bool = False,
+    allow_short: bool = False,
+    where: str = "retrieval",
+) -> dict[str, Hits]:
     """Members of each class from its ranked list.
 
     Without overlap an image goes to the label of its highest score, the first such label on ties; then each label keeps
@@ -147,18 +166,23 @@ def assign(labels: Sequence[str], ranked: Ranked, class_size: int, *, allow_over
         lists: list[Hits] = [[] for _ in labels]
         for row, (i, score) in owner.items():  # dict order = first appearance
             lists[i].append((row, score))
-        chosen = {label: sorted(hits, key=lambda hit: -hit[1])[:class_size]
-                  for label, hits in zip(labels, lists, strict=True)}
+        chosen = {
+            label: sorted(hits, key=lambda hit: -hit[1])[:class_size] for label, hits in zip(labels, lists, strict=True)
+        }
     short = {label: len(hits) for label, hits in chosen.items() if len(hits) < class_size}
     if short and not allow_short:
         listed = ", ".join(f"{label} ({n})" for label, n in short.items())
-        raise BadInput(f"too few images for a class size of {class_size}: {listed}", where=where,
-                       fix="raise the pool size, lower the class size, or pass --allow-short")
+        raise BadInput(
+            f"too few images for a class size of {class_size}: {listed}",
+            where=where,
+            fix="raise the pool size, lower the class size, or pass --allow-short",
+        )
     return chosen
 
 
-def add_background(chosen: Mapping[str, Hits], bottoms: Mapping[str, Hits], class_size: int, ratio: float,
-                   name: str = BACKGROUND) -> dict[str, Hits]:
+def add_background(
+    chosen: Mapping[str, Hits], bottoms: Mapping[str, Hits], class_size: int, ratio: float, name: str = BACKGROUND
+) -> dict[str, Hits]:
     """The classes and a background of images that no prompt likes: ``int(class_size * ratio)`` new ones per label.
 
     Stored scores are the negated cosines; every class is sorted by score descending at the end.
@@ -180,9 +204,19 @@ def add_background(chosen: Mapping[str, Hits], bottoms: Mapping[str, Hits], clas
     return {label: sorted(hits, key=lambda hit: -hit[1]) for label, hits in merged.items()}
 
 
-def retrieve(labels: Sequence[str], queries: np.ndarray, shards: Sequence[np.ndarray], *, class_size: int, pool: int,
-             allow_overlap: bool = False, background: bool = False, negative_ratio: float = 0.0,
-             allow_short: bool = False, where: str = "retrieval") -> dict[str, Hits]:
+def retrieve(
+    labels: Sequence[str],
+    queries: np.ndarray,
+    shards: Sequence[np.ndarray],
+    *,
+    class_size: int,
+    pool: int,
+    allow_overlap: bool = False,
+    background: bool = False,
+    negative_ratio: float = 0.0,
+    allow_short: bool = False,
+    where: str = "retrieval",
+) -> dict[str, Hits]:
     """Classes of one bucket from its features: search, overlap policy, background (sec. 2.7)."""
     check_sizes(class_size, pool, allow_overlap, background)
     top, low = search(queries, shards, class_size if allow_overlap else pool, bottom=background)

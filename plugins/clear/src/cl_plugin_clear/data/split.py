@@ -59,8 +59,11 @@ def equal_buckets(uploaded: np.ndarray, n: int) -> Buckets:
     :raises BadInput: when there are more buckets than items.
     """
     if n < 1 or n > len(uploaded):
-        raise BadInput(f"{n} buckets of {len(uploaded)} items: some would be empty", where="split",
-                       fix="use fewer buckets, or download more before splitting")
+        raise BadInput(
+            f"{n} buckets of {len(uploaded)} items: some would be empty",
+            where="split",
+            fix="use fewer buckets, or download more before splitting",
+        )
     return Buckets(np.argsort(uploaded, kind="stable"), even_sizes(len(uploaded), n))
 
 
@@ -71,8 +74,11 @@ def years(uploaded: np.ndarray) -> np.ndarray:
 
 def year_buckets(uploaded: np.ndarray) -> Buckets:
     """Bucket b = year 2004 + b; items of other years are dropped, empty years allowed."""
-    return _collect(uploaded, np.where((years(uploaded) >= FIRST_YEAR) & (years(uploaded) <= LAST_YEAR),
-                                       years(uploaded) - FIRST_YEAR, -1), LAST_YEAR - FIRST_YEAR + 1)
+    return _collect(
+        uploaded,
+        np.where((years(uploaded) >= FIRST_YEAR) & (years(uploaded) <= LAST_YEAR), years(uploaded) - FIRST_YEAR, -1),
+        LAST_YEAR - FIRST_YEAR + 1,
+    )
 
 
 def interval_stamps(intervals: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -95,7 +101,9 @@ def interval_stamps(intervals: Sequence[tuple[str, str]]) -> np.ndarray:
     return stamps
 
 
-def interval_of(uploaded: np.ndarray, intervals: Sequence[tuple[str, str]], *, compat_original: bool = False) -> np.ndarray:
+def interval_of(
+    uploaded: np.ndarray, intervals: Sequence[tuple[str, str]], *, compat_original: bool = False
+) -> np.ndarray:
     """Bucket of each item, -1 = dropped: both ends inclusive.
 
     :param compat_original: the original's single pass (P7): the item that closes a bucket opens the next one even if
@@ -120,7 +128,9 @@ def interval_of(uploaded: np.ndarray, intervals: Sequence[tuple[str, str]], *, c
     return out
 
 
-def interval_buckets(uploaded: np.ndarray, intervals: Sequence[tuple[str, str]], *, compat_original: bool = False) -> Buckets:
+def interval_buckets(
+    uploaded: np.ndarray, intervals: Sequence[tuple[str, str]], *, compat_original: bool = False
+) -> Buckets:
     """Buckets by explicit ``(start, end)`` texts; see :func:`interval_of`."""
     return _collect(uploaded, interval_of(uploaded, intervals, compat_original=compat_original), len(intervals))
 

@@ -49,14 +49,19 @@ class Store:
         """
         path = root / "clear.toml"
         if not path.is_file():
-            raise MissingAsset("no photo store: clear.toml is not there", where=str(root),
-                               fix=f"clk clear metadata --root {root} --source FOLDER_WITH_THE_YFCC_FILES")
+            raise MissingAsset(
+                "no photo store: clear.toml is not there",
+                where=str(root),
+                fix=f"clk clear metadata --root {root} --source FOLDER_WITH_THE_YFCC_FILES",
+            )
         try:
             config = tomllib.loads(path.read_text())
         except tomllib.TOMLDecodeError as error:
             raise BadInput(f"clear.toml is damaged: {error}", where=str(path)) from error
         if config.get("format") != FORMAT:
-            raise BadInput(f"the store has format {config.get('format')!r}, this program reads {FORMAT}", where=str(path))
+            raise BadInput(
+                f"the store has format {config.get('format')!r}, this program reads {FORMAT}", where=str(path)
+            )
         return cls(root, config)
 
     @classmethod
@@ -70,8 +75,11 @@ class Store:
             store = cls.open(root)
             for section, value in wanted.items():
                 if store.config.get(section) != json.loads(json.dumps(value)):
-                    raise BadSetting(f"the store was made with {section} = {store.config.get(section)!r}, asked for {value!r}",
-                                     where=str(root / "clear.toml"), fix="use another --root, or the same settings")
+                    raise BadSetting(
+                        f"the store was made with {section} = {store.config.get(section)!r}, asked for {value!r}",
+                        where=str(root / "clear.toml"),
+                        fix="use another --root, or the same settings",
+                    )
             return store
         root.mkdir(parents=True, exist_ok=True)
         write_text(root / "clear.toml", toml(wanted))
@@ -92,8 +100,9 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunConflict("another process is writing to this store", where=str(self.root),
-                                  fix="wait for it to end") from error
+                raise RunConflict(
+                    "another process is writing to this store", where=str(self.root), fix="wait for it to end"
+                ) from error
             yield
 
     @property
@@ -146,8 +155,11 @@ class Store:
         try:
             return pq.read_table(self.part(chunk), columns=list(columns) if columns else None, memory_map=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise BadInput(f"the metadata part is damaged: {error}", where=str(self.part(chunk)),
-                           fix=f"remove {self.part(chunk).name} and run clk clear metadata again") from error
+            raise BadInput(
+                f"the metadata part is damaged: {error}",
+                where=str(self.part(chunk)),
+                fix=f"remove {self.part(chunk).name} and run clk clear metadata again",
+            ) from error
 
     def counts(self) -> dict[str, int]:
         """Rows of each status over all complete chunks."""
@@ -163,8 +175,12 @@ class Store:
 
         parts = [str(self.part(chunk)) for chunk in self.chunks()]
         if not parts:
-            raise MissingAsset("the store has no complete chunk of metadata", where=str(self.root), fix="clk clear metadata")
-        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads})
+            raise MissingAsset(
+                "the store has no complete chunk of metadata", where=str(self.root), fix="clk clear metadata"
+            )
+        connection = duckdb.connect(
+            config={"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads}
+        )
         listed = ", ".join("'" + part.replace("'", "''") + "'" for part in parts)
         connection.execute(f"create view photos as select * from read_parquet([{listed}])")
         return connection
@@ -177,9 +193,14 @@ class Store:
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table atomically."""
     with full_disk_named(path), atomic(path) as file:
-        pq.write_table(table, file, compression="snappy", row_group_size=ROW_GROUP, use_dictionary=_DICTIONARY if
-                       set(_DICTIONARY) <= set(table.column_names) else True, write_statistics=["row", "date_uploaded", "id"]
-                       if "date_uploaded" in table.column_names else True)
+        pq.write_table(
+            table,
+            file,
+            compression="snappy",
+            row_group_size=ROW_GROUP,
+            use_dictionary=_DICTIONARY if set(_DICTIONARY) <= set(table.column_names) else True,
+            write_statistics=["row", "date_uploaded", "id"] if "date_uploaded" in table.column_names else True,
+        )
 
 
 _DICTIONARY = ["license_name", "license_url", "ext", "status", "device", "user_id"]

@@ -67,8 +67,11 @@ def reports(images: Sequence[Voted]) -> dict[str, list[Suspect]]:
         suspect = Suspect(image, counts[top])
         for name in ("all_results", "true_pos_wrongs"):
             found[name].append(suspect)
-        for name, kind in (("true_pos_wrongs_by_neg", "negative"), ("true_pos_wrongs_by_multi", "correct_but_with_other"),
-                           ("true_pos_wrongs_by_other", "wrong_class")):
+        for name, kind in (
+            ("true_pos_wrongs_by_neg", "negative"),
+            ("true_pos_wrongs_by_multi", "correct_but_with_other"),
+            ("true_pos_wrongs_by_other", "wrong_class"),
+        ):
             if counts[kind] > majority:
                 found[name].append(Suspect(image, counts[kind]))
     return {name: sorted(suspects, key=lambda s: -s.disagree_count) for name, suspects in found.items()}
@@ -80,12 +83,17 @@ def flagged(images: Sequence[tuple[str, Sequence[bool]]]) -> list[tuple[str, int
     return sorted([pair for pair in counts if pair[1]], key=lambda pair: -pair[1])
 
 
-def kept(entries: Sequence[tuple[str, str, str, Sequence[str]]], user_labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def kept(
+    entries: Sequence[tuple[str, str, str, Sequence[str]]], user_labels: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
     """(bucket, label, id) of the images whose only answer is the folder's label, sorted.
 
     :param entries: (bucket, folder label, id, answers).
     :param user_labels: answer text -> label; an answer it does not know counts as itself.
     """
-    good = [(bucket, label, name) for bucket, label, name, answers in entries
-            if len(answers) == 1 and user_labels.get(answers[0], answers[0]) == label]
+    good = [
+        (bucket, label, name)
+        for bucket, label, name, answers in entries
+        if len(answers) == 1 and user_labels.get(answers[0], answers[0]) == label
+    ]
     return sorted(good, key=lambda entry: entry[2])

@@ -69,7 +69,9 @@ class Past:
                 for parameter in head_of(network).parameters():
                     parameter.zero_()
 
-    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, scores: Tensor, loss: Tensor) -> None:
+    def step(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, scores: Tensor, loss: Tensor
+    ) -> None:
         """One optimiser step."""
         settings = self.settings
         if self.method in ("ewc", "si"):
@@ -164,7 +166,9 @@ class Past:
         """Everything, as arrays and plain values."""
         return {
             "stage": self.stage,
-            "slots": [{"importance": state.pack(s.importance), "anchor": state.pack(s.anchor)} for s in self.keeper.slots],
+            "slots": [
+                {"importance": state.pack(s.importance), "anchor": state.pack(s.anchor)} for s in self.keeper.slots
+            ],
             "path": {"omega": state.pack(self.keeper.path.omega), "start": state.pack(self.keeper.path.start)},
             "teacher": state.pack(self.teacher) if self.teacher is not None else None,
             "patterns": [state.pack(list(pattern)) for pattern in self.patterns],

@@ -41,10 +41,14 @@ def build(settings: Buckets, parts: Parts) -> Classifier:
         fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
         memory = parts.memory(fields) if parts.memory else None
         if memory is None:
-            raise Mismatch(f"learner.keep={settings.keep} needs a memory", where="--replay",
-                           fix="--replay biased-reservoir+raw --memory SIZE_OF_THE_FIRST_BUCKET")
-    return Classifier(settings, network.to(device), memory, device, parts.stream.info.get("protocol", "iid"),
-                      len(parts.stream.stages))
+            raise Mismatch(
+                f"learner.keep={settings.keep} needs a memory",
+                where="--replay",
+                fix="--replay biased-reservoir+raw --memory SIZE_OF_THE_FIRST_BUCKET",
+            )
+    return Classifier(
+        settings, network.to(device), memory, device, parts.stream.info.get("protocol", "iid"), len(parts.stream.stages)
+    )
 
 
 @define
@@ -143,8 +147,12 @@ class Classifier:
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
-        return torch.optim.SGD([p for p in self.network.parameters() if p.requires_grad], settings.lr,
-                               momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(
+            [p for p in self.network.parameters() if p.requires_grad],
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, C] (logits) and ``class`` int64 [n], batch by batch."""
