@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cl_kernel.builtin import settings, torch_settings
+from cl_kernel.builtin import folder_settings, settings, torch_settings
 from cl_kernel.hookspecs import hookimpl
 from cl_kernel.records import Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
 
@@ -18,7 +18,7 @@ def clk_plugin() -> Plugin:
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
-    """Two embedded streams."""
+    """Embedded streams, and images of one's own."""
     return [
         Dataset(
             name="blobs",
@@ -34,6 +34,24 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_kernel.builtin.digits:build",
             settings=settings.Digits,
             requires=("sklearn",),
+        ),
+        Dataset(
+            name="folder",
+            summary="images in one folder a class (torchvision's ImageFolder), new classes each stage: folder:PATH",
+            task="image -> class",
+            build="cl_kernel.builtin.folders:build_folder",
+            settings=folder_settings.Folder,
+            argument="path",
+            requires=("PIL",),
+        ),
+        Dataset(
+            name="hf",
+            summary="a data set of Hugging Face's library datasets, new classes each stage: hf:NAME",
+            task="image -> class",
+            build="cl_kernel.builtin.folders:build_hugging_face",
+            settings=folder_settings.HuggingFace,
+            argument="path",
+            requires=("datasets", "PIL"),
         ),
     ]
 
