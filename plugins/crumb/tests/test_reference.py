@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from cl_kernel.torch import exemplars, projection, regularisation
-from cl_plugin_crumb import losses, replay, train
+from cl_plugin_crumb import losses, replay
+from cl_plugin_crumb import steps as train
 from cl_plugin_crumb.data import ilab, lists, toybox
 from cl_plugin_crumb.evaluate import accuracy, statistics, tables
 from cl_plugin_crumb.model import codebook, network
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 PLUGIN = "crumb"
 OWN = Path(__file__).parent / "golden"

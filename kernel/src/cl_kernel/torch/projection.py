@@ -5,14 +5,24 @@ Shapes: P parameters in all, T earlier tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from attrs import define
 from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cl_kernel.protocols import Samples, Tree
+from cl_kernel.streams import Stage
+from cl_kernel.torch.stepping import Stand, build_stand
+
+if TYPE_CHECKING:
+    from cl_kernel.run import Context
+    from cl_kernel.site import Parts
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -85,3 +95,117 @@ def agem_step(parameters: Sequence[nn.Parameter], reference: Tensor | None, opti
         gradient = flat_gradient(parameters)
         set_gradient(parameters, agem(gradient, reference))
     optimizer.step()
+
+
+# ---- learners --------------------------------------------------------------------------------
+
+
+def build_gem(settings: Any, parts: Parts) -> ProjectedLearner:
+    """GEM: a constraint a task, by its memory's gradient."""
+    return ProjectedLearner(build_stand(settings, parts, remembers=True), "gem")
+
+
+def build_agem(settings: Any, parts: Parts) -> ProjectedLearner:
+    """A-GEM: one constraint for all that is remembered."""
+    return ProjectedLearner(build_stand(settings, parts, remembers=True), "agem")
+
+
+def build_naive_rehearsal(settings: Any, parts: Parts) -> RehearsalLearner:
+    """Naive rehearsal: a step on what is remembered after every new one."""
+    return RehearsalLearner(build_stand(settings, parts, remembers=True))
+
+
+def _remembered(stand: Stand, stage: Stage, task: int) -> tuple[Tensor, Tensor]:
+    """Everything remembered of a task: inputs and labels, as the learning part reads them."""
+    slots = np.sort(stand.memory.policy.draw(len(stand.memory), np.random.default_rng(0), np.array([task])))
+    return stand.decoded(stage, slots)
+
+
+@define(eq=False)
+class ProjectedLearner:
+    """Training whose gradient is turned off the directions that raise the loss on what is remembered."""
+
+    stand: Stand
+    method: str
+
+    def learn(self, stage: Stage, ctx: Context) -> None:
+        """One task: projected steps; at its end an equal random share of every task stays remembered."""
+        stand, settings = self.stand, self.stand.settings
+        batches = stand.begin(stage, ctx)
+        size = settings.reference_batch or settings.batch_size // 10 + 1
+        old = [_remembered(stand, stage, task) for task in range(stage.index)]
+        old = [(x, y) for x, y in old if len(y)]
+        n_active = len(stand.seen)
+        for epoch in stand.epochs(stage):
+            for _, inputs, labels in stand.steps(batches, stage, ctx, epoch):
+                columns = [(x, stand.seen.columns_of(y)) for x, y in old]
+                if self.method == "agem":
+                    reference = reference_gradient(stand.upper, columns, n_active, size) if old else None
+                else:
+                    tasks = [reference_gradient(stand.upper, [one], n_active, len(one[1])) for one in columns]
+                loss = stand.seen.cross_entropy(stand.upper(inputs), labels)
+                stand.optimizer.zero_grad()
+                loss.backward()
+                if self.method == "agem":
+                    agem_step(stand.parameters, reference, stand.optimizer)
+                else:
+                    if tasks:
+                        gradient = flat_gradient(stand.parameters)
+                        set_gradient(stand.parameters, gem(gradient, torch.stack(tasks), settings.margin))
+                    stand.optimizer.step()
+                stand.stepped(ctx, loss=loss.detach())
+        stand.remember(stage, batches, ctx, group=stage.index)
+
+    def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
+        """Scores over the classes seen."""
+        return self.stand.predict(samples)
+
+    def state(self) -> Tree:
+        """Network, optimiser, memory, position."""
+        return self.stand.state()
+
+    def load(self, tree: Tree) -> None:
+        """Take over what :meth:`state` gave."""
+        self.stand.load(tree)
+
+
+@define(eq=False)
+class RehearsalLearner:
+    """Alternate a step on new examples with one on remembered ones."""
+
+    stand: Stand
+
+    def learn(self, stage: Stage, ctx: Context) -> None:
+        """One task; every pass goes once through the memory, in as many steps as there are new batches."""
+        stand = self.stand
+        batches = stand.begin(stage, ctx)
+        n_batches = -(-len(stage.train) // stand.settings.batch_size)
+        replayed = -(-len(stand.memory) // n_batches)
+        for epoch in stand.epochs(stage):
+            for _, inputs, labels in stand.steps(batches, stage, ctx, epoch):
+                loss = self._step(inputs, labels)
+                slots = stand.memory.draw(replayed) if len(stand.memory) else np.zeros(0, np.int64)
+                if len(slots):
+                    self._step(*stand.decoded(stage, slots))
+                stand.stepped(ctx, loss=loss)
+        stand.remember(stage, batches, ctx, group=stage.index)
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        stand = self.stand
+        loss = stand.seen.cross_entropy(stand.upper(inputs), labels)
+        stand.optimizer.zero_grad()
+        loss.backward()
+        stand.optimizer.step()
+        return loss.detach()
+
+    def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
+        """Scores over the classes seen."""
+        return self.stand.predict(samples)
+
+    def state(self) -> Tree:
+        """Network, optimiser, memory, position."""
+        return self.stand.state()
+
+    def load(self, tree: Tree) -> None:
+        """Take over what :meth:`state` gave."""
+        self.stand.load(tree)

@@ -6,13 +6,23 @@ One *slot* is an importance and an anchor for every trainable parameter; the pen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cl_kernel.protocols import Samples, Tree
+from cl_kernel.streams import Stage
+from cl_kernel.torch.state import pack, unpack
+from cl_kernel.torch.stepping import Stand, build_stand
+
+if TYPE_CHECKING:
+    from cl_kernel.run import Context
+    from cl_kernel.site import Parts
 
 Named = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -48,7 +58,7 @@ def penalty(slots: Sequence[Slot], parameters: Mapping[str, Tensor]) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while, back to what it was afterwards."""
     was = model.training
     model.eval()
@@ -182,3 +192,88 @@ class Keeper:
                 raise ValueError(f"{self.method!r} is none of {', '.join(METHODS)}")
         slot = Slot(importance, snapshot(model))
         self.slots = [*self.slots, slot] if self.method == "ewc" else [slot]
+
+
+# ---- learners --------------------------------------------------------------------------------
+
+
+def build_fine_tuning(settings: Any, parts: Parts) -> RegularisedLearner:
+    """Plain steps in the stream's order: the lower bound; on an offline stream, the upper bound."""
+    return RegularisedLearner(build_stand(settings, parts), None)
+
+
+def build_l2(settings: Any, parts: Parts) -> RegularisedLearner:
+    """L2: every parameter matters alike, the last task's values are the anchor."""
+    return RegularisedLearner(build_stand(settings, parts), Keeper("l2", settings.strength))
+
+
+def build_ewc(settings: Any, parts: Parts) -> RegularisedLearner:
+    """EWC: one penalty a task."""
+    return RegularisedLearner(build_stand(settings, parts), Keeper("ewc", settings.strength))
+
+
+def build_ewc_online(settings: Any, parts: Parts) -> RegularisedLearner:
+    """Online EWC: one penalty whose importance adds up."""
+    return RegularisedLearner(build_stand(settings, parts), Keeper("ewc-online", settings.strength))
+
+
+def build_si(settings: Any, parts: Parts) -> RegularisedLearner:
+    """Synaptic intelligence."""
+    return RegularisedLearner(build_stand(settings, parts), Keeper("si", settings.strength))
+
+
+def build_mas(settings: Any, parts: Parts) -> RegularisedLearner:
+    """Memory-aware synapses."""
+    return RegularisedLearner(build_stand(settings, parts), Keeper("mas", settings.strength))
+
+
+@define(eq=False)
+class RegularisedLearner:
+    """Plain training with a penalty for leaving what earlier tasks needed; without a keeper, fine-tuning."""
+
+    stand: Stand
+    keeper: Keeper | None
+
+    def learn(self, stage: Stage, ctx: Context) -> None:
+        """One task: epochs of steps; importance at its end (or, as shipped, after every epoch, Q16)."""
+        stand, keeper = self.stand, self.keeper
+        batches = stand.begin(stage, ctx)
+        if keeper and stand.epoch == stand.position == 0:
+            keeper.begin(stand.upper)
+        n_epochs = stand.n_epochs(stage)
+        for epoch in stand.epochs(stage):
+            for _, inputs, labels in stand.steps(batches, stage, ctx, epoch):
+                loss = stand.seen.cross_entropy(stand.upper(inputs), labels)
+                if keeper:
+                    keeper.step(stand.upper, stand.optimizer, loss)
+                else:
+                    stand.optimizer.zero_grad()
+                    loss.backward()
+                    stand.optimizer.step()
+                stand.stepped(ctx, loss=loss.detach())
+            if keeper and (epoch == n_epochs - 1 or stand.settings.every_epoch):
+                keeper.end(stand.upper, ((x, y) for _, x, y in stand.in_order(batches, stage)), len(stand.seen))
+                if epoch < n_epochs - 1:
+                    keeper.begin(stand.upper)
+
+    def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
+        """Scores over the classes seen."""
+        return self.stand.predict(samples)
+
+    def state(self) -> Tree:
+        """The stand, and what is remembered of earlier tasks."""
+        kept = self.keeper and {"slots": [{"importance": s.importance, "anchor": s.anchor} for s in self.keeper.slots],
+                                "omega": self.keeper.path.omega, "start": self.keeper.path.start}
+        return {**self.stand.state(), "keeper": pack(kept)}
+
+    def load(self, tree: Tree) -> None:
+        """Take over what :meth:`state` gave."""
+        self.stand.load(tree)
+        if self.keeper:
+            kept, device = unpack(tree["keeper"]), self.stand.device
+
+            def there(named: Named) -> Named:
+                return {name: value.to(device) for name, value in named.items()}
+
+            self.keeper.slots = [Slot(there(s["importance"]), there(s["anchor"])) for s in kept["slots"]]
+            self.keeper.path.omega, self.keeper.path.start = there(kept["omega"]), there(kept["start"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attrs import field, frozen
-from cl_kernel.errors import BadInput
 from torch import Tensor
 from torch.nn import functional as F
+
+from cl_kernel.errors import BadInput
 
 
 @frozen

@@ -10,6 +10,7 @@ from math import ceil
 
 import numpy as np
 from attrs import define, field
+
 from cl_kernel.errors import BadSetting
 
 Permute = Callable[[int], np.ndarray]
@@ -137,3 +138,178 @@ class Moments:
     def load(self, state: dict[str, np.ndarray | int]) -> None:
         """Take over what :meth:`state` gave."""
         self.n, self.mean, self._squares = int(state["n"]), np.asarray(state["mean"]), np.asarray(state["squares"])
+
+
+# ---- kernel pieces ---------------------------------------------------------------------------
+
+
+class Pool:
+    """Free slots, the lowest first, and the group of each occupied one."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.group_of = np.full(capacity, -1, np.int64)
+
+    def take(self, n: int) -> np.ndarray:
+        """Up to n free slots, lowest first."""
+        return np.flatnonzero(self.group_of < 0)[:n]
+
+    def __len__(self) -> int:
+        """One more than the highest occupied slot: rows below it hold data."""
+        occupied = np.flatnonzero(self.group_of >= 0)
+        return int(occupied[-1]) + 1 if len(occupied) else 0
+
+
+class Balanced:
+    """Policy ``crumb:balanced``: every class seen keeps at most ``floor(capacity / classes)`` examples (spec 2.7).
+
+    Told by a learner of classes, batches and their size (:meth:`begin`), it strides through them as the paper does and
+    says when every class is full; untold, each batch is considered whole and full classes shrink at random.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.store = ClassStore(permute=lambda n: np.arange(n))
+        self.active: list[int] = []
+        self.step = 1
+        self._pool = Pool(capacity)
+
+    def begin(self, active: Sequence[int], n_batches: int, batch_size: int) -> None:
+        """An update over ``n_batches`` batches begins, with these classes seen so far.
+
+        :raises BadSetting: when there are more classes than room.
+        """
+        if quota(self.capacity, len(active)) < 1:
+            raise BadSetting(f"a memory of {self.capacity} examples is smaller than the {len(active)} classes seen, so "
+                             f"every class would keep none", where="--memory",
+                             fix=f"give room for at least {len(active)} examples")
+        self.active, self.step = list(active), stride(n_batches, batch_size, self.capacity)
+
+    @property
+    def full(self) -> bool:
+        """Whether every class has its quota: later batches need not be offered."""
+        return bool(self.active) and self.store.full(self.active, quota(self.capacity, len(self.active)))
+
+    def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Slots of the newcomers that stay; slots of evicted examples are free again."""
+        known = set(self.active)
+        self.active += [int(g) for g in dict.fromkeys(groups.tolist()) if g not in known]
+        n_keep = quota(self.capacity, len(self.active))
+        self.store.permute = rng.permutation
+        newcomers = self.capacity + np.arange(len(groups))  # numbers no slot has, until they get one
+        gone = self.store.add(newcomers, groups, self.active, n_keep, self.step)
+        old = gone[gone < self.capacity]
+        self._pool.group_of[old] = -1
+        stay = np.setdiff1d(newcomers, gone)
+        slots = np.full(len(groups), -1, np.int64)
+        slots[stay - self.capacity] = self._pool.take(len(stay))
+        kept = slots >= 0
+        self._pool.group_of[slots[kept]] = groups[kept]
+        for c, rows in self.store.rows.items():
+            fresh = rows >= self.capacity
+            if fresh.any():
+                self.store.rows[c] = np.where(fresh, slots[np.where(fresh, rows - self.capacity, 0)], rows)
+        return slots
+
+    def draw(self, n: int, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
+        """Up to n different stored slots, uniform over the stored examples of these groups or of all."""
+        wanted = self.store.rows if groups is None else dict.fromkeys(np.asarray(groups).tolist())
+        rows = np.concatenate([np.empty(0, np.int64), *(self.store.rows.get(c, np.empty(0, np.int64)) for c in wanted)])
+        return rng.permutation(rows)[:n]
+
+    def balanced_draw(self, classes: Sequence[int], batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The class-balanced replay batch of spec 2.6: slots and labels, the classes repeated in order."""
+        rounds = ceil(batch_size / len(classes))
+        tables = [self.store.rows[c] for c in classes]
+        picks = (rng.random((rounds, len(classes))) * np.array([len(t) for t in tables])).astype(np.int64)
+        slots = np.stack([table[picks[:, at]] for at, table in enumerate(tables)], axis=1)
+        return slots.reshape(-1), np.tile(np.asarray(classes, dtype=np.int64), rounds)
+
+    def counts(self) -> dict[int, int]:
+        """Stored examples of each class that has any."""
+        return {c: len(rows) for c, rows in self.store.rows.items() if len(rows)}
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bookkeeping."""
+        return self._pool.group_of.nbytes + sum(rows.nbytes for rows in self.store.rows.values())
+
+    def state(self) -> dict[str, object]:
+        """Slots of each class in storage order, classes seen, stride."""
+        return {"classes": np.array(list(self.store.rows), np.int64),
+                "sizes": np.array([len(rows) for rows in self.store.rows.values()], np.int64),
+                "rows": np.concatenate([np.empty(0, np.int64), *self.store.rows.values()]),
+                "active": np.array(self.active, np.int64), "step": self.step}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Take over what :meth:`state` gave."""
+        parts = np.split(state["rows"], np.cumsum(state["sizes"])[:-1])
+        self.store.rows = {int(c): np.array(rows) for c, rows in zip(state["classes"], parts, strict=False)}
+        self.active, self.step = state["active"].tolist(), int(state["step"])
+        self._pool = Pool(self.capacity)
+        for c, rows in self.store.rows.items():
+            self._pool.group_of[rows] = c
+
+
+class Chosen:
+    """Policy ``crumb:chosen``: keeps what its learner chooses (herding, gradients, uncertainty), drops what it drops."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._pool = Pool(capacity)
+
+    def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Free slots, lowest first; -1 for newcomers without room."""
+        slots = np.full(len(groups), -1, np.int64)
+        free = self._pool.take(len(groups))
+        slots[:len(free)] = free
+        self._pool.group_of[free] = groups[:len(free)]
+        return slots
+
+    def drop(self, slots: np.ndarray) -> None:
+        """Free these slots."""
+        self._pool.group_of[slots] = -1
+
+    def of(self, group: int) -> np.ndarray:
+        """Slots of a group, lowest first."""
+        return np.flatnonzero(self._pool.group_of == group)
+
+    def counts(self) -> dict[int, int]:
+        """Stored examples of each group."""
+        groups, sizes = np.unique(self._pool.group_of[self._pool.group_of >= 0], return_counts=True)
+        return dict(zip(groups.tolist(), sizes.tolist(), strict=True))
+
+    def draw(self, n: int, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
+        """Up to n different occupied slots, uniform, of these groups or of all."""
+        held = self._pool.group_of
+        slots = np.flatnonzero(held >= 0 if groups is None else np.isin(held, groups) & (held >= 0))
+        return rng.permutation(slots)[:n]
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bookkeeping."""
+        return self._pool.group_of.nbytes
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Group of each slot."""
+        return {"group_of": self._pool.group_of.copy()}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._pool.group_of[:] = state["group_of"]
+
+
+def build_balanced(settings: object, capacity: int) -> Balanced:
+    """Policy ``crumb:balanced``."""
+    return Balanced(capacity)
+
+
+def build_chosen(settings: object, capacity: int) -> Chosen:
+    """Policy ``crumb:chosen``."""
+    return Chosen(capacity)

@@ -1,51 +1,425 @@
-"""Steps of CRUMB in their normative order (spec 2.6), and the learner around them."""
+"""CRUMB as a learner: the loop of specs 2.6 and 2.7, read from top to bottom in :meth:`CrumbLearner.learn`.
+
+Shapes: B batch, C h w the map at the cut, n classes seen so far, K memory blocks.
+"""
 
 from __future__ import annotations
 
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from attrs import define, field
+from cl_kernel import BadSetting, Context, Field, Memory, MissingAsset, Mismatch, Parts, Samples, Stage, Stream, Tree
+from cl_kernel.torch import state
+from cl_kernel.torch.classes import SeenClasses
+from cl_kernel.torch.learners import FEATURES, build_network
+from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, to_input
+from cl_kernel.torch.models import Split
+from torch import Tensor
+from torch.nn import functional as F
 
-from cl_plugin_crumb.losses import Weights, cross_entropy
-
-CLAMP = 10.0
-"""Bound of every element of the gradient."""
-
-
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, clamp: float = CLAMP) -> None:
-    """Backward, clamp every gradient element, step."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    torch._foreach_clamp_min_(gradients, -clamp)
-    torch._foreach_clamp_max_(gradients, clamp)
-    optimizer.step()
+from cl_plugin_crumb import weights as weight_files
+from cl_plugin_crumb.evaluate import accuracy, tables
+from cl_plugin_crumb.losses import Weights
+from cl_plugin_crumb.model.codebook import Codebook, statistics
+from cl_plugin_crumb.model.network import flip, perturb, resized_crops
+from cl_plugin_crumb.replay import Moments
+from cl_plugin_crumb.settings import Crumb
+from cl_plugin_crumb.steps import step_new, step_replay
 
 
-def step_new(head: nn.Module, rebuild: nn.Module | None, optimizer: torch.optim.Optimizer, features: Tensor,
-             labels: Tensor, n_active: int, weights: Weights) -> dict[str, Tensor]:
-    """One step on a new batch. A loss of weight zero is not computed, so its dropout mask is not drawn either.
+def build(options: Crumb, parts: Parts) -> CrumbLearner:
+    """Learner ``crumb:crumb``.
 
-    :param rebuild: the codebook; None when examples are kept as they are, and ``out`` is then ``direct``.
-    :param features: maps [B, C, h, w].
-    :return: the losses computed, detached.
+    :raises Mismatch: for a network without a cut, or a memory that does not fit the storage.
     """
-    losses: dict[str, Tensor] = {}
-    total: Tensor | None = None
-    if weights.direct or rebuild is None:
-        losses["direct"] = cross_entropy(head(features), labels, n_active)
-        total = losses["direct"] * (weights.direct if rebuild is not None else weights.direct + weights.out)
-    if weights.out and rebuild is not None:
-        losses["out"] = cross_entropy(head(rebuild(features)), labels, n_active)
-        total = losses["out"] * weights.out if total is None else total + losses["out"] * weights.out
-    if total is None:
-        raise ValueError("both losses have weight zero")
-    descend(total, optimizer)
-    return {name: loss.detach() for name, loss in losses.items()}
+    if options.pretrained:
+        weight_files.check_stem(options.pretrained)
+    elif options.start != "none" and not options.base:
+        raise MissingAsset(f"learner.start is {options.start!r}, but there is no pretraining to take it from",
+                           where="learner.pretrained", fix="clk run --plugin crumb --test pretrain-imagenet --profile "
+                           "paper, then --set learner.pretrained=RUN/crumb/.../CRUMB_run0; or --set learner.start=none")
+    if not options.w_out and not options.w_direct:
+        raise BadSetting("both losses have weight zero", where="learner.w_out, learner.w_direct")
+    network, device = build_network(parts)
+    if not network.is_cut:
+        raise Mismatch("CRUMB replays what crosses the cut of its network, and this one has none", where="--model",
+                       fix="--model crumb:squeezenet, or model.cut=LAYER and model.frozen=true")
+    spec = parts.stream.spec
+    memory = None
+    if options.storage != "merec":
+        memory = parts.memory(memory_fields(options, network, spec, device)) if parts.memory is not None else None
+        if memory is None and options.replay_times:
+            raise Mismatch("CRUMB needs a memory", where="--replay", fix="--replay crumb:balanced+crumb:blocks --memory 417")
+    codebook = getattr(memory.codec, "codebook", None) if memory is not None else None
+    if codebook is not None and options.storage != "feature":
+        raise Mismatch(f"memory blocks keep maps as they are rebuilt, but learner.storage is {options.storage!r}",
+                       where="--replay", fix="--replay crumb:balanced+clk:raw")
+    if options.pretrained:
+        weight_files.load_files(options.pretrained, network, codebook, options.start)
+    else:
+        weight_files.pretrain(network, codebook, options, parts.site)
+    return CrumbLearner(options, network, memory, codebook, device, parts.stream, parts.site.folder,
+                        parts.site.rng("crumb"), random.Random(int(parts.site.rng("crops").integers(2**62))))
 
 
-def step_replay(head: nn.Module, optimizer: torch.optim.Optimizer, maps: Tensor, labels: Tensor, n_active: int,
-                coefficient: float) -> Tensor:
-    """One step of its own on replayed maps, already decoded with the current codebook."""
-    loss = cross_entropy(head(maps), labels, n_active)
-    descend(coefficient * loss, optimizer)
-    return loss.detach()
+def memory_fields(options: Crumb, network: Split, spec: Mapping[str, Field], device: torch.device) -> dict[str, Field]:
+    """Fields of a remembered example: the image itself, or the map at the cut."""
+    source, label = input_name(spec), label_name(spec)
+    if options.storage == "image":
+        return {source: spec[source], label: spec[label]}
+    blank = torch.zeros((1, *(axis or 1 for axis in spec[source].shape)), dtype=getattr(torch, spec[source].dtype))
+    shape = tuple(network.features(to_input(blank.to(device), spec[source], device)).shape[1:])
+    return {FEATURES: Field(shape=shape, dtype="float32", kind="map"), label: spec[label]}
+
+
+@define(eq=False)
+class CrumbLearner:
+    """The cut network, the codebook, the memory, and where in the stream they are."""
+
+    options: Crumb
+    network: Split
+    memory: Memory | None
+    codebook: Codebook | None
+    device: torch.device
+    stream: Stream
+    folder: Path | None
+    rng: np.random.Generator
+    crops: random.Random
+    seen: SeenClasses = field(factory=SeenClasses)
+    moments: dict[int, Moments] = field(factory=dict)
+    epoch: int = 0
+    position: int = 0
+    history: dict[str, Any] = field(factory=lambda: {"epochs": [], "tasks": [], "stats": []})
+    best: Tree | None = None
+    optimizer: torch.optim.Optimizer = field(init=False)
+    _test: Batches | None = field(init=False, default=None)
+    _test_samples: Samples | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        if self.codebook is not None:
+            self.codebook.requires_grad_(not self.options.freeze_codebook)
+            self.memory.codec.learning = not self.options.freeze_codebook
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        options = self.options
+        modules = [self.network.upper, *([self.codebook] if self.codebook is not None else []),
+                   *([self.network.lower] if options.extractor_epochs else [])]
+        parameters = [p for module in modules for p in module.parameters()
+                      if p.requires_grad or module is self.network.lower]
+        return torch.optim.SGD(parameters, options.lr, options.momentum, weight_decay=options.weight_decay)
+
+    # ---- the loop -----------------------------------------------------------------------------
+    def learn(self, stage: Stage, ctx: Context) -> None:
+        """One task: epochs over it in the stream's order, replay after every batch, the memory after every epoch."""
+        options, first = self.options, stage.index == 0
+        n_epochs = options.first_epochs if first else options.epochs
+        last_task = stage.index == len(ctx.stages) - 1
+        self.seen.extend(stage, label_name(stage.train.spec))
+        labels = stage.train.take(np.arange(len(stage.train)), [label_name(stage.train.spec)])
+        labels_of = labels[label_name(stage.train.spec)]
+        batches, lives = None, None
+        n_steps = -(-len(stage.train) // options.batch_size)
+        ctx.phase("stream", n_epochs * n_steps)
+
+        while self.epoch < n_epochs:
+            if lives != (first and self.epoch < options.extractor_epochs):
+                lives = first and self.epoch < options.extractor_epochs
+                batches = self._batches(stage.train, ctx, cached=not lives)
+                self.network.lower.requires_grad_(lives)
+            self.network.train()
+            weights = self._weights(first)
+            replays = options.replay_times if not first or options.replay_in_first_task else 0
+            order = self._order(stage, ctx)
+            for rows, given, targets in batches(order, options.batch_size, self.position):
+                features = self.network.lower(given) if lives else given
+                losses = self._new(features, self.seen.columns_of(targets), weights)
+                for _ in range(replays):
+                    if (replayed := self._replay(labels_of[rows], len(rows))) is not None:
+                        losses["replay"] = replayed
+                self._note_statistics(stage.index, features, self.position == 0 or self.position + len(rows) >= len(order))
+                self.position += options.batch_size
+                ctx.step(**losses)
+            self.epoch += 1
+            if not last_task and (not first or options.replay_in_first_task or self.epoch == n_epochs):
+                self._remember(stage, ctx, batches, lives, labels_of)
+            self._end_epoch(stage, n_epochs)
+            self.position = 0
+        self._end_task(stage, ctx)
+        self.epoch = 0
+
+    def _new(self, features: Tensor, targets: Tensor, weights: Weights) -> dict[str, Tensor]:
+        """One step on a new batch; with crops on, the codebook sees cropped and re-quantised reconstructions."""
+        book = self.codebook
+        if book is not None and book.waits:
+            book.indices(features.detach())
+        rebuilt = self._cropped if book is not None and self.options.crop else book
+        return step_new(self.network.upper, rebuilt, self.optimizer, features, targets, len(self.seen), weights)
+
+    def _cropped(self, features: Tensor) -> Tensor:
+        return self.codebook(resized_crops(self.codebook(features), self.crops).detach())
+
+    def _replay(self, new_labels: np.ndarray, batch_size: int) -> Tensor | None:
+        """One replay step: class-balanced over classes seen, not in the current batch, and remembered (2.6.2)."""
+        options = self.options
+        drawn = self._draw(set(new_labels.tolist()), batch_size)
+        if drawn is None or not options.replay_coef:
+            return None
+        maps, labels = drawn
+        if options.crop:
+            maps = resized_crops(maps, self.crops)
+            maps = maps if self.codebook is None else self.codebook(maps.detach())
+        if options.flip:
+            maps = flip(maps, self.crops, axis=3 if options.flip_axis == "width" else 2)
+        return step_replay(self.network.upper, self.optimizer, maps, self.seen.columns_of(labels), len(self.seen),
+                           options.replay_coef)
+
+    def _draw(self, present: set[int], batch_size: int) -> tuple[Tensor, Tensor] | None:
+        """A replay batch: maps [n |R|, C, h, w] and labels."""
+        if self.options.storage == "merec":
+            classes = [c for c in self.seen.order if c not in present and c in self.moments]
+            if not classes:
+                return None
+            picks = np.tile(classes, -(-batch_size // len(classes)))
+            maps = np.stack([self.moments[c].draw(self.rng.standard_normal(self.moments[c].mean.shape)) for c in picks])
+            return torch.from_numpy(maps).float().to(self.device), torch.from_numpy(picks).to(self.device)
+        policy = self.memory.policy
+        counts = policy.counts()
+        classes = [c for c in self.seen.order if c not in present and counts.get(c)]
+        if not classes:
+            return None
+        if hasattr(policy, "balanced_draw"):
+            slots, _ = policy.balanced_draw(classes, batch_size, self.rng)
+        else:
+            rounds = -(-batch_size // len(classes))
+            slots = np.concatenate([np.resize(self.memory.draw(rounds, np.array([c])), rounds) for c in classes])
+        stored = self.memory.take(slots)
+        spec = self.stream.spec
+        labels = as_tensor(stored[label_name(spec)], self.device).long()
+        if self.options.storage == "image":
+            source = input_name(spec)
+            return self.network.features(to_input(stored[source], spec[source], self.device)), labels
+        return as_tensor(stored[FEATURES], self.device).float(), labels
+
+    # ---- memory -------------------------------------------------------------------------------
+    def _remember(self, stage: Stage, ctx: Context, batches: Batches, lives: bool, labels_of: np.ndarray) -> None:
+        """Offer the task to the memory, batch by batch in stream order, in evaluation mode (2.7)."""
+        options = self.options
+        if self.memory is None and options.storage != "merec":
+            return
+        size = options.batch_size
+        order = np.arange(len(stage.train))
+        policy = None if self.memory is None else self.memory.policy
+        if hasattr(policy, "begin"):
+            policy.begin(self.seen.order, -(-len(order) // size), size)
+        self.network.eval()
+        for rows, given, _ in batches(order, size):
+            with torch.no_grad():
+                features = self.network.lower(given) if lives else given
+            self._keep(stage.train, rows, labels_of[rows], features)
+            if getattr(policy, "full", False):
+                break
+        self.network.train()
+
+    def _keep(self, samples: Samples, rows: np.ndarray, labels: np.ndarray, features: Tensor) -> None:
+        spec, options = samples.spec, self.options
+        label = label_name(spec)
+        if options.storage == "merec":
+            for c in np.unique(labels).tolist():
+                self.moments.setdefault(c, Moments()).add(features[torch.from_numpy(labels == c)].cpu().numpy())
+            return
+        if options.storage == "image":
+            self.memory.add(samples.take(rows, [input_name(spec), label]), labels)
+            return
+        if options.storage == "enhanced_raw_feature":
+            features = self._enhanced(features, torch.from_numpy(labels).to(self.device))
+        kept = features if isinstance(features, Tensor) and self.codebook is not None else features.cpu().numpy()
+        self.memory.add({FEATURES: kept, label: labels}, labels)
+
+    def _enhanced(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Maps weighted by how much the loss depends on each of their values (2.7)."""
+        with torch.enable_grad():
+            watched = features.detach().requires_grad_()
+            scores = self.network.upper(watched)[:, :len(self.seen)]
+            loss = F.cross_entropy(self.seen.scores(scores), self.seen.columns_of(labels))
+            (gradient,) = torch.autograd.grad(loss, watched)
+        saliency = gradient.abs()
+        return features * saliency / saliency.mean().clamp_min(1e-20)
+
+    # ---- epochs and tasks ---------------------------------------------------------------------
+    def _weights(self, first: bool) -> Weights:
+        options = self.options
+        if self.codebook is None:
+            return Weights(0.0, 1.0)
+        if first and self.epoch < options.pretraining_epochs:
+            return Weights(options.pretrain_w_out, options.pretrain_w_direct)
+        return Weights(options.w_out, options.w_direct)
+
+    def _order(self, stage: Stage, ctx: Context) -> np.ndarray:
+        n = len(stage.train)
+        return ctx.rng("order", stage.index, self.epoch).permutation(n) if self.options.shuffle else np.arange(n)
+
+    def _batches(self, samples: Samples, ctx: Context, *, cached: bool = True) -> Batches:
+        """Batches of maps; for samples in memory the maps are computed once for all epochs."""
+        following = self.network.lower.training  # batch norm of the frozen part follows the data: nothing to cache
+        transform = self.network.features if cached else None
+        return Batches(samples, self.device, transform=transform, on_bad=ctx.bad_sample,
+                       n_workers=max(1, ctx.site.n_workers), limit=0 if following else 1 << 30)
+
+    def _end_epoch(self, stage: Stage, n_epochs: int) -> None:
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = max(options.lr_min, group["lr"] - options.lr_decrement) if options.lr_decrement else group["lr"]
+        keeps = options.keep_best == "every" or (options.keep_best == "first" and stage.index == 0)
+        if not options.write_tables and not keeps:
+            return
+        scores = self._score()
+        epochs = self.history["epochs"]
+        if len(epochs) <= stage.index:
+            epochs.append([])
+        epochs[stage.index].append(scores)
+        if keeps:
+            chosen = scores[options.best_by]["val_all" if options.validate else "test_all"][0]
+            if self.best is None or chosen > self.best["accuracy"]:
+                self.best = {"accuracy": chosen, "epoch": self.epoch, "network": state.pack(self.network),
+                             "codebook": None if self.codebook is None else state.pack(self.codebook)}
+            if self.epoch == n_epochs:
+                state.restore(self.network, self.best["network"])
+                if self.codebook is not None:
+                    state.restore(self.codebook, self.best["codebook"])
+
+    def _end_task(self, stage: Stage, ctx: Context) -> None:
+        at = -1 if self.best is None else self.best["epoch"] - 1
+        if self.history["epochs"]:
+            self.history["tasks"].append(self.history["epochs"][stage.index][at])
+        if self.best is not None:
+            ctx.note(f"task {stage.index}: took epoch {self.best['epoch']} by its accuracy on "
+                     f"{'held-out' if self.options.validate else 'TEST'} data", accuracy=self.best["accuracy"])
+        self.best = None
+        if self.folder is not None and self.options.write_tables:
+            self._write(ctx)
+
+    def _score(self) -> dict[str, dict[str, list[float | None]]]:
+        """Direct and mem accuracies on all, first-task and current classes, from one pass over the test images."""
+        given, labels = self._test_batches(self.stream.test)
+        order = np.arange(len(self.stream.test))
+        seen = np.isin(labels, self.seen.order)
+        rows = order[seen]
+        ks = self.options.top_k
+        scores: dict[str, list[np.ndarray]] = {"direct": [], **({"mem": []} if self.codebook is not None else {})}
+        self.network.eval()
+        with torch.no_grad():
+            for _, features, _ in given(rows, self.options.predict_batch):
+                scores["direct"].append(self._masked(self.network.upper(features)))
+                if self.codebook is not None:
+                    scores["mem"].append(self._masked(self.network.upper(self.codebook(features))))
+        out = {}
+        tasks = self.seen.by_stage
+        held = np.random.default_rng(0).random(len(labels)) < 0.25 if self.options.validate else np.zeros(len(labels), bool)
+        held = held[rows]
+        for source, parts in scores.items():
+            values = np.concatenate(parts)
+            three = accuracy.by_task(values[~held], labels[rows][~held], tasks, ks)
+            out[source] = {f"test_{name}": numbers for name, numbers in three.items()}
+            if self.options.validate:
+                out[source]["val_all"] = accuracy.by_task(values[held], labels[rows][held], tasks, ks)["all"]
+        return out
+
+    def _masked(self, scores: Tensor) -> np.ndarray:
+        """Scores by class label; classes not seen yet are ruled out."""
+        return self.seen.by_label(scores).float().cpu().numpy()
+
+    def _test_batches(self, samples: Samples) -> tuple[Batches, np.ndarray]:
+        if self._test is None or self._test_samples is not samples:
+            self._test = Batches(samples, self.device, transform=self.network.features,
+                                 limit=0 if self.network.lower.training or self.options.extractor_epochs else 1 << 30)
+            self._test_samples = samples
+        label = label_name(samples.spec)
+        return self._test, samples.take(np.arange(len(samples)), [label])[label]
+
+    def _note_statistics(self, task: int, features: Tensor, wanted: bool) -> None:
+        if wanted and self.options.write_tables and self.codebook is not None:
+            with torch.no_grad():
+                row = statistics(self.codebook.blocks, features, self.codebook(features))
+            self.history["stats"].append({"run": 0, "task": task, "epoch": self.epoch, **row})
+
+    def _write(self, ctx: Context) -> None:
+        """The csv files of spec 7 in ``crumb/`` of the run folder, and the weights."""
+        info, run = self.stream.info, ctx.seed
+        place = self.folder / "crumb" / tables.folder(str(info.get("scenario", self.stream.name)), "Crumb", "Network",
+                                                      offline=bool(info.get("offline")), runs=[run])
+        epochs, tasks = self.history["epochs"], self.history["tasks"]
+        k = range(len(self.options.top_k))
+
+        def pick(scores: Mapping[str, Any], source: str, name: str) -> list[float | None]:
+            return [scores[source][name][at] for at in k]
+
+        given = {str(run): {source: {name: {
+            "all_epochs": [[pick(e, source, name) for e in task] if name in task[0][source] else [] for task in epochs],
+            "best_epochs": [pick(t, source, name) for t in tasks if name in t[source]]} for name in tables.SETS}
+            for source in epochs[0][0]}}
+        files = tables.texts(given, self.options.top_k)
+        if self.history["stats"]:
+            files["mem_stats.csv"] = tables.mem_stats([{**row, "run": run} for row in self.history["stats"]])
+        import attrs
+
+        files["hyperparams.csv"] = tables.hyper_parameters(
+            {**attrs.asdict(self.options), "seed": run, "stored_bytes": self.memory.bytes_used if self.memory else 0})
+        tables.write(place, files)
+        weight_files.save_files(place / f"CRUMB_run{run}", self.network, self.codebook)
+
+    # ---- seam ---------------------------------------------------------------------------------
+    def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
+        """``scores`` float32 [n, K] with unseen classes at minus infinity, and ``class`` int64 [n]."""
+        batches, _ = self._test_batches(samples)
+        generator = torch.Generator().manual_seed(0)
+        self.network.eval()
+        for _, features, _ in batches(np.arange(len(samples)), self.options.predict_batch):
+            with torch.no_grad():
+                if self.options.perturb:
+                    features = perturb(features, self.options.perturb, generator)
+                if self.options.predict == "mem" and self.codebook is not None:
+                    features = self.codebook(features)
+                scores = self._masked(self.network.upper(features))
+            yield {"scores": scores, "class": scores.argmax(1)}
+        self.network.train()
+
+    def state(self) -> Tree:
+        """Weights, codebook, momentum, memory, generators and the position in the stream."""
+        return {
+            "network": state.pack(self.network), "optimizer": state.pack(self.optimizer),
+            "memory": None if self.memory is None else self.memory.state(),
+            "moments": {str(c): m.state() for c, m in self.moments.items()},
+            "rng": state.pack(self.rng), "crops": state.pack(self.crops), "generators": state.pack_generators(),
+            "seen": self.seen.state(), "epoch": self.epoch, "position": self.position,
+            "history": copy.deepcopy(self.history), "best": self.best,
+        }
+
+    def load(self, tree: Tree) -> None:
+        """Take over what :meth:`state` gave."""
+        state.restore(self.network, tree["network"])
+        if self.memory is not None:
+            self.memory.load(tree["memory"])
+        state.restore(self.optimizer, tree["optimizer"])
+        self.moments = {}
+        for c, content in tree["moments"].items():
+            self.moments[int(c)] = Moments()
+            self.moments[int(c)].load(content)
+        state.restore(self.rng, tree["rng"])
+        state.restore(self.crops, tree["crops"])
+        state.restore_generators(tree["generators"])
+        self.seen.load(tree["seen"])
+        self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
+        self.history, self.best = copy.deepcopy(tree["history"]), tree["best"]
+        self._test = self._test_samples = None
+
+
+def classes_of(stages: Sequence[Stage]) -> list[int]:
+    """Classes in the order in which stages bring them."""
+    return [c for stage in stages for c in stage.classes]

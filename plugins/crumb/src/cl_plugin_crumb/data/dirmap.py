@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+
 from cl_kernel.errors import BadInput, MissingAsset
 
 COLUMNS = ("class", "object", "session", "im_num", "im_path")

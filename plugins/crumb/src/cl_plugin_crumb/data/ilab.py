@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
+
 from cl_kernel.errors import BadInput, MissingAsset
 
 CLASSES = ("boat", "bus", "car", "equip", "f1car", "heli", "mil", "monster", "pickup", "plane", "semi", "tank",

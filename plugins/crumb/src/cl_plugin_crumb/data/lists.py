@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from attrs import frozen
-from cl_kernel.errors import BadInput, BadSetting
 
+from cl_kernel.errors import BadInput, BadSetting
 from cl_plugin_crumb.data import dirmap
 
 SCENARIOS = ("iid", "class_iid", "instance", "class_instance")

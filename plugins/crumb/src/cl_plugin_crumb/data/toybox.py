@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from attrs import frozen
+
 from cl_kernel.errors import BadInput, MissingAsset
 
 CATEGORIES = {

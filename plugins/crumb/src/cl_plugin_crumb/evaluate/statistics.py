@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import frozen
-from cl_kernel.errors import BadInput
 from scipy import stats
+
+from cl_kernel.errors import BadInput
 
 SIGNIFICANT = 0.05 / 6
 """Level of the shape-bias tests, corrected for six of them."""

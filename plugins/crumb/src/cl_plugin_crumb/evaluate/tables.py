@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from cl_kernel.errors import BadInput
 
 Accuracies = Mapping[str, Any]

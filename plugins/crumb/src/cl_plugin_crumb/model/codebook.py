@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from cl_kernel.errors import BadSetting
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cl_kernel.errors import BadSetting
 
 SCORES_AT_ONCE = 1 << 20
 """Scores held at a time while assigning: 4 MB in float32, so that a chunk stays in the processor's cache."""
@@ -56,7 +57,7 @@ def _need_rows(strategy: str, n_blocks: int, needed: int, length: int) -> None:
     if n_blocks != needed:
         raise BadSetting(
             f"{strategy} with blocks of length {length} has exactly {needed} rows, not {n_blocks}",
-            where="replay.n_blocks", fix=f"--set replay.n_blocks={needed}")
+            where="codec.n_blocks", fix=f"--set codec.n_blocks={needed}")
 
 
 def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | None = None,
@@ -71,12 +72,12 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
     :raises BadSetting: for an unknown strategy, or sizes the strategy cannot have.
     """
     if n_blocks < 1 or length < 1:
-        raise BadSetting(f"a codebook of {n_blocks} blocks of length {length}", where="replay.n_blocks, replay.length")
+        raise BadSetting(f"a codebook of {n_blocks} blocks of length {length}", where="codec.n_blocks, codec.length")
     if strategy == "random_distmatch_sparse_scratch_pretrain":
         strategy, (sigma, sparsity) = "random_distmatch_sparse", SCRATCH
     if strategy.startswith(("random_distmatch", "random_everyperm", "distmatch_", "rigid_")) and sigma is None:
-        raise BadSetting(f"{strategy} needs the spread of the maps it copies", where="replay.sigma",
-                         fix=f"known for the SqueezeNet cuts {sorted(MATCHED)}; give replay.sigma and replay.sparsity")
+        raise BadSetting(f"{strategy} needs the spread of the maps it copies", where="codec.sigma",
+                         fix=f"known for the SqueezeNet cuts {sorted(MATCHED)}; give codec.sigma and codec.sparsity")
     match strategy:
         case "random_standard_normal":
             return torch.randn(n_blocks, length, generator=generator)
@@ -107,7 +108,7 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
             _need_rows(strategy, n_blocks, 2**length // 2, length)
             if length > 8:
                 raise BadSetting(f"{strategy} numbers its rows in 8 bits: blocks of length {length} do not fit",
-                                 where="replay.length", fix="use a length of at most 8")
+                                 where="codec.length", fix="use a length of at most 8")
             values = _every_pattern(2**length, length, sigma, generator)
             rows = np.arange(2**length, dtype=np.uint8)
             (rng or np.random.RandomState()).shuffle(rows)
@@ -117,7 +118,7 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
             high = sigma * 5 / 3
             values = torch.where(_digits(n_blocks, length).bool(), high, high * LOW)
             return values + jitter * torch.randn(n_blocks, length, generator=generator)
-    raise BadSetting(f"unknown codebook start {strategy!r}", where="replay.init", fix=f"one of {', '.join(STRATEGIES)}")
+    raise BadSetting(f"unknown codebook start {strategy!r}", where="codec.init", fix=f"one of {', '.join(STRATEGIES)}")
 
 
 STRATEGIES = (
@@ -145,7 +146,7 @@ def check_length(channels: int, length: int) -> None:
     if length < 1 or channels % length:
         fits = [n for n in range(1, channels + 1) if channels % n == 0]
         raise BadSetting(f"blocks of length {length} do not divide the {channels} channels of the map",
-                         where="replay.length", fix=f"one of {', '.join(map(str, fits))}")
+                         where="codec.length", fix=f"one of {', '.join(map(str, fits))}")
 
 
 def slices(features: Tensor, length: int) -> Tensor:
@@ -206,7 +207,7 @@ def code_dtype(n_blocks: int) -> np.dtype[np.generic]:
     :raises BadSetting: beyond 65,536 blocks.
     """
     if n_blocks > 1 << 16:
-        raise BadSetting(f"{n_blocks} blocks do not fit two bytes", where="replay.n_blocks", fix="at most 65536")
+        raise BadSetting(f"{n_blocks} blocks do not fit two bytes", where="codec.n_blocks", fix="at most 65536")
     return np.dtype(np.uint8 if n_blocks <= 256 else np.uint16)
 
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import torch
 import torchvision
-from cl_kernel.errors import BadSetting
-from cl_kernel.torch.models import Normalise, Split
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cl_kernel.errors import BadSetting
+from cl_kernel.torch.models import Normalise, Split
+
 
 class Resize(nn.Module):
     """Images in [0, 1] to a square, bilinear, aspect not kept (spec 4.1)."""
@@ -24,7 +26,9 @@ class Resize(nn.Module):
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, size, size]."""
+        """[B, 3 or 1, H, W] -> [B, 3, size, size]."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
         if images.shape[-2:] == (self.size, self.size):
             return images
         return F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True)

@@ -1,0 +1,3 @@
+"""Names of the ``clk crumb ...`` commands; light."""
+
+COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = ()
