@@ -18,11 +18,15 @@ from cl_kernel import Field, Memory
 from cl_kernel.builtin.settings import LargestClass as LargestClassSettings
 from cl_kernel.memory import RawCodec, policies
 from cl_plugin_remind import evaluate, losses
+from cl_plugin_remind.data import folders as folders_data
+from cl_plugin_remind.data import questions
+from cl_plugin_remind.model import vqa
 from cl_plugin_remind.model.resnet import Part, _block
 from cl_plugin_remind.replay import augment, pq
 from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.settings import Streaming
 from cl_plugin_remind.train import step
+from cl_plugin_remind.train import vqa as vqa_train
 
 PLUGIN = "remind"
 Arrays = Mapping[str, Any]
@@ -194,6 +198,14 @@ class ChosenVictim:
     def random(self, n: int) -> np.ndarray:
         assert n <= 1
         return np.full(n, self.number)
+
+    def choose_before(self, policy: Any, memory: Memory, victim: int, group: int) -> None:
+        tables = policy.tables
+        rank = tables.rank(group)
+        assert tables.largest() == rank
+        slot = held_items(memory).index(victim)
+        place = next(p for p in range(tables.sizes[rank]) if tables.at(rank, p) == slot)
+        self.number = (place + 0.5) / tables.sizes[rank]
 
     def choose(self, policy: Any, memory: Memory, victim: int, newcomer: int, group: int, newcomers: int) -> None:
         tables = policy.tables
@@ -368,3 +380,137 @@ def topk(z: Arrays, entry: Mapping[str, Any]) -> None:
 @kind
 def omega(z: Arrays, entry: Mapping[str, Any]) -> None:
     assert evaluate.omega(z["alpha"], z["offline"]) == pytest.approx(float(z["omega"]), abs=1e-9)
+
+
+@kind
+def label_files(z: Arrays, entry: Mapping[str, Any]) -> None:
+    folders, order = parsed(z["folder_classes_json"]), parsed(z["order_json"])
+    for side in ("train", "val"):
+        counts = parsed(z[f"{side}_counts_json"])
+        samples = np.repeat(np.arange(len(folders)), counts)
+        ranks = folders_data.rank_labels(folders, samples, order)
+        assert ranks.dtype == np.int64
+        assert np.array_equal(ranks, z[side])
+    found = [folders_data.rows_of_ranks(z["train"], a, b).tolist() for a, b in parsed(z["ranges_json"])]
+    assert found == parsed(z["indices_json"])
+
+
+# ---- questions --------------------------------------------------------------------------------------
+
+
+@kind
+def vqa_tokenize(z: Arrays, entry: Mapping[str, Any]) -> None:
+    vocabulary = questions.Vocabulary()
+    assert [vocabulary.learn(text) for text in parsed(z["sents_json"])] == parsed(z["ids_json"])
+    assert vocabulary.words == parsed(z["vocab_json"])
+
+
+@kind
+def vqa_metric(z: Arrays, entry: Mapping[str, Any]) -> None:
+    for name, n_types in evaluate.N_TYPES.items():
+        found = evaluate.vqa_scores(z["pred"], z["aidx"], z["qtypeidx"], n_types)
+        assert [found["mean_per_type"], found["overall"]] == pytest.approx(z[name].tolist(), abs=1e-9)
+
+
+@kind
+def vqa_limited_buffer(z: Arrays, entry: Mapping[str, Any]) -> None:
+    classes, size, q = parsed(z["seq_json"]), int(z["size"]), int(z["q"])
+    policy = policies.build_largest_class(LargestClassSettings(newcomer_may_leave=False), size)
+    fields = {step.ITEM: Field(shape=(), dtype="int64", kind="group")}
+    memory = Memory(policy, RawCodec(fields), size, np.random.default_rng(0))
+    rng = memory._place_rng = ChosenVictim()
+    old = np.random.RandomState(int(z["seed"]))
+    lists: dict[int, list[int]] = {}
+    for item, group in enumerate(classes):
+        if sum(map(len, lists.values())) >= size:
+            largest = max(lists, key=lambda c: len(lists[c]))  # the first seen of equals
+            victim = lists[largest].pop(int(augment.distinct(old, len(lists[largest]), 1)[0]))
+            rng.choose_before(policy, memory, victim, largest)
+        lists.setdefault(group, []).append(item)
+        memory.add({step.ITEM: np.array([item])}, np.array([group]))
+        assert sorted(held_items(memory)) == sorted(i for ids in lists.values() for i in ids)
+        if item == len(classes) // 2:
+            compare_lists(lists, parsed(z["mid_json"]))
+    compare_lists(lists, parsed(z["final_json"]))
+    flat = [item for ids in lists.values() for item in ids]
+    for expected in parsed(z["draws_json"]):
+        drawn = [flat[p] for p in augment.distinct(old, len(flat), q)]
+        assert drawn == expected
+        assert set(drawn) <= set(held_items(memory))
+
+
+def compare_lists(lists: Mapping[int, list[int]], expected: Mapping[str, list[int]]) -> None:
+    assert {str(group): ids for group, ids in lists.items() if ids} == {g: ids for g, ids in expected.items() if ids}
+
+
+@kind
+def vqa_stream(z: Arrays, entry: Mapping[str, Any]) -> None:
+    order_kind = "iid" if str(z["order"]).strip('"') == "random" else "qtype"
+    types, answers, lengths, qid = z["qtypeidx"], z["aidx"], z["qlen"], z["qid"]
+    order, boundaries = questions.dataset_order(order_kind, types, answers, int(answers.max()) + 1)
+    assert boundaries == parsed(z["boundaries_json"])
+    assert qid[order].tolist() == parsed(z["dataset_order_json"])
+    streamed = questions.streamed_order(order, lengths, 8)
+    assert qid[streamed].tolist() == parsed(z["streamed_order_json"])
+    old, r = np.random.RandomState(int(z["seed"])), int(z["r"])
+    draws, batch_lengths, batch_answers = [], [], []
+    for position in range(boundaries[0], len(order)):
+        drawn = augment.distinct(old, position + 1, r)
+        rows = vqa_train.merge_batch(streamed[position], order[drawn], lengths)
+        draws.append(drawn.tolist())
+        batch_lengths.append(lengths[rows].tolist())
+        batch_answers.append(sorted(answers[rows].tolist()))
+    assert draws == parsed(z["draws_json"])
+    assert batch_lengths == parsed(z["batch_qlen_json"])
+    assert batch_answers == [sorted(batch) for batch in parsed(z["batch_aidx_json"])]
+    assert boundaries[1:] == parsed(z["evals_json"])
+
+
+def network_case(name: str) -> Callable[..., None]:
+    def check(z: Arrays, entry: Mapping[str, Any]) -> None:
+        tolerance = 1e-3 if "1e-3" in entry["tolerance"] else 1e-4
+        tensors = {key.removeprefix("w_"): torch.from_numpy(z[key]) for key in z if key.startswith("w_")}
+        net = vqa.make(name, sizes_of(name, tensors, z))
+        counters = {key for key in net.state_dict() if key.endswith("num_batches_tracked")}
+        missing, unexpected = net.load_state_dict(tensors, strict=False)
+        assert set(missing) <= counters and not unexpected
+        net.eval()
+        question, image, length = (torch.from_numpy(z[key]) for key in ("q", "v", "ql"))
+        scores = net(question, image, length)
+        assert scores.detach().numpy() == pytest.approx(z["out"], abs=tolerance)
+        back = net(question.flip(0), image.flip(0), length.flip(0)).flip(0)
+        assert back.detach().numpy() == pytest.approx(z["out"], abs=tolerance)  # any order of lengths will do
+        optimizer = torch.optim.Adamax(net.parameters(), lr=2e-3)
+        loss = functional.cross_entropy(scores, torch.from_numpy(z["y"]))
+        assert loss.item() == pytest.approx(float(z["loss"]), abs=tolerance)
+        loss.backward()
+        optimizer.step()
+        assert net(question, image, length).detach().numpy() == pytest.approx(z["out_after"], abs=tolerance)
+
+    return check
+
+
+def sizes_of(name: str, w: Mapping[str, torch.Tensor], z: Arrays) -> vqa.Sizes:
+    """Widths as the tensors have them."""
+    mac = name in ("smac", "mac")
+    embedding = w["embedding.emb.weight" if mac else "ques_encoder.embedding.emb.weight"]
+    sizes: dict[str, Any] = {"n_words": embedding.shape[0] - 1, "word_dim": embedding.shape[1],
+                             "region_dim": z["v"].shape[-1], "n_answers": z["out"].shape[1], "hops": int(z["hops"])}
+    if mac:
+        sizes["dim"] = w["mac_unit.mem_0"].shape[1]
+        sizes["n_steps"] = sum(key.startswith("mac_unit.control.pos_aware_layers") and key.endswith("weight") for key in w)
+    else:
+        sizes["lstm"] = w["ques_encoder.lstm.weight_hh_l0"].shape[1]
+        doubled = 2 if name in ("updown", "ramen") else 1
+        sizes["hidden"] = w["classifier.lin1.bias"].shape[0] // doubled
+    if name == "updown":
+        sizes["attention"] = w["attention.0.attnmap.weight"].shape[1]
+        sizes["attention_kind"] = "old" if "attention.0.nlin.weight" in w else "new"
+    if name == "ramen":
+        sizes |= {"conv": w["mmc_net.conv.0.bias"].shape[0], "mlp": w["mmc_net.mmc_layers.0.bias"].shape[0],
+                  "gru": w["mmc_net.aggregator.rnn.weight_hh_l0"].shape[1]}
+    return vqa.Sizes(**sizes)
+
+
+for _name in vqa.NETWORKS:
+    KINDS[f"vqa_{_name}"] = network_case(_name)

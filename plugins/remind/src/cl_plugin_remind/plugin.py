@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cl_kernel import Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
+from cl_kernel import Asset, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
 from cl_plugin_remind import experiments, settings
 
 TORCH = ("torch", "torchvision")
+VQA = "image + question -> answer"
+TINY_VQA = {"codebooks": 8, "codebook_size": 64, "longest": 12}
+IMAGENET = Asset(name="imagenet", summary="images in train/<class>/ and val/<class>/", files=("train", "val"),
+                 origin="image-net.org, ILSVRC2012, validation images moved into class folders")
+CORE50 = Asset(name="core50_128x128", summary="frames s<session>/o<object>/C_*.png", files=("s1", "s3"),
+               origin="vlomonaco.github.io/core50, core50_128x128.zip")
+CLEVR = Asset(name="clevr/prepared", summary="questions and image codes", files=("LUT_clevr.json",),
+              origin="CLEVR_v1.0.zip, then: clk remind prepare clevr --root DIR")
+TDIUC = Asset(name="tdiuc/prepared", summary="questions and image codes", files=("LUT_tdiuc.json",),
+              origin="TDIUC.zip, then: clk remind prepare tdiuc --root DIR")
 
 
 @hookimpl
@@ -23,6 +33,26 @@ def clk_datasets() -> Sequence[Dataset]:
     return [
         Dataset(name="tinyshapes", summary="embedded stand-in for ImageNet: 12 classes of coloured figures, 32x32",
                 task="image -> class", build="cl_plugin_remind.standin:tinyshapes", settings=settings.TinyShapes),
+        Dataset(name="tinycore", summary="embedded stand-in for CORe50: clips of four figures, four orders",
+                task="image -> class", build="cl_plugin_remind.standin:tinycore", settings=settings.TinyCore, argument="order"),
+        Dataset(name="imagenet", summary="an image folder (train/<class>, val/<class>), class after class in any order",
+                task="image -> class", build="cl_plugin_remind.data.folders:imagenet", settings=settings.ImageNet,
+                needs=(IMAGENET,), argument="images"),
+        Dataset(name="core50", summary="CORe50 in the orders iid, class_iid, instance, class_instance",
+                task="image -> class", build="cl_plugin_remind.data.core50:core50", settings=settings.Core50, needs=(CORE50,),
+                argument="order"),
+        Dataset(name="tinyclevr", summary="embedded stand-in for CLEVR: five types of questions about small scenes", task=VQA,
+                build="cl_plugin_remind.standin:tinyclevr", settings=settings.TinyQuestions, profiles={"*": TINY_VQA},
+                argument="order"),
+        Dataset(name="tinytdiuc", summary="embedded stand-in for TDIUC: twelve types of questions about small scenes", task=VQA,
+                build="cl_plugin_remind.standin:tinytdiuc", settings=settings.TinyQuestions,
+                profiles={"*": {**TINY_VQA, "n_train": 100}}, argument="order"),
+        Dataset(name="clevr", summary="CLEVR, as clk remind prepare and encode leave it", task=VQA,
+                build="cl_plugin_remind.data.vqa:clevr", settings=settings.Questions, needs=(CLEVR,), argument="order",
+                requires=("h5py",)),
+        Dataset(name="tdiuc", summary="TDIUC, as clk remind prepare and encode leave it", task=VQA,
+                build="cl_plugin_remind.data.vqa:tdiuc", settings=settings.Questions,
+                profiles={"*": {"longest": 30, "sort_batch": 512}}, needs=(TDIUC,), argument="order", requires=("h5py",)),
     ]
 
 
@@ -33,6 +63,9 @@ def clk_models() -> Sequence[Model]:
         Model(name="resnet18", summary="ResNet-18 cut at any block into a frozen lower and a plastic upper part",
               framework="torch", build="cl_plugin_remind.model.resnet:build", settings=settings.Network,
               profiles={"tiny": experiments.TINY_NETWORK}, requires=TORCH),
+        Model(name="vqa", summary="S-MAC, MAC, UpDown, RAMEN, question only, question and pooled image", framework="torch",
+              build="cl_plugin_remind.model.words:build", takes="question", settings=settings.VqaNetwork,
+              profiles={"tiny": experiments.TINY_VQA_NETWORK}, argument="network", requires=TORCH),
     ]
 
 
@@ -61,6 +94,10 @@ def clk_learners() -> Sequence[Learner]:
                 defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
                 metrics=("accuracy", "top5"), settings=settings.Offline,
                 profiles={"tiny": experiments.TINY_OFFLINE}, **common),
+        Learner(name="remind-vqa", summary="questions one at a time, with replay, without, or offline",
+                build="cl_plugin_remind.train.vqa:build", takes=(VQA,), framework="torch", rooms=("model", "memory"),
+                defaults={"model": "remind:vqa", "replay": "clk:largest-class+clk:raw"}, metrics=("answers",),
+                settings=settings.Vqa, profiles={"tiny": experiments.TINY_VQA}, requires=("torch",)),
     ]
 
 

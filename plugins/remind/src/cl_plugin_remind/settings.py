@@ -101,3 +101,111 @@ class TinyShapes:
     base: int = field(default=6, validator=positive, metadata=doc("classes of base initialisation"))
     increment: int = field(default=2, validator=positive, metadata=doc("classes of each later stage"))
     diagonal: bool = field(default=True, metadata=doc("base classes cover every figure and hue; false: drawn at random"))
+
+
+@frozen(kw_only=True)
+class ImageNet:
+    """An image folder, class after class."""
+
+    images: str = field(default="", metadata=doc("folder with train/ and val/; empty: below a data root"))
+    class_order: str = field(default="", metadata=doc("text file with one class a line; empty: alphabetical"))
+    label_dir: str = field(default="", metadata=doc("folder with imagenet_indices/imagenet_{train,val}_labels.npy, instead of class_order"))
+    min_class: int = field(default=0, validator=not_negative, metadata=doc("first class rank"))
+    max_class: int = field(default=1000, validator=not_negative, metadata=doc("end of the class ranks; 0: all"))
+    base_classes: int = field(default=100, validator=positive, metadata=doc("classes of base initialisation", source="sec. 5"))
+    increment: int = field(default=100, validator=positive, metadata=doc("classes of each later stage", source="sec. 5"))
+    resize: int = field(default=256, validator=positive, metadata=doc("short side before the crop", unit="pixels"))
+    side: int = field(default=224, validator=positive, metadata=doc("side of the centre crop", unit="pixels"))
+
+
+@frozen(kw_only=True)
+class VqaNetwork:
+    """One of six networks that answer questions."""
+
+    network: str = field(default="smac", validator=validators.in_(("updown", "smac", "mac", "ramen", "q_only", "qi")),
+                         metadata=doc("updown, smac, mac, ramen, q_only, qi", source="sec. 6"))
+    word_dim: int = field(default=300, validator=positive, metadata=doc("length of word vectors"))
+    lstm: int = field(default=512, validator=positive, metadata=doc("hidden units a direction of the question encoder"))
+    hidden: int = field(default=1024, validator=positive, metadata=doc("width of the classifier (doubled in updown and ramen)"))
+    attention: int = field(default=1024, validator=positive, metadata=doc("width of the attention"))
+    attention_kind: str = field(default="old", validator=validators.in_(("old", "new")), metadata=doc(
+        "old: question beside region; new: question times region"))
+    hops: int = field(default=2, validator=positive, metadata=doc("attention hops"))
+    dim: int = field(default=512, validator=positive, metadata=doc("width of MAC and S-MAC"))
+    n_steps: int = field(default=12, validator=positive, metadata=doc("steps of MAC and S-MAC"))
+    conv: int = field(default=512, validator=positive, metadata=doc("channels of RAMEN's convolutions"))
+    mlp: int = field(default=1024, validator=positive, metadata=doc("width of RAMEN's layers"))
+    gru: int = field(default=1024, validator=positive, metadata=doc("hidden units a direction of RAMEN's aggregator"))
+    dropout_word: float = field(default=0.0, validator=not_negative, metadata=doc("dropout on word vectors (TDIUC: 0.5)"))
+    dropout_attention: float = field(default=0.5, validator=not_negative, metadata=doc("dropout in the attention"))
+    dropout_classifier: float = field(default=0.5, validator=not_negative, metadata=doc("dropout in the classifier"))
+
+
+@frozen(kw_only=True)
+class Vqa:
+    """Streaming visual question answering."""
+
+    mode: str = field(default="remind", validator=validators.in_(("remind", "stream", "full", "offline")), metadata=doc(
+        "remind: replay; stream: fine-tuning; full: offline at every boundary; offline: once on the whole stream"))
+    replay_samples: int = field(default=50, validator=not_negative, metadata=doc("replayed questions a step", source="sec. 6"))
+    lr: float = field(default=3e-4, validator=positive, metadata=doc("rate of Adamax (TDIUC: 2e-3)", source="code"))
+    epochs: int = field(default=20, validator=positive, metadata=doc("epochs of base (and offline) training", source="code"))
+    batch_size: int = field(default=64, validator=positive, metadata=doc("batch of base training (TDIUC: 512)", source="code"))
+    predict_batch: int = field(default=512, validator=positive, metadata=doc("questions a prediction step"))
+    test_interval: int = field(default=8, validator=not_negative, metadata=doc("epochs between evaluations in base training; 0: none", source="code"))
+    insert_first: bool = field(default=False, metadata=doc("the current question enters the memory before the draw, as in the authors' code"))
+    words: str = field(default="", metadata=doc("GloVe text file for the word vectors; empty: random"))
+    average: bool = field(default=False, metadata=doc("evaluate an exponential average of the weights"))
+    average_decay: float = field(default=0.999, metadata=doc("decay of that average", source="code"))
+    freeze_words: bool = field(default=True, metadata=doc("MAC and S-MAC keep their word vectors as they are", source="code"))
+
+
+@frozen(kw_only=True)
+class Questions:
+    """Order and size of a question stream."""
+
+    order: str = field(default="qtype", validator=validators.in_(("iid", "qtype")), metadata=doc(
+        "iid: shuffled, ten stages; qtype: a question type a stage"))
+    longest: int = field(default=45, validator=positive, metadata=doc("words a question keeps (TDIUC: 30)"))
+    sort_batch: int = field(default=64, validator=positive, metadata=doc("questions are sorted by length within so many (TDIUC: 512)"))
+    across_stages: bool = field(default=False, metadata=doc("sorting batches run across stages, as the authors' loader does"))
+    codebooks: int = field(default=32, validator=positive, metadata=doc("codebooks of the image features", source="sec. 6"))
+    codebook_size: int = field(default=256, validator=positive, metadata=doc("centroids a codebook"))
+    pq_images: str = field(default="base", validator=validators.in_(("base", "published")), metadata=doc(
+        "images that train the quantiser: those of the first stage, or as the authors' scripts chose them"))
+    folder: str = field(default="", metadata=doc("folder that clk remind prepare wrote; empty: below a data root"))
+
+
+@frozen(kw_only=True)
+class TinyQuestions(Questions):
+    """Stand-in scenes with questions about them."""
+
+    n_train: int = field(default=300, validator=positive, metadata=doc("training questions a type"))
+    n_test: int = field(default=60, validator=positive, metadata=doc("test questions a type"))
+    n_images: int = field(default=300, validator=positive, metadata=doc("training scenes"))
+
+
+@frozen(kw_only=True)
+class Core50:
+    """CORe50 in one of four orders."""
+
+    order: str = field(default="class_instance", validator=validators.in_(("iid", "class_iid", "instance", "class_instance")),
+                       metadata=doc("iid, class_iid, instance, class_instance", source="sec. 5"))
+    permutation: int = field(default=0, validator=not_negative, metadata=doc("number of the random order; the paper averages ten"))
+    folder: str = field(default="", metadata=doc("folder with s1 ... s11; empty: below a data root"))
+    every: int = field(default=20, validator=positive, metadata=doc("use one of so many frames (20 a second)", source="sec. 5"))
+    side: int = field(default=224, validator=positive, metadata=doc("images are resized to this side", source="CRUMB's reproduction", unit="pixels"))
+    base_classes: int = field(default=2, validator=positive, metadata=doc("classes of base initialisation in class orders", source="sec. 5"))
+    increment_classes: int = field(default=2, validator=positive, metadata=doc("classes of each later stage in class orders"))
+    base: int = field(default=1200, validator=positive, metadata=doc("frames of base initialisation in the other orders", source="sec. 5"))
+    increment: int = field(default=1200, validator=positive, metadata=doc("frames of each later stage in the other orders", source="sec. 5"))
+
+
+@frozen(kw_only=True)
+class TinyCore:
+    """Stand-in for CORe50: clips of drifting figures."""
+
+    order: str = field(default="class_instance", validator=validators.in_(("iid", "class_iid", "instance", "class_instance")),
+                       metadata=doc("iid, class_iid, instance, class_instance"))
+    permutation: int = field(default=0, validator=not_negative, metadata=doc("number of the random order"))
+    n_frames: int = field(default=25, validator=positive, metadata=doc("frames of a clip"))

@@ -1,0 +1,266 @@
+"""Image folders in the ImageNet layout, class orders and label files.
+
+``train/<class>/*`` and ``val/<class>/*``; labels are the alphabetical numbers of the classes everywhere. A class order
+is a text file with one class a line; a label file holds the rank in that order of each sample's class.
+
+Shapes: N samples, n a batch, S side of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import define, field
+
+from cl_kernel import BadInput, Field, MissingAsset, Site, Stage, Stream, fingerprint, subset
+from cl_plugin_remind.replay.augment import Drawn
+
+if TYPE_CHECKING:
+    from cl_plugin_remind.settings import ImageNet
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+
+
+def rank_labels(classes: Sequence[str], labels: np.ndarray, order: Sequence[str], where: str = "class order") -> np.ndarray:
+    """Rank in the class order of each sample's class.
+
+    :param classes: folder names in alphabetical order. :param labels: int [N], index into ``classes``.
+    :return: int64 [N].
+    :raises BadInput: for unknown, repeated or missing classes in the order.
+    """
+    check_order(classes, order, where)
+    rank = {name: position for position, name in enumerate(order)}
+    return np.array([rank[name] for name in classes], np.int64)[labels]
+
+
+def rows_of_ranks(ranks: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Samples of the classes with rank in [first, end), in increasing index."""
+    return np.flatnonzero((ranks >= first) & (ranks < end))
+
+
+def check_order(classes: Sequence[str], order: Sequence[str], where: str) -> None:
+    """:raises BadInput: naming unknown, repeated and missing classes with their lines."""
+    known, lines = set(classes), {}
+    problems = []
+    for number, name in enumerate(order, 1):
+        if name in lines:
+            problems.append(f"line {number}: class {name!r} was already on line {lines[name]}")
+        elif name not in known:
+            problems.append(f"line {number}: unknown class {name!r}")
+        lines.setdefault(name, number)
+    if missing := sorted(known - set(lines)):
+        problems.append(f"missing: {', '.join(missing[:8])}{f' and {len(missing) - 8} more' if len(missing) > 8 else ''}")
+    if problems:
+        raise BadInput("the class order does not fit the folders\n  " + "\n  ".join(problems[:12]), where=where,
+                       fix="one folder name a line, each class once")
+
+
+def read_order(path: Path) -> list[str]:
+    """Lines of a class-order file.
+
+    :raises MissingAsset: when there is none.
+    """
+    if not path.is_file():
+        raise MissingAsset(f"no class order {path.name}", where=str(path))
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def write_labels(root: Path, order_file: Path, folder: Path) -> list[Path]:
+    """Write ``imagenet_indices/imagenet_{train,val}_labels.npy`` for an image folder and a class order.
+
+    :param root: holds ``train/`` and ``val/``. :param folder: of the label files.
+    :return: the files written.
+    """
+    order, written = read_order(order_file), []
+    for side in ("train", "val"):
+        found = ImageFiles.scan(root / side, 0, 0)
+        target = folder / "imagenet_indices" / f"imagenet_{side}_labels.npy"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, rank_labels(found.classes, found.labels, order, str(order_file)))
+        written.append(target)
+    return written
+
+
+@define(eq=False)
+class ImageFiles:
+    """Images of a folder, decoded when taken: short side to ``resize``, centre square of ``side``.
+
+    :raises BadInput: when taken, for an image that cannot be read, naming the file.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    resize: int
+    side: int
+    spec: dict[str, Field] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.spec = {"image": Field(shape=(self.side, self.side, 3), dtype="uint8", kind="image"),
+                     "class": Field(shape=(), dtype="int64", kind="class", n=len(self.classes))}
+
+    @classmethod
+    def scan(cls, root: Path, resize: int, side: int) -> ImageFiles:
+        """Classes and files in alphabetical order.
+
+        :raises MissingAsset: when the folder is missing. :raises BadInput: for a class without images.
+        """
+        if not root.is_dir():
+            raise MissingAsset(f"no image folder {root.name}", where=str(root), fix="the layout is train/<class>/*, val/<class>/*")
+        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        paths, labels = [], []
+        for label, name in enumerate(classes):
+            files = sorted(p.relative_to(root).as_posix() for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not files:
+                raise BadInput(f"class {name!r} has no images", where=str(root / name))
+            paths += files
+            labels += [label] * len(files)
+        if not classes:
+            raise BadInput("no class folders", where=str(root), fix="the layout is train/<class>/*, val/<class>/*")
+        return cls(root, tuple(classes), tuple(paths), np.array(labels, np.int64), resize, side)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Images uint8 [n, S, S, 3] and classes int64 [n]."""
+        return self._take(rows, fields or list(self.spec), self._centre)
+
+    def take_augmented(self, rows: np.ndarray, rng: np.random.Generator, fields: Sequence[str],
+                       bad: list[tuple[str, Exception]]) -> dict[str, np.ndarray]:
+        """Random resized crops (area 8 to 100 %) and flips of the full images; unreadable ones go to ``bad``."""
+        chance = Drawn(rng, scale=(0.08, 1.0))
+        images, kept = [], []
+        for row in rows.tolist():
+            numbers = rng.random()
+            try:
+                picture = self.open(row)
+            except BadInput as error:
+                bad.append((self.paths[row], error))
+                continue
+            top, left, height, width = chance.crops(1, picture.height, picture.width)[0].tolist()
+            picture = picture.resize((self.side, self.side), 2, (left, top, left + width, top + height))
+            image = np.asarray(picture)
+            images.append(image[:, ::-1] if numbers < 0.5 else image)
+            kept.append(row)
+        if not kept:
+            return {}
+        return {"image": np.stack(images), "class": self.labels[kept]}
+
+    def open(self, row: int) -> Any:
+        """The whole picture, RGB.
+
+        :raises BadInput: naming the file.
+        """
+        from PIL import Image
+
+        path = self.root / self.paths[row]
+        try:
+            return Image.open(BytesIO(path.read_bytes())).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(f"the image cannot be read: {error}", where=str(path)) from error
+
+    def _centre(self, row: int) -> np.ndarray:
+        picture = self.open(row)
+        scale = self.resize / min(picture.size)
+        if scale != 1:
+            size = [max(self.resize, int(edge * scale)) if edge != min(picture.size) else self.resize for edge in picture.size]
+            picture = picture.resize((size[0], size[1]), 2)
+        left, top = round((picture.width - self.side) / 2), round((picture.height - self.side) / 2)
+        return np.asarray(picture.crop((left, top, left + self.side, top + self.side)))
+
+    def _take(self, rows: np.ndarray, fields: Sequence[str], read: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+        batch: dict[str, np.ndarray] = {}
+        for name in fields:
+            if name == "class":
+                batch[name] = self.labels[rows]
+            else:
+                images = [read(row) for row in rows.tolist()]
+                batch[name] = np.stack(images) if images else np.zeros((0, self.side, self.side, 3), np.uint8)
+        return batch
+
+
+def imagenet(settings: ImageNet, site: Site) -> Stream:
+    """An image folder, class after class in the given order, files in alphabetical order inside a class group.
+
+    :raises BadInput: for a class order or label file that does not fit the folders.
+    """
+    root = _root(settings, site)
+    train = ImageFiles.scan(root / "train", settings.resize, settings.side)
+    test = ImageFiles.scan(root / "val", settings.resize, settings.side)
+    if train.classes != test.classes:
+        differ = sorted(set(train.classes) ^ set(test.classes))
+        raise BadInput(f"train and val have different classes: {', '.join(differ[:8])}", where=str(root))
+    ranks = {side: _ranks(settings, files, side, root) for side, files in (("train", train), ("val", test))}
+    n_classes = len(train.classes)
+    ends = _ends(settings, n_classes)
+    stages, test_sets = [], {}
+    for index, (first, end) in enumerate(zip([settings.min_class, *ends], ends, strict=False)):
+        rows = rows_of_ranks(ranks["train"], first, end)
+        name = f"{first}-{end - 1}"
+        classes = tuple(sorted(set(train.labels[rows].tolist())))
+        stages.append(Stage(index=index, name=name, train=subset(train, rows), classes=classes, info={"items": rows}))
+        test_sets[name] = rows_of_ranks(ranks["val"], first, end)
+    digest = fingerprint("imagenet", *train.paths, *test.paths, ranks["train"], settings.resize, settings.side)
+    return Stream(name="imagenet", task="image -> class", stages=stages, test=test, test_sets=test_sets,
+                  class_names=train.classes, fingerprint=digest)
+
+
+def _root(settings: ImageNet, site: Site) -> Path:
+    if settings.images:
+        return Path(settings.images).expanduser()
+    for root in site.roots:
+        for place in (root, root / "imagenet"):
+            if (place / "train").is_dir() and (place / "val").is_dir():
+                return place
+    raise MissingAsset("no image folder with train/ and val/", where=", ".join(map(str, site.roots)) or "no data root given",
+                       fix="--data-root DIR, or --set dataset.images=DIR")
+
+
+def _ranks(settings: ImageNet, files: ImageFiles, side: str, root: Path) -> np.ndarray:
+    """Rank of each sample's class, from a label file, a class-order file, or the alphabet."""
+    if settings.label_dir:
+        path = Path(settings.label_dir).expanduser()
+        for place in (path / "imagenet_indices", path):
+            if (target := place / f"imagenet_{side}_labels.npy").is_file():
+                return check_labels(np.load(target, allow_pickle=False), files, str(target))
+        raise MissingAsset(f"no label file imagenet_{side}_labels.npy", where=str(path),
+                           fix="clk remind label-files --images DIR --order FILE --output DIR")
+    if settings.class_order:
+        path = Path(settings.class_order).expanduser()
+        return rank_labels(files.classes, files.labels, read_order(path), str(path))
+    del root
+    return files.labels
+
+
+def check_labels(ranks: np.ndarray, files: ImageFiles, where: str) -> np.ndarray:
+    """A label file that fits the folder.
+
+    :raises BadInput: for another length, type, or ranks that are no renaming of the classes.
+    """
+    if ranks.shape != (len(files),) or not np.issubdtype(ranks.dtype, np.integer):
+        raise BadInput(f"the label file holds {ranks.dtype} {list(ranks.shape)}, the folder has {len(files)} images",
+                       where=where, fix="write it anew: clk remind label-files --images DIR --order FILE --output DIR")
+    per_class = [np.unique(ranks[files.labels == label]) for label in range(len(files.classes))]
+    for name, found in zip(files.classes, per_class, strict=True):
+        if len(found) != 1:
+            raise BadInput(f"the label file gives class {name!r} the ranks {found.tolist()[:5]}", where=where)
+    flat = np.concatenate(per_class)
+    if sorted(flat.tolist()) != list(range(len(flat))):
+        raise BadInput(f"the ranks of the label file are not 0 to {len(flat) - 1}, each for one class", where=where)
+    return ranks.astype(np.int64)
+
+
+def _ends(settings: ImageNet, n_classes: int) -> list[int]:
+    last = min(settings.max_class or n_classes, n_classes)
+    if not settings.min_class < settings.min_class + settings.base_classes <= last:
+        raise BadInput(f"{settings.base_classes} base classes from {settings.min_class} on do not fit {last} classes",
+                       where="dataset.base_classes", fix=f"the folder has {n_classes} classes")
+    first = settings.min_class + settings.base_classes
+    ends = [first, *range(first + settings.increment, last, settings.increment)]
+    return ends if ends[-1] == last else [*ends, last]
