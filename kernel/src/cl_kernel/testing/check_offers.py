@@ -238,11 +238,16 @@ def tests_have_distinct_names(subject: Subject) -> None:
 def settings_are_frozen_and_documented(subject: Subject) -> None:
     """Settings are frozen attrs classes; every field has a type, a default and a meaning."""
     for name, cls in _settings(subject):
-        if not attrs.has(cls) or cls.__setattr__ is object.__setattr__:
-            raise Failed(f"settings of {name} ({cls.__name__}) are no frozen attrs class")
+        if not attrs.has(cls):
+            raise Failed(f"settings of {name} ({cls.__name__}) are no attrs class")
         for field in attrs.fields(cls):
             if field.type is None or field.default is attrs.NOTHING or not field.metadata.get("doc"):
                 raise Failed(f"{cls.__name__}.{field.name} of {name} lacks a type, a default or metadata=doc(...)")
+            try:
+                setattr(cls(), field.name, field.default)
+            except attrs.exceptions.FrozenInstanceError:
+                continue
+            raise Failed(f"{cls.__name__} of {name} is not frozen")
 
 
 @check

@@ -147,15 +147,15 @@ def metrics_are_pure_and_add_up(subject: Subject) -> None:
         target = stream.test.take(np.arange(min(60, len(stream.test))), [record.target])[record.target]
         outputs = _outputs(record.output, target, max(stream.n_classes, 2))
         metric = resolve(record.build)(record.settings() if record.settings else None, stream)
-        for label, output in outputs:
+        for label, output in outputs.items():
             with blame(f"metric {record.name} on {label} predictions"):
                 start = metric.start()
                 empty = digest_tree(start)
                 whole = metric.compute(metric.update(start, output, target))
-                half = metric.update(metric.start(), output[: len(target) // 2], target[: len(target) // 2])
+                half = metric.update(metric.start(), output[: len(target) // 3], target[: len(target) // 3])
                 before = digest_tree(half)
-                rest = metric.update(metric.start(), output[len(target) // 2 :], target[len(target) // 2 :])
-                onward = metric.compute(metric.update(half, output[len(target) // 2 :], target[len(target) // 2 :]))
+                rest = metric.update(metric.start(), output[len(target) // 3 :], target[len(target) // 3 :])
+                onward = metric.compute(metric.update(half, output[len(target) // 3 :], target[len(target) // 3 :]))
                 merged = metric.compute(metric.merge(half, rest))
                 saved = metric.compute(round_trip(metric.merge(half, rest), subject.folder))
             if digest_tree(start) != empty or digest_tree(half) != before:
@@ -182,10 +182,10 @@ def metrics_prefer_right_answers(subject: Subject) -> None:
         target = stream.test.take(np.arange(min(60, len(stream.test))), [record.target])[record.target]
         values = {}
         metric = resolve(record.build)(record.settings() if record.settings else None, stream)
-        for label, output in _outputs(record.output, target, max(stream.n_classes, 2)):
+        for label, output in _outputs(record.output, target, max(stream.n_classes, 2)).items():
             with blame(f"metric {record.name}"):
                 values[label] = next(iter(metric.compute(metric.update(metric.start(), output, target)).values()))
-        if len(values) == 2 and None not in values.values():
+        if values and None not in values.values():
             better, worse = (
                 (values["right"], values["wrong"]) if record.higher_is_better else (values["wrong"], values["right"])
             )
@@ -198,17 +198,21 @@ def metrics_prefer_right_answers(subject: Subject) -> None:
         raise NotApplicable("offers no metric for the data set of its test")
 
 
-def _outputs(output: str, target: np.ndarray, n_classes: int) -> list[tuple[str, Any]]:
-    """Right and wrong predictions of the kind a metric reads, where they can be made from the target."""
+def _outputs(output: str, target: np.ndarray, n_classes: int) -> dict[str, Any]:
+    """Right, wrong and mixed predictions of the kind a metric reads, where they can be made from the target."""
+    some = np.random.default_rng(0).random(len(target)) < 0.4
     if output == "scores" and target.dtype.kind == "i" and target.ndim == 1:
         right = np.eye(max(n_classes, int(target.max()) + 1))[target]
-        return [("right", right), ("wrong", 1 - right)]
+        return {"right": right, "wrong": 1 - right, "mixed": np.where(some[:, None], right, 1 - right)}
     if output == "class" and target.dtype.kind == "i":
-        return [("right", target), ("wrong", (target + 1) % n_classes)]
+        wrong = (target + 1) % n_classes
+        return {"right": target, "wrong": wrong, "mixed": np.where(some, target, wrong)}
     if output == "mask":
         masks = [np.where(mask < n_classes, mask, 0) for mask in target]
-        return [("right", masks), ("wrong", [(mask + 1) % n_classes for mask in masks])]
-    return []
+        others = [(mask + 1) % n_classes for mask in masks]
+        mixed = [mask if take else other for mask, other, take in zip(masks, others, some, strict=True)]
+        return {"right": masks, "wrong": others, "mixed": mixed}
+    return {}
 
 
 def _round(value: float | None) -> float | None:

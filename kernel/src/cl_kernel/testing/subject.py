@@ -11,9 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from attrs import define, evolve, field
@@ -44,6 +44,29 @@ def check(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
     """Add a check under the function's name."""
     CHECKS[function.__name__] = function
     return function
+
+
+T = TypeVar("T")
+
+
+class once(Generic[T]):
+    """A property made once. If that fails, whoever asks first hears why, and for the others it does not apply."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, subject: Any, owner: type | None = None) -> T:
+        if (failed := subject.__dict__.get(f"{self._name} failed")) is not None:
+            raise NotApplicable(failed)
+        try:
+            made = subject.__dict__[self._name] = self._make(subject)
+        except Exception as error:
+            subject.__dict__[f"{self._name} failed"] = f"already failed: {str(error)[:200]}"
+            raise
+        return made
 
 
 @contextlib.contextmanager
@@ -154,12 +177,12 @@ class Subject:
     settings: Mapping[str, Any] = field(factory=dict)
     time_limit_s: float = 120.0
 
-    @cached_property
+    @once
     def registry(self) -> Registry:
         """The kernel and this plugin alone."""
         return discover(only=[self.plugin])
 
-    @cached_property
+    @once
     def owner(self) -> Owner:
         """The plugin, loaded.
 
@@ -190,7 +213,7 @@ class Subject:
         request = self.request
         return plan(self.registry, evolve(request, overrides=(*request.overrides, ("check", extra))))
 
-    @cached_property
+    @once
     def streams(self) -> bool:
         """Whether the test is a stream, not an experiment with its own run.
 
@@ -202,24 +225,24 @@ class Subject:
             planned = self.plan()
         return planned.experiment is None or not planned.experiment.record.run
 
-    @cached_property
+    @once
     def run(self) -> Seen:
         """The test, run in this process under watch."""
         extra: dict[str, Any] = {"run.initial_scores": True} if self.streams else {}
         return self._watched("watched", **extra)
 
-    @cached_property
+    @once
     def streamed(self) -> Seen:
         """:attr:`run`, of a stream."""
         return self.run if self.streams else _nothing("its test has its own run, without stages")
 
-    @cached_property
+    @once
     def other_seed(self) -> Seen:
         """The same with another seed."""
         extra: dict[str, Any] = {"run.initial_scores": True} if self.streams else {}
         return self._watched("other", **{**extra, "run.seed": 1})
 
-    @cached_property
+    @once
     def other_process(self) -> Mapping[str, Any]:
         """Results of the same run by the command line in a process of its own, with another number of workers."""
         values = {**self.request.overrides[0][1], "run.n_workers": 0}
@@ -233,7 +256,7 @@ class Subject:
         results: Mapping[str, Any] = json.loads((self.folder / "process" / "metrics.json").read_text())
         return results
 
-    @cached_property
+    @once
     def resumed(self) -> Seen:
         """The same, stopped after the first step and again in the middle, resumed each time."""
         n_steps = sum(self.streamed.ctx.steps_of.values())
