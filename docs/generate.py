@@ -1,0 +1,164 @@
+"""Write the reference pages from the code: ``python docs/generate.py``; with ``--check`` only say what is stale.
+
+``--changelog VERSION`` gathers the fragments of ``changelog.d`` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+DOCS = Path(__file__).parent
+KINDS = ("added", "changed", "fixed", "deprecated")
+HEADER = "<!-- written by docs/generate.py; do not edit -->\n\n"
+
+
+def hooks_page() -> str:
+    """Every hook with its exact signature, then every record with its fields."""
+    from cl_kernel import events, hookspecs, records
+
+    parts = [
+        HEADER,
+        "# Hooks\n\n",
+        f"Contract version {records.SPEC_VERSION}. {_paragraphs(inspect.getdoc(hookspecs) or '')}\n\n",
+    ]
+    for name, hook in vars(hookspecs).items():
+        if not name.startswith("clk_"):
+            continue
+        options = hook.cl_kernel_spec
+        kind = (
+            "the first answer counts"
+            if options["firstresult"]
+            else "also heard by plugins that come later"
+            if options["historic"]
+            else "every plugin's answers are collected"
+        )
+        parts += [f"## {name}\n\n", f"```python\n{signature(name, hook)}\n```\n\n", f"*{kind}*\n\n"]
+        parts.append(_paragraphs(inspect.getdoc(hook) or "") + "\n\n")
+    parts.append("## Records\n\n")
+    for cls in (records.Plugin, *_records(records)):
+        parts += [f"### {cls.__name__}\n\n", _paragraphs(inspect.getdoc(cls) or "") + "\n\n"]
+        parts.append("| field | type | default |\n| --- | --- | --- |\n")
+        for attribute in attrs.fields(cls):
+            kind = re.sub(r"collections\.abc\.|typing\.", "", str(attribute.type))
+            parts.append(f"| `{attribute.name}` | `{kind.replace(' | ', ' or ')}` | {_default(attribute)} |\n")
+        parts.append("\n")
+    parts.append("## Events\n\nHeard by `clk_event` and by trackers; none is emitted per step.\n\n")
+    parts.append("| event | when | fields |\n| --- | --- | --- |\n")
+    for cls in vars(events).values():
+        if attrs.has(cls) and inspect.isclass(cls):
+            summary = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
+            fields = ", ".join(f"`{attribute.name}`" for attribute in attrs.fields(cls))
+            parts.append(f"| `{cls.__name__}` | {summary} | {fields} |\n")
+    return "".join(parts)
+
+
+def signature(name: str, hook: Callable[..., Any]) -> str:
+    """A hook as a plugin writes it."""
+    return f"def {name}{inspect.signature(hook)}".replace("'", "")
+
+
+def _records(module: Any) -> list[type]:
+    return [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and attrs.has(cls) and cls.__module__ == module.__name__ and cls is not module.Plugin
+    ]
+
+
+def _default(attribute: attrs.Attribute[Any]) -> str:
+    if attribute.default is attrs.NOTHING:
+        return "required"
+    if isinstance(attribute.default, attrs.Factory):
+        return f"`{attribute.default.factory()!r}`"
+    return f"`{attribute.default!r}`"
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring as Markdown: double backticks single, parameters as a list."""
+    text = re.sub(r":(?:class|mod|func|meth):`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+    text = re.sub(r"\n\s+", " ", text)
+    text = re.sub(r"(?<!\n)\n(?=[^\n:])", " ", text)
+    text = re.sub(r"\s*:param (\w+):", r"\n\n- `\1`:", text)
+    text = re.sub(r"\s*:return:", r"\n\n- returns", text)
+    text = re.sub(r" (Since spec \d+\.)", r"\n\n\1", text)
+    return re.sub(r"\n\n(- .*)\n\n(?=- )", r"\n\n\1\n", re.sub(r"\n\n(- .*)\n\n(?=- )", r"\n\n\1\n", text))
+
+
+def cli_page() -> str:
+    """Help of every command, as it is printed."""
+    from cl_kernel.cli import COMMANDS
+    from cl_kernel.manager import resolve
+
+    os.environ["COLUMNS"] = "100"
+    parts = [
+        HEADER,
+        "# Commands\n\n",
+        "Exit codes: 0 well; 1 a task failed, or a bug with its traceback; 2 something to mend, ",
+    ]
+    parts.append("said in one message; 3 digests differ; 128+n after signal n, with the run saved.\n\n")
+    parts.append("Every command also takes `--json` (one JSON document on stdout) and `--verbose`.\n\n")
+    for name, (summary, target) in COMMANDS.items():
+        parser = argparse.ArgumentParser(prog=f"clk {name}", description=summary, allow_abbrev=False)
+        resolve(target)(parser)
+        parts += [f"## clk {name}\n\n", f"```text\n{parser.format_help().strip()}\n```\n\n"]
+    return "".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"hooks.md": hooks_page, "cli.md": cli_page}
+
+
+def gather_changes(version: str, root: Path) -> str:
+    """Put the fragments of ``changelog.d`` at the top of the changelog and remove them.
+
+    :return: the new section.
+    """
+    fragments = sorted((root / "changelog.d").glob("*.*.md"))
+    if unknown := [path.name for path in fragments if path.name.split(".")[-2] not in KINDS]:
+        raise SystemExit(f"fragments of an unknown kind: {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
+    section = f"## {version}\n"
+    for kind in KINDS:
+        mine = [path for path in fragments if path.name.split(".")[-2] == kind]
+        if mine:
+            lines = [re.sub(r"\s*\n\s*", " ", path.read_text().strip()) for path in mine]
+            section += f"\n### {kind.capitalize()}\n\n" + "".join(f"- {line}\n" for line in lines)
+    changelog = root / "CHANGELOG.md"
+    title, _, rest = changelog.read_text().partition("\n")
+    changelog.write_text(f"{title}\n\n{section}{rest}")
+    for path in fragments:
+        path.unlink()
+    return section
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write, or check, the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--changelog", default="", metavar="VERSION")
+    namespace = parser.parse_args(argv)
+    if namespace.changelog:
+        sys.stdout.write(gather_changes(namespace.changelog, DOCS.parent))
+        return 0
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / "reference" / name, make()
+        if not path.exists() or path.read_text() != text:
+            stale.append(name)
+            if not namespace.check:
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+    if stale:
+        sys.stdout.write(f"{'stale' if namespace.check else 'wrote'}: {', '.join(stale)}\n")
+    return 1 if stale and namespace.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
