@@ -6,6 +6,7 @@ Shapes: n a batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,11 @@ class Classifier:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def learn(self, stage: Stage, ctx: Context) -> None:
+        """One bucket; a small head on the CPU is trained by one thread, where more only wait for each other."""
+        with few_threads(self.network, self.device):
+            self._learn(stage, ctx)
+
+    def _learn(self, stage: Stage, ctx: Context) -> None:
         """One bucket: choose the training set, train, keep the best epoch, note what the next bucket must know."""
         settings, network, past = self.settings, self.network, self.past
         if settings.keep in ("all", "nap") and stage.index > 0:
@@ -159,7 +165,7 @@ class Classifier:
         if self._test is None or not _same(self._test[0], samples):
             self._test = samples, Batches(samples, self.device)
         self.network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), few_threads(self.network, self.device):
             for _, inputs, _ in self._test[1](np.arange(len(samples)), self.settings.predict_batch):
                 scores = self.past.scores(self.network, inputs).cpu().numpy()
                 yield {"scores": scores, "class": scores.argmax(1)}
@@ -197,6 +203,19 @@ class Classifier:
         self.loss_sum.fill_(float(tree["loss_sum"]))
         self.best_loss = float(tree["best_loss"])
         self.best = {name: value.to(self.device) for name, value in state.unpack(tree["best"]).items()}
+
+
+@contextmanager
+def few_threads(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """One thread while a small network is at work on the CPU."""
+    n = torch.get_num_threads()
+    small = device.type == "cpu" and sum(p.numel() for p in network.parameters()) < 100_000
+    try:
+        if small:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(n)
 
 
 def augment(inputs: Tensor, kind: str, rng: np.random.Generator) -> Tensor:

@@ -1,0 +1,526 @@
+"""Commands on the photo store: metadata, download, split, embed, status, forget, export, import."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_kernel.errors import BadInput, BadSetting, MissingAsset
+from cl_plugin_clear.commands import Handler, add_root, numbers
+
+if TYPE_CHECKING:
+    from cl_kernel.console import Console
+
+ARCHIVES = (
+    "yfcc100m_dataset.tgz",
+    "yfcc100m_autotags-v1.tgz",
+    "yfcc100m_lines.tgz",
+    "yfcc100m_hash.tgz",
+    "yfcc100m_exif.tgz",
+)
+ACQUIRE = """where the metadata come from:
+  The release's bucket s3://mmcommons needs the requester's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY):
+    pip install s3fs && clk clear metadata --root STORE --fetch s3://mmcommons --source FOLDER
+  Any address that fsspec knows works the same way (https://..., gs://..., a local folder). Archives are fetched, unpacked
+  and, with --delete-archives, removed. A SQLite release or the ten .bz2 parts only have to lie in --source."""
+
+
+def metadata(parser: ArgumentParser) -> Handler:
+    """Parse and filter metadata."""
+    import argparse
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = ACQUIRE
+    add_root(parser)
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder of the metadata files")
+    parser.add_argument("--dataset", nargs="*", default=[], metavar="FILE", help="other dataset file(s), in order")
+    parser.add_argument("--sqlite", default="", metavar="FILE", help="the SQLite release instead")
+    parser.add_argument("--fetch", default="", metavar="URL", help="first get and unpack the five archives from here")
+    parser.add_argument("--delete-archives", action="store_true", help="remove the archives once unpacked")
+    parser.add_argument(
+        "--toy", type=int, default=0, metavar="N", help="first write a stand-in of N records into --source"
+    )
+    parser.add_argument("--chunk-size", type=int, default=50_000, help="source lines a chunk (default 50000)")
+    parser.add_argument(
+        "--keep-invalid-dates", action="store_true", help="keep photos whose date is missing or after the upload"
+    )
+    parser.add_argument(
+        "--taken-slack-hours", type=float, default=0.0, help="how far ahead a camera clock may be (0: original)"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="parsing threads (default: cores, at most 8)")
+
+    def handle(args: Namespace, console: Console) -> int:
+        from attrs import evolve
+
+        from cl_plugin_clear.data.ingest import ingest
+        from cl_plugin_clear.data.metadata import Filter, Source
+
+        if args.chunk_size < 1:
+            raise BadSetting(f"chunks of {args.chunk_size} lines", where="--chunk-size")
+        if args.toy:
+            from cl_plugin_clear.standin import write_metadata
+
+            write_metadata(args.source, args.toy)
+        if args.fetch:
+            _fetch(args.fetch, args.source, args.delete_archives, console)
+        if args.sqlite:
+            source = Source(sqlite=args.sqlite)
+        elif args.dataset:
+            source = evolve(
+                Source.of_folder(args.source)
+                if args.source.is_dir() and any(args.source.glob("yfcc100m_*"))
+                else Source(),
+                dataset=tuple(args.dataset),
+                sqlite="",
+            )
+        else:
+            source = Source.of_folder(args.source)
+        done = ingest(
+            args.root,
+            source,
+            chunk_size=args.chunk_size,
+            n_threads=args.threads,
+            rule=Filter(use_valid_date=not args.keep_invalid_dates, slack_hours=args.taken_slack_hours),
+            report=lambda rows: console.say(f"{rows:,} rows"),
+        )
+        total = sum(done.counts.values())
+        console.table("rows by status", ("status", "rows"), list(done.counts.items()))
+        console.print(
+            f"{total:,} rows in {done.n_parsed} chunks parsed and {done.n_reused} found done, {done.seconds:.1f} s"
+        )
+        console.json({"counts": done.counts, "parsed": done.n_parsed, "reused": done.n_reused, "seconds": done.seconds})
+        return 0
+
+    return handle
+
+
+def _fetch(url: str, folder: Path, delete: bool, console: Console) -> None:
+    import tarfile
+
+    import fsspec
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ARCHIVES:
+        stem = name.removesuffix(".tgz")
+        if (folder / stem).exists():
+            console.say(f"{stem} is there")
+            continue
+        target = folder / name
+        if not target.exists():
+            part = target.with_suffix(".part")
+            try:
+                with fsspec.open(f"{url.rstrip('/')}/{name}", "rb") as source, part.open("wb") as out:
+                    while data := source.read(1 << 22):
+                        out.write(data)
+            except (OSError, ImportError, ValueError) as error:
+                raise MissingAsset(
+                    f"cannot fetch {name}: {error}", where=url, fix="see clk clear metadata --help for credentials"
+                ) from error
+            part.replace(target)
+        try:
+            with tarfile.open(target) as archive:
+                for member in archive:
+                    if member.isfile() and Path(member.name).name == stem:
+                        inner = archive.extractfile(member)
+                        part = folder / f".{stem}.part"
+                        with part.open("wb") as out:
+                            while inner is not None and (data := inner.read(1 << 22)):
+                                out.write(data)
+                        part.replace(folder / stem)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise BadInput(
+                f"the archive is damaged: {error}", where=str(target), fix="remove it and fetch again"
+            ) from error
+        if not (folder / stem).exists():
+            raise BadInput(f"the archive holds no file {stem}", where=str(target))
+        if delete:
+            target.unlink()
+        console.say(f"{stem} unpacked")
+
+
+def download(parser: ArgumentParser) -> Handler:
+    """Fetch pictures."""
+    add_root(parser)
+    parser.add_argument(
+        "--url-template", default="{download_url}", help="e.g. https://mirror/{hash[0:3]}/{hash[3:6]}/{hash}.jpg"
+    )
+    parser.add_argument(
+        "--from-folder", default="", metavar="DIR", help="take the pictures from here; the template names the file"
+    )
+    parser.add_argument("--engine", choices=("auto", "threads", "img2dataset"), default="auto")
+    parser.add_argument("--distributor", choices=("multiprocessing", "ray", "pyspark"), default="multiprocessing")
+    parser.add_argument("--processes", type=int, default=4, help="of img2dataset")
+    parser.add_argument("--threads", type=int, default=128, help="1 for one at a time (default 128)")
+    parser.add_argument(
+        "--min-size", type=int, default=10, metavar="BYTES", help="least bytes of the re-encoded file; 0: off"
+    )
+    parser.add_argument("--min-edge", type=int, default=0, metavar="PIXELS", help="least width and height; 0: off")
+    parser.add_argument("--max-aspect-ratio", type=float, default=0.0, help="long edge over short edge; 0: off")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="for a connection, and each wait on it"
+    )
+    parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for a whole answer")
+    parser.add_argument("--retry-wait", type=float, default=1.0, metavar="S", help="between the four attempts")
+    parser.add_argument("--max-bytes", type=int, default=64 << 20, help="larger answers are not read")
+    parser.add_argument("--retry", default="", metavar="STATUS,...", help="try these once more, e.g. http,decode")
+    parser.add_argument(
+        "--unavailable-sha256", default="", metavar="HEX,...", help="known 'photo unavailable' pictures"
+    )
+    parser.add_argument(
+        "--ignore-noai-headers", action="store_true", help="fetch what asks not to be used (img2dataset)"
+    )
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.data.download import Options
+        from cl_plugin_clear.data.download import download as fetch
+        from cl_plugin_clear.data.images import Limits
+
+        if args.threads < 1:
+            raise BadSetting(f"{args.threads} threads", where="--threads", fix="--threads 1")
+        if args.from_folder and not Path(args.from_folder).is_dir():
+            raise MissingAsset("no such folder", where=args.from_folder)
+        template = "{id}.{ext}" if args.from_folder and args.url_template == "{download_url}" else args.url_template
+        options = Options(
+            limits=Limits(min_size=args.min_size, min_edge=args.min_edge, max_aspect_ratio=args.max_aspect_ratio),
+            template=template,
+            folder=args.from_folder,
+            engine=args.engine,
+            n_threads=args.threads,
+            timeout_s=args.timeout,
+            deadline_s=args.deadline,
+            retry_wait_s=args.retry_wait,
+            max_bytes=args.max_bytes,
+            distributor=args.distributor,
+            n_processes=args.processes,
+            ignore_headers=args.ignore_noai_headers,
+            unavailable=frozenset(filter(None, args.unavailable_sha256.lower().split(","))),
+        )
+        state = fetch(
+            args.root,
+            options,
+            retry=[s for s in args.retry.split(",") if s],
+            report=lambda s: console.say(
+                f"{s.n_chunks} chunks, {s.counts['ok']:,} pictures, {s.n_bytes / max(s.seconds, 1e-9) / 1e6:.1f} MB/s"
+            ),
+        )
+        console.table("rows by status", ("status", "rows"), sorted(state.counts.items()))
+        n = sum(
+            v
+            for k, v in state.counts.items()
+            if k not in ("video", "date", "columns", "utf8", "number", "ids", "tags", "hash")
+        )
+        console.print(
+            f"{state.n_chunks} chunks done, {state.n_reused_chunks} found done, {state.n_reused_pictures} pictures found on disk; "
+            f"{n / max(state.seconds, 1e-9):.0f} records/s"
+        )
+        console.json(
+            {
+                "counts": dict(state.counts),
+                "chunks": state.n_chunks,
+                "reused_chunks": state.n_reused_chunks,
+                "reused_pictures": state.n_reused_pictures,
+                "bytes": state.n_bytes,
+                "seconds": state.seconds,
+            }
+        )
+        return 0
+
+    return handle
+
+
+def split(parser: ArgumentParser) -> Handler:
+    """Cut the stream."""
+    add_root(parser)
+    parser.add_argument("--name", default="", help="of the split (default: its rule)")
+    parser.add_argument("--by", choices=("equal", "year", "time"), default="equal")
+    parser.add_argument("--buckets", type=int, default=11, help="equal buckets (default 11)")
+    parser.add_argument(
+        "--times",
+        default="",
+        metavar="JSON",
+        help="intervals: {0: {start, end}, ...} or [[start, end], ...], or clear10",
+    )
+    parser.add_argument("--compat-original", action="store_true", help="the original's single pass over the intervals")
+    parser.add_argument("--include-pending", action="store_true", help="also rows not downloaded yet")
+    parser.add_argument(
+        "--memory", default="384MB", help="of the sort; beyond it, it spills to the store's scratch folder"
+    )
+    parser.add_argument("--redo", action="store_true", help="replace a split of that name")
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.data.buckets import Rule, make_split
+
+        intervals = _intervals(args.times) if args.by == "time" else ()
+        rule = Rule(by=args.by, n=args.buckets, intervals=intervals, compat_original=args.compat_original)
+        name = args.name or {"equal": f"equal-{args.buckets}", "year": "year", "time": "time"}[args.by]
+        done = make_split(
+            args.root,
+            name,
+            rule,
+            statuses=("ok", "pending") if args.include_pending else ("ok",),
+            memory=args.memory,
+            redo=args.redo,
+        )
+        console.table(
+            f"split {name}",
+            ("bucket", "pictures", "from", "to", "source rows"),
+            [
+                (
+                    b["bucket"],
+                    b["n"],
+                    b["min_date"],
+                    b["max_date"],
+                    f"{b['first_row']}..{b['last_row']}" if b["n"] else None,
+                )
+                for b in done["buckets"]
+            ],
+        )
+        console.print(
+            f"{done['dropped']} of {done['n_items']} dropped; empty buckets: {done['empty'] or 'none'}"
+            + (" (found done)" if done["reused"] else "")
+        )
+        console.json(done)
+        return 0
+
+    return handle
+
+
+def _intervals(text: str) -> tuple[tuple[str, str], ...]:
+    import json
+
+    from cl_plugin_clear.data.concepts import INTERVALS_CLEAR10
+
+    if text == "clear10":
+        return INTERVALS_CLEAR10
+    path = Path(text)
+    if not path.is_file():
+        raise MissingAsset("no file of intervals", where=text or "--times", fix="--times FILE, or --times clear10")
+    try:
+        content = json.loads(path.read_text())
+        entries = [content[key] for key in sorted(content, key=int)] if isinstance(content, dict) else content
+        return tuple(
+            (str(e["start"]), str(e["end"])) if isinstance(e, dict) else (str(e[0]), str(e[1])) for e in entries
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadInput(f"no list of {{start, end}}: {error!r}", where=text) from error
+
+
+def embed(parser: ArgumentParser) -> Handler:
+    """Features."""
+    add_root(parser)
+    parser.add_argument("--split", default="equal-11")
+    parser.add_argument("--model", default="RN50", help="toy, RN50, RN101, RN50x4, ViT-B/32, or any of open_clip's")
+    parser.add_argument("--weights", default="openai", help="tag or file")
+    parser.add_argument("--buckets", default="", help="e.g. 0,3-5 (default all)")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--shard-rows", type=int, default=500_000)
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument("--no-raw", action="store_true", help="keep the normalised features only")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
+    parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail")
+
+    def handle(args: Namespace, console: Console) -> int:
+        import os
+
+        from cl_plugin_clear.data.features import embed as run
+        from cl_plugin_clear.data.features import open_model
+
+        def bad(path: str, error: Exception) -> None:
+            if args.on_bad_sample == "fail":
+                raise BadInput(
+                    f"cannot read a picture: {error}", where=path, fix="--on-bad-sample skip, or download it again"
+                )
+            console.say(f"left out {path}: {error}")
+
+        model = open_model(args.model, weights=args.weights, device=args.device)
+        done = run(
+            args.root,
+            args.split,
+            model,
+            weights=args.weights if args.model != "toy" else "",
+            batch_size=args.batch_size,
+            buckets=numbers(args.buckets) if args.buckets else None,
+            shard_rows=args.shard_rows,
+            dtype=args.dtype,
+            keep_raw=not args.no_raw,
+            n_threads=args.threads,
+            rank=int(os.environ.get("RANK", "0")),
+            world=int(os.environ.get("WORLD_SIZE", "1")),
+            on_bad=bad,
+        )
+        console.print(
+            f"{done.n_pictures} pictures, {done.n_made} shards made, {done.n_reused} found done, {done.n_bad} unreadable"
+        )
+        console.json({"pictures": done.n_pictures, "made": done.n_made, "reused": done.n_reused, "bad": done.n_bad})
+        return 0
+
+    return handle
+
+
+def status(parser: ArgumentParser) -> Handler:
+    """What is there."""
+    add_root(parser)
+
+    def handle(args: Namespace, console: Console) -> int:
+        import json
+
+        from cl_plugin_clear.data.store import DOWNLOADED, Store
+
+        store = Store.open(args.root)
+        counts = store.counts()
+        splits = {p.stem: json.loads(p.read_text()) for p in sorted((args.root / "buckets").glob("*.json"))}
+        models = {p.name: sorted(q.name for q in p.iterdir()) for p in sorted((args.root / "features").glob("*"))}
+        console.table("rows by status", ("status", "rows"), list(counts.items()))
+        console.table(
+            "splits", ("name", "rule", "pictures"), [(k, v["rule"]["by"], v["n_items"]) for k, v in splits.items()]
+        )
+        console.table("features", ("model", "splits"), [(k, ", ".join(v)) for k, v in models.items()])
+        console.print(f"{len(store.chunks())} chunks complete, {len(store.chunks(DOWNLOADED))} downloaded")
+        console.json(
+            {
+                "counts": counts,
+                "chunks": len(store.chunks()),
+                "downloaded": len(store.chunks(DOWNLOADED)),
+                "splits": list(splits),
+                "features": models,
+            }
+        )
+        return 0
+
+    return handle
+
+
+def relocate(parser: ArgumentParser) -> Handler:
+    """A moved store needs nothing; this looks whether all of it arrived."""
+    add_root(parser)
+    parser.add_argument("--sample", type=int, default=1000, help="pictures looked at; 0: all")
+
+    def handle(args: Namespace, console: Console) -> int:
+        import numpy as np
+
+        from cl_plugin_clear.data.store import Store
+
+        store = Store.open(args.root)
+        paths = [
+            p for chunk in store.chunks() for p in store.read_chunk(chunk, ["rel_path"])["rel_path"].to_pylist() if p
+        ]
+        if args.sample and len(paths) > args.sample:
+            paths = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[: args.sample]]
+        gone = [path for path in paths if not store.path(path).is_file()]
+        if gone:
+            raise MissingAsset(
+                f"{len(gone)} of {len(paths)} pictures looked at are missing, first {gone[0]}",
+                where=str(args.root),
+                fix="copy them too, or clk clear download --retry ok",
+            )
+        console.print(f"nothing to do: all paths are relative, {len(paths)} pictures looked at are there")
+        console.json({"looked_at": len(paths), "missing": 0})
+        return 0
+
+    return handle
+
+
+def forget(parser: ArgumentParser) -> Handler:
+    """Drop photos: pictures, records, features, labels (P25)."""
+    add_root(parser)
+    parser.add_argument("--ids", required=True, metavar="ID,... | FILE", help="photo ids, or a file with one a line")
+    parser.add_argument(
+        "--labelled",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="labelled folder to clean as well; repeatable",
+    )
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.data.dataset import forget as forget_labelled
+        from cl_plugin_clear.data.forgetting import forget as forget_photos
+
+        text = Path(args.ids).read_text().replace("\n", ",") if Path(args.ids).is_file() else args.ids
+        try:
+            ids = sorted({int(part) for part in text.split(",") if part.strip()})
+        except ValueError as error:
+            raise BadInput(f"not an id: {error}", where="--ids") from None
+        found = forget_photos(args.root, ids)
+        labelled = sum(forget_labelled(folder, ids) for folder in args.labelled)
+        console.print(f"{found} of {len(ids)} photos forgotten in the store, {labelled} in labelled folders")
+        console.json({"ids": len(ids), "store": found, "labelled": labelled})
+        return 0
+
+    return handle
+
+
+def export(parser: ArgumentParser) -> Handler:
+    """Tables of metadata."""
+    add_root(parser)
+    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help=".csv or .parquet")
+    parser.add_argument(
+        "--labelled", type=Path, default=None, metavar="DIR", help="mark the photos of this labelled folder"
+    )
+    parser.add_argument("--only", choices=("all", "labelled", "unlabelled"), default="all")
+    parser.add_argument("--status", default="ok", metavar="STATUS,...", help="rows with these statuses (default ok)")
+
+    def handle(args: Namespace, console: Console) -> int:
+        import pyarrow as pa
+
+        from cl_plugin_clear.data.dataset import members_of
+        from cl_plugin_clear.data.store import Store
+
+        if args.to.suffix not in (".csv", ".parquet"):
+            raise BadSetting(
+                f"unknown form {args.to.suffix!r}", where="--to", fix="a name that ends in .csv or .parquet"
+            )
+        if args.only != "all" and args.labelled is None:
+            raise BadSetting(f"--only {args.only} needs --labelled DIR", where="--only")
+        database = Store.open(args.root).database()
+        rows: list[dict[str, Any]] = []
+        if args.labelled is not None:
+            _, buckets = members_of(args.labelled)
+            rows = [
+                {"id": int(photo), "bucket": int(b), "label": label}
+                for b, classes in buckets.items()
+                for label, records in classes.items()
+                for photo in records
+            ]
+        labels = pa.Table.from_pylist(
+            rows, schema=pa.schema([("id", pa.int64()), ("bucket", pa.int64()), ("label", pa.string())])
+        )
+        database.register("labels", labels)
+        wanted = ", ".join("'" + s.strip().replace("'", "") + "'" for s in args.status.split(","))
+        condition = {"all": "true", "labelled": "l.label is not null", "unlabelled": "l.label is null"}[args.only]
+        target = str(args.to).replace("'", "''")
+        form = "(format csv, header)" if args.to.suffix == ".csv" else "(format parquet)"
+        args.to.parent.mkdir(parents=True, exist_ok=True)
+        query = f"select p.* exclude (exif), l.bucket, l.label from photos p left join labels l using (id) where p.status in ({wanted}) and {condition}"
+        n = database.execute(f"select count(*) from ({query})").fetchall()[0][0]
+        database.execute(f"copy ({query} order by row) to '{target}' {form}")
+        console.print(f"{n} rows in {args.to}")
+        console.json({"rows": n, "file": str(args.to)})
+        return 0
+
+    return handle
+
+
+def legacy(parser: ArgumentParser) -> Handler:
+    """The original's folder in."""
+    add_root(parser)
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="folder with all_folders.json (or .pickle)"
+    )
+    parser.add_argument("--old-prefix", default="", help="beginning of the absolute paths in it that is no longer true")
+    parser.add_argument("--chunk-size", type=int, default=50_000)
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.data.legacy import import_folder
+
+        done = import_folder(args.source, args.root, old_prefix=args.old_prefix, chunk_size=args.chunk_size)
+        console.print(
+            f"{done.n_records} records, {done.n_pictures} pictures, {done.n_missing} missing, {done.n_chunks} chunks"
+        )
+        console.json({"records": done.n_records, "pictures": done.n_pictures, "missing": done.n_missing})
+        return 0
+
+    return handle

@@ -1,0 +1,212 @@
+"""Commands on networks and results: moco, lincls, adapt, evaluate, results."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_plugin_clear.commands import Handler
+
+if TYPE_CHECKING:
+    from cl_kernel.console import Console
+
+
+def moco(parser: ArgumentParser) -> Handler:
+    """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.train.moco_main`` with the same flags."""
+    add_moco(parser)
+
+    def handle(args: Namespace, console: Console) -> int:
+        return run_moco(args, console.say, console)
+
+    return handle
+
+
+def add_moco(parser: ArgumentParser) -> None:
+    """Flags of the pre-training; defaults are the authors'."""
+    import attrs
+
+    from cl_plugin_clear.settings import Moco
+
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="checkpoints; an existing run goes on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=4)
+    for field in attrs.fields(Moco):
+        flag = "--" + field.name.replace("_", "-")
+        default: Any = field.default
+        if isinstance(default, bool):
+            import argparse
+
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=default, help=field.metadata["doc"]
+            )
+        elif isinstance(default, tuple):
+            parser.add_argument(
+                flag, type=lambda t: tuple(int(v) for v in t.split(",")), default=default, help=field.metadata["doc"]
+            )
+        else:
+            parser.add_argument(flag, type=type(default), default=default, help=field.metadata["doc"])
+
+
+def run_moco(args: Namespace, say: Any, console: Console | None = None) -> int:
+    """Train as the flags say."""
+    import attrs
+
+    from cl_kernel.errors import BadSetting
+    from cl_plugin_clear.settings import Moco
+    from cl_plugin_clear.train import moco as training
+
+    settings = Moco(**{field.name: getattr(args, field.name) for field in attrs.fields(Moco)})
+    if not settings.data:
+        raise BadSetting("which pictures?", where="--data", fix="--data FOLDER, or --data store:SPLIT/0 --root STORE")
+    pictures = training.find_pictures(settings.data, settings.root)
+    log = training.pretrain(
+        pictures,
+        settings,
+        args.to,
+        seed=args.seed,
+        device=args.device,
+        n_workers=args.workers,
+        report=lambda e: say(f"epoch {e.epoch}: loss {e.loss:.4f}, top-1 {e.top1:.3f}, {e.rate:.0f} pictures/s"),
+    )
+    if console is not None and log:
+        console.print(f"{len(log)} epochs, loss {log[-1].loss:.4f}; checkpoints in {args.to}")
+        console.json([attrs.asdict(entry) for entry in log])
+    return 0
+
+
+def lincls(parser: ArgumentParser) -> Handler:
+    """Linear classification on frozen features."""
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="train/ and val/, a sub-folder a class each"
+    )
+    parser.add_argument("--weights", required=True, metavar="FILE", help="pre-training checkpoint")
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--lr", type=float, default=30.0)
+    parser.add_argument("--steps", type=lambda t: tuple(int(v) for v in t.split(",")), default=(60, 80))
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument(
+        "--cached", action="store_true", help="features once, of centre crops, instead of random crops each epoch"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.train.linear import evaluate_linear
+
+        top1 = evaluate_linear(
+            args.data,
+            args.weights,
+            args.to,
+            arch=args.arch,
+            epochs=args.epochs,
+            lr=args.lr,
+            steps=args.steps,
+            batch_size=args.batch_size,
+            size=args.image_size,
+            cached=args.cached,
+            seed=args.seed,
+            device=args.device,
+            report=console.say,
+        )
+        console.print(f"top-1 {100 * top1:.2f} %")
+        console.json({"top1": top1})
+        return 0
+
+    return handle
+
+
+def adapt(parser: ArgumentParser) -> Handler:
+    """Checkpoint to backbone weights."""
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("to", type=Path, help=".safetensors or .pth.tar; for Detectron2 .pkl")
+    parser.add_argument("--detectron2", action="store_true", help="write names and file form of Detectron2's ResNets")
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.weights import convert
+
+        n = convert(args.checkpoint, args.to, detectron2=args.detectron2)
+        console.print(f"{n} tensors in {args.to}")
+        console.json({"tensors": n, "file": str(args.to)})
+        return 0
+
+    return handle
+
+
+def evaluate(parser: ArgumentParser) -> Handler:
+    """Matrix of saved models."""
+    import attrs
+
+    from cl_plugin_clear.settings import Challenge
+
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--device", default="auto")
+    for field in attrs.fields(Challenge):
+        flag, default = "--" + field.name.replace("_", "-"), field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true", help=field.metadata["doc"])
+        else:
+            parser.add_argument(flag, type=type(default), default=default, help=field.metadata["doc"])
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_plugin_clear.challenge import evaluate_models
+
+        settings = Challenge(**{field.name: getattr(args, field.name) for field in attrs.fields(Challenge)})
+        scores = evaluate_models(settings, args.to, device=args.device)
+        console.table("challenge", ("figure", "value"), [(k, v) for k, v in scores.items() if isinstance(v, float)])
+        console.json(scores)
+        return 0
+
+    return handle
+
+
+def results(parser: ArgumentParser) -> Handler:
+    """Many runs in one table; matrices of other programs in."""
+    parser.add_argument("runs", type=Path, nargs="*", help="run folders: mean and spread over them")
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="text logs of Avalanche, test_metric json, or results_dict pickles",
+    )
+    parser.add_argument("--protocol", choices=("iid", "streaming"), default="iid")
+    parser.add_argument("--compat-next", action="store_true")
+    parser.add_argument("--name", default="method")
+
+    def handle(args: Namespace, console: Console) -> int:
+        from cl_kernel.errors import BadInput
+        from cl_plugin_clear import evaluate as metrics
+        from cl_plugin_clear.data.oldresults import read_matrix
+
+        matrices = []
+        for run in args.runs:
+            import json
+
+            path = run / "clear" / "matrix.json"
+            if not path.exists():
+                raise BadInput(
+                    "no matrix in this run", where=str(path), fix="a run of learner clear:buckets writes one"
+                )
+            matrices.append(json.loads(path.read_text())["R"])
+        matrices += [read_matrix(path) for path in args.imported]
+        if not matrices:
+            raise BadInput("no runs and no files", where="clk clear results")
+        per_run = [metrics.clear_metrics(m, protocol=args.protocol, compat_next=args.compat_next) for m in matrices]
+        scores = metrics.over_seeds(per_run)
+        console.table(
+            f"{len(matrices)} runs",
+            ("figure", "mean", "std"),
+            [(k, v[0] if v else None, v[1] if v else None) for k, v in scores.items()],
+        )
+        console.print(metrics.latex_row(args.name, scores))
+        console.json({"mean_std": scores, "runs": per_run, "latex": metrics.latex_row(args.name, scores)})
+        return 0
+
+    return handle

@@ -1,0 +1,52 @@
+"""All pictures of all buckets of a labelled folder, fetched later from its saved metadata (checklist 20)."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cl_kernel.files import full_disk_named, write_json
+from cl_plugin_clear.data.concepts import read_json_object
+from cl_plugin_clear.data.download import Options, fetch_one, fill, reader
+from cl_plugin_clear.data.images import Limits, decode
+
+
+def fetch_all_images(
+    folder: Path, *, template: str = "{DOWNLOAD_URL}", n_threads: int = 128, wait_s: float = 1.0
+) -> tuple[int, int]:
+    """Fetch what is missing of ``all_images``; what cannot be had is listed in ``all_images/failed/<b>.json`` {url: path}.
+
+    :return: (pictures there, failed). Run again to try the failed once more.
+    """
+    options = Options(limits=Limits(min_size=0), retry_wait_s=wait_s)
+    index = read_json_object(folder / "all_metadata.json")
+    got = n_failed = 0
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="fetch") as pool:
+        for bucket in sorted(index, key=int):
+            records = read_json_object(folder / index[bucket])
+
+            def fetch(record: dict[str, Any]) -> tuple[str, str, bool]:
+                target, url = folder / record["IMG_PATH"], fill(template, record)
+                if (
+                    target.is_file()
+                    and decode(target.read_bytes(), record["EXT"], options.limits, reencode=False).status == "ok"
+                ):
+                    return url, record["IMG_PATH"], True
+                found = fetch_one(url, record["EXT"], reader(url, options), options.limits, wait_s=wait_s)
+                if found.status != "ok":
+                    return url, record["IMG_PATH"], False
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+                with full_disk_named(target):
+                    temporary.write_bytes(found.data)
+                    temporary.replace(target)
+                return url, record["IMG_PATH"], True
+
+            (folder / "all_images" / bucket).mkdir(parents=True, exist_ok=True)
+            results = list(pool.map(fetch, records.values()))
+            failed = {url: path for url, path, ok in results if not ok}
+            write_json(folder / "all_images" / "failed" / f"{bucket}.json", failed)
+            got += len(results) - len(failed)
+            n_failed += len(failed)
+    return got, n_failed
