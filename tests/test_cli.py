@@ -20,7 +20,7 @@ MINE = """
 
     @hookimpl
     def clk_metrics():
-        return [Metric(name="wrong", summary="share of errors", build=f"{__name__}:build_wrong", higher_is_better=False)]
+        return [Metric(name="wrong", summary="errors", build=f"{__name__}:build_wrong", higher_is_better=False)]
 
 
     class FirstCome:
