@@ -183,7 +183,6 @@ _VIT_BLOCK = [
     (r"encoder_layernorm_cross\.", "norm_context."),
     (r"decoder_layernorm_cross\.", "norm_cross."),
     (r"encoder_layernorm\.", "norm_context."),
-    (r"lateral_layernorm\.", "norm_lateral."),
 ]
 
 

@@ -192,8 +192,8 @@ class InstructionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, N, d] -> [B, N, d], and the parts it attended with."""
-        normed = self.norm1(x)
-        parts = self.attention.qkv(normed, normed)
+        x = self.norm1(x)  # the residual starts behind the norm
+        parts = self.attention.qkv(x, x)
         x = x + self.attention.mix(parts)
         return x + self.feed(self.norm2(x)), parts
 
@@ -210,9 +210,9 @@ class ImageBlock(nn.Module):
         if mix not in MIXES:
             raise ValueError(f"mix {mix!r} is none of {', '.join(MIXES)}")
         self.mix = mix
-        self.norm1, self.norm2 = nn.LayerNorm(shape.hidden, EPS), nn.LayerNorm(shape.hidden, EPS)
+        self.norm1 = nn.LayerNorm(shape.hidden, EPS) if self_attention else None
+        self.norm2 = nn.LayerNorm(shape.hidden, EPS)
         self.norm_context = nn.LayerNorm(shape.hidden, EPS)
-        self.norm_lateral = nn.LayerNorm(shape.hidden, EPS)
         self.attention = Attention(shape.hidden, shape.heads) if self_attention else None
         self.lateral = Attention(shape.hidden, shape.heads, project=False)
         self.feed = feedforward(shape.hidden, shape.ffn)
@@ -220,16 +220,19 @@ class ImageBlock(nn.Module):
     def forward(self, x: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """[B, N, d] -> [B, N, d]."""
         if self.attention is not None:
-            x = x + self.attention(self.norm1(x))
-        normed = self.norm_context(x)
-        mine = self.lateral.qkv(normed, normed)
-        mine[self.mix] = mine[self.mix] * self.norm_lateral(parts[self.mix])
+            x = self.norm1(x)  # here and below the residual starts behind the norm
+            x = x + self.attention(x)
+        x = self.norm_context(x)
+        mine = self.lateral.qkv(x, x)
+        mine[self.mix] = mine[self.mix] * parts[self.mix]
         x = x + self.lateral.mix(mine)
         return x + self.feed(self.norm2(x))
 
 
 class TaskSelectTwoStream(nn.Module):
     """An instruction stream and an image stream of equal depth, joined by multiplication, deepest first."""
+
+    unused = (r"image_encoder_blocks\.\d+\.lateral_layernorm\..*",)  # published, never called
 
     def __init__(self, shape: VitShape, *, image: int, patch: int, n_tasks: int, n_arguments: int, n_classes: int,
                  mix: str = "v", self_attention: bool = True) -> None:

@@ -1,0 +1,85 @@
+"""Samples of questions: one stored picture serves every question about it.
+
+Shapes: N pictures, Q questions, n a batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from attrs import define, field
+from cl_kernel.errors import BadInput
+
+from cl_kernel import Field
+
+
+@define
+class Questions:
+    """Pictures, a row of them for each question, and tables of labels.
+
+    :param images: uint8 [N, h, w] or [N, h, w, 3], possibly memory-mapped and cropped to where anything is drawn.
+    :param picture: row of the picture of each question, [Q].
+    :param tables: field -> one row a question, [Q, ...].
+    :param shape: canvas (H, W); what was cropped away is empty.
+    :param corner: where the stored part lies on the canvas.
+    :param seg: segmentation pictures, one a question, read only when asked for.
+    """
+
+    images: np.ndarray
+    picture: np.ndarray
+    tables: Mapping[str, np.ndarray]
+    fields: Mapping[str, Field]
+    shape: tuple[int, int] = (0, 0)
+    corner: tuple[int, int] = (0, 0)
+    seg: np.ndarray | None = None
+    _spec: dict[str, Field] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.shape[0]:
+            self.shape = self.images.shape[1:3]
+        if bad := {name: len(t) for name, t in self.tables.items() if len(t) != len(self.picture)}:
+            raise BadInput(f"tables of other lengths than the {len(self.picture)} questions: {bad}")
+        self._spec = {"image": Field(shape=(*self.shape, *self.images.shape[3:]), dtype="uint8", kind="image"),
+                      **self.fields}
+        if self.seg is not None:
+            self._spec["drawing"] = Field(shape=(*self.shape, *self.seg.shape[3:]), dtype="uint8", kind="mask")
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """Fields of a question."""
+        return self._spec
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """A batch; pictures and segmentations are read only when asked for."""
+        out: dict[str, np.ndarray] = {}
+        for name in fields or self._spec:
+            if name == "image":
+                out[name] = self._whole(self.images[self.picture[rows]])
+            elif name == "drawing" and self.seg is not None:
+                out[name] = self._whole(self.seg[rows])
+            else:
+                out[name] = self.tables[name][rows]
+        return out
+
+    def _whole(self, part: np.ndarray) -> np.ndarray:
+        if part.shape[1:3] == tuple(self.shape):
+            return np.array(part)
+        whole = np.zeros((len(part), *self.shape, *part.shape[3:]), np.uint8)
+        y, x = self.corner
+        whole[:, y:y + part.shape[1], x:x + part.shape[2]] = part
+        return whole
+
+
+def question_fields(n_tasks: int, n_arguments: int, n_occurrence: int, n_classes: int) -> dict[str, Field]:
+    """Fields of an instruction stream besides the picture."""
+    return {
+        "task": Field(shape=(), dtype="int64", kind="instruction", n=n_tasks),
+        "argument": Field(shape=(), dtype="int64", kind="instruction", n=n_arguments),
+        "existence": Field(shape=(n_occurrence,), dtype="uint8", kind="vector"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=n_classes),
+        "box": Field(shape=(4,), dtype="int64", kind="vector"),
+    }

@@ -1,0 +1,168 @@
+"""What is looked at after a run: pictures with the query marked, confusion matrices, curves, zero-forgetting report.
+
+Shapes: n samples, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from cl_kernel.errors import BadInput
+
+from cl_kernel import Samples, Stream, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cl_kernel.run import Context
+
+FEATURE_COLUMNS = (1, 3, 4, 5, 6)
+
+
+def confusion(answers: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """Counts, rows the right answer, columns the given one, int64 [K, K]."""
+    table = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(table, (answers, predicted), 1)
+    return table
+
+
+def person_table(person: np.ndarray, feature: np.ndarray, right: np.ndarray, n_people: int = 6,
+                 n_features: int = 7) -> dict[str, Any]:
+    """Accuracy of each person and feature; means are over the cells that were asked about.
+
+    :return: ``table`` [people, features] (nan where never asked), ``features`` and ``mean``.
+    """
+    total, hits = np.zeros((n_people, n_features)), np.zeros((n_people, n_features))
+    np.add.at(total, (person, feature), 1)
+    np.add.at(hits, (person, feature), right)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = hits / total
+    means = np.asarray([np.mean(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan
+                        for column in table.T])
+    queried = means[list(FEATURE_COLUMNS)]
+    return {"table": table, "features": means,
+            "mean": float(queried[~np.isnan(queried)].mean()) if (~np.isnan(queried)).any() else None}
+
+
+def not_border(predicted: np.ndarray, border: int) -> float:
+    """Share of answers that are not the border class: a net that always says "border" learnt nothing."""
+    return float((predicted != border).mean())
+
+
+def zero_forgetting(rows: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+    """What an accuracy matrix says about forgetting.
+
+    :param rows: R[i][j], test set j after stage i.
+    :return: the final ``average``, ``forgetting`` (mean over earlier tasks of the best minus the last), and whether
+        no earlier task ever moved (``exact``).
+    """
+    n = len(rows)
+    last = [float(rows[-1][j] or 0.0) for j in range(n)]
+    drops = [max(float(rows[i][j] or 0.0) for i in range(j, n)) - last[j] for j in range(n - 1)]
+    exact = all(rows[i][j] == rows[j][j] for j in range(n) for i in range(j, n))
+    return {"average": float(np.mean(last)), "forgetting": float(np.mean(drops)) if drops else 0.0, "exact": exact}
+
+
+def compose(answer: Any, image: np.ndarray, argument: np.ndarray, chain: Sequence[int], border: int | None) -> np.ndarray:
+    """Follow a chain of directions: the answer to one is the argument of the next.
+
+    Once a border is met the answer stays the border (the published code multiplied by the wrong mask).
+
+    :param answer: ``(image, task [n], argument [n]) -> class [n]``.
+    :param chain: task numbers in order.
+    :return: int64 [n].
+    """
+    if not chain:
+        raise BadInput("an empty chain of directions", where="chain", fix="name at least one direction")
+    current = argument.astype(np.int64)
+    gone = np.zeros(len(current), bool)
+    for task in chain:
+        asked = np.where(gone, 0, current)
+        found = answer(image, np.full(len(current), task, np.int64), asked)
+        if border is not None:
+            gone |= found == border
+            current = np.where(gone, border, found)
+        else:
+            current = found
+    return current
+
+
+def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
+    """Write ``reports/`` in the run folder: confusion matrices, pictures with the query marked, the learning curve."""
+    stream, folder = ctx.stream, ctx.folder / "reports"
+    folder.mkdir(exist_ok=True)
+    labels = stream.test.take(np.arange(len(stream.test)), ["class"])["class"]
+    predicted = np.concatenate([out["class"] for out in learner.predict(stream.test)])
+    tables = {name: confusion(labels[rows], predicted[rows], stream.n_classes).tolist()
+              for name, rows in stream.test_sets.items()}
+    write_json(folder / "confusion.json", {"classes": list(stream.class_names), "sets": tables})
+    write_json(folder / "curve.json", {"columns": ["stage", "epoch", "loss"], "rows": [list(r) for r in curve]})
+    if "person" in stream.spec:
+        taken = stream.test.take(np.arange(len(stream.test)), ["argument", "task"])
+        report = person_table(taken["argument"], taken["task"], predicted == labels)
+        write_json(folder / "persons.json", {"table": np.where(np.isnan(report["table"]), None,
+                                                               report["table"].astype(object)).tolist(),
+                                             "mean": report["mean"]})
+    if n_pictures:
+        draw(folder, stream, tables, curve, labels, predicted, n_pictures)
+
+
+def draw(folder: Path, stream: Stream, tables: Mapping[str, list[list[int]]], curve: Sequence[Sequence[float]],
+         labels: np.ndarray, predicted: np.ndarray, n_pictures: int) -> None:
+    """The same as pictures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row[2] for row in curve], color="0.2")
+    for i, row in enumerate(curve):
+        if i and row[0] != curve[i - 1][0]:
+            axes.axvline(i - 0.5, color="0.7", linestyle="--")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss of the last batch")
+    figure.savefig(folder / "curve.png", dpi=110)
+    for name, table in tables.items():
+        figure = Figure(figsize=(4.5, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(np.asarray(table), cmap="Greys")
+        axes.set_title(f"{name}: right answer down, given across")
+        figure.savefig(folder / f"confusion-{safe(name)}.png", dpi=110)
+    for name, rows in stream.test_sets.items():
+        draw_predictions(folder / f"pictures-{safe(name)}.png", stream.test, rows[:n_pictures], labels, predicted,
+                         stream)
+
+
+def draw_predictions(path: Path, samples: Samples, rows: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
+                     stream: Stream) -> None:
+    """Pictures with what was asked, answered and right; the queried place is framed where the samples know it."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    has_box = "box" in samples.spec
+    taken = samples.take(rows, ["image", "task", "argument", *(["box"] if has_box else [])])
+    n = len(rows)
+    figure = Figure(figsize=(3.2 * min(n, 3), 1.9 * -(-n // 3)), layout="constrained")
+    axes = figure.subplots(-(-n // 3), min(n, 3), squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    names, tasks = stream.class_names, [stage.name for stage in stream.stages]
+    for i, axis in enumerate(axes[:n]):
+        axis.imshow(taken["image"][i], cmap="gray", vmin=0, vmax=255)
+        task = int(taken["task"][i])
+        asked = tasks[task] if task < len(tasks) and len(tasks) > 1 else f"task {task}"
+        argument = int(taken["argument"][i])
+        about = names[argument] if argument < len(names) else str(argument)
+        given, right = names[int(predicted[rows[i]])], names[int(labels[rows[i]])]
+        axis.set_title(f"{asked} of {about}: {given}" + ("" if given == right else f" (is {right})"), fontsize=8,
+                       color="black" if given == right else "firebrick")
+        if has_box:
+            y, x, h, w = (int(v) for v in taken["box"][i])
+            axis.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor="tab:orange"))
+    figure.savefig(path, dpi=110)
+
+
+def safe(name: str) -> str:
+    """A name as a file name."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

@@ -1,0 +1,265 @@
+"""The continual learner: a stream of instructions, each stage adding one, and every baseline on the same network.
+
+Shapes: B batch, K answers, T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs import define, field
+from cl_kernel.errors import BadInput
+from cl_kernel.torch import device, state
+from torch import Tensor
+
+from cl_kernel import Parts, Samples, Stage, Stream
+from cl_plugin_butd import evaluate
+from cl_plugin_butd.data.augment import Augmentation
+from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
+from cl_plugin_butd.model.counter_stream import Topology
+from cl_plugin_butd.train.baselines import Keeper
+from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape, task_of
+from cl_plugin_butd.train.schedule import cosine_rate, step_rate
+
+if TYPE_CHECKING:
+    from cl_plugin_butd.settings import Continual
+
+    from cl_kernel.run import Context
+
+FIELDS = ("image", "task", "argument", "existence", "class")
+OWN_PARTS = ("modulation", "masks", "classifier")
+"""Methods whose later tasks leave the shared weights alone."""
+
+
+def build(settings: Continual, parts: Parts) -> ContinualLearner:
+    """A network with room for every task of the stream, and the method's memory of earlier ones."""
+    stream = parts.stream
+    where = device.resolve(parts.site.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
+        net = network(settings, stream).to(where)
+    keeper = Keeper(settings.method, net, settings.alpha, settings.walk_period, settings.temperature)
+    learner = ContinualLearner(settings, net, Inputs(settings.normalise, where), keeper, parts)
+    learner.optimizer = learner.new_optimizer(0)
+    return learner
+
+
+def network(settings: Continual, stream: Stream) -> ContinualCounterStream:
+    """The network of a stream of instructions.
+
+    :raises BadInput: when the stream does not say what its instructions are.
+    """
+    spec = stream.spec
+    for name in FIELDS:
+        if name not in spec:
+            raise BadInput(f"the stream has no field {name!r}", where=f"data set {stream.name!r}",
+                           fix="use a stream of task image + instruction -> class")
+    topology = Topology(
+        filters=settings.filters, strides=settings.strides, blocks=settings.blocks,
+        in_shape=in_shape(stream.stages[0].train), n_occurrence=spec["existence"].shape[0] or 0,
+        variant=settings.variant, bu_to_td=settings.bu_to_td, td_to_bu=settings.td_to_bu,
+        final_td_conv=settings.final_td_conv, head_layers=settings.head_layers, orig_relus=settings.orig_relus,
+        norm=settings.norm, separable=settings.separable)
+    languages = stream.info.get("languages", [0] * len(stream.stages))
+    n_arguments = stream.info.get("n_arguments", [spec["argument"].n])
+    answers = stream.info.get("n_answers", [stream.n_classes] * len(stream.stages))
+    kind = {"modulation": settings.modulation, "masks": "mask"}.get(settings.method, "none")
+    init = 1.0 if settings.init_one and kind == "weight-mul" else None
+    return ContinualCounterStream(
+        topology, [TaskSpec(n_classes=int(n), language=int(lang))
+                   for n, lang in zip(answers, languages, strict=True)],
+        [int(n) for n in n_arguments], ModulationSpec(kind=kind, factor=settings.factor, init=init), top=settings.top)
+
+
+@define(eq=False)
+class ContinualLearner:
+    """See the module; ``position`` is (stage, epoch, batch) of the next step."""
+
+    settings: Continual
+    net: ContinualCounterStream
+    inputs: Inputs
+    keeper: Keeper
+    parts: Parts
+    optimizer: torch.optim.Optimizer = field(init=False)
+    position: list[int] = field(factory=lambda: [0, 0, 0])
+    curve: list[list[float]] = field(factory=list)
+
+    # ---- learning -----------------------------------------------------------------------------------
+    def learn(self, stage: Stage, ctx: Context) -> None:
+        """Train one direction, from wherever the position says."""
+        s, task = self.settings, task_of(stage)
+        self.inputs.fit(ctx.stages[0].train)
+        if self.position[0] != stage.index or self.position[1:] == [0, 0]:
+            self.position = [stage.index, 0, 0]
+            self.optimizer = self.new_optimizer(task)
+            self.keeper.begin()
+        sources = self._sources(stage, ctx)
+        epochs = s.epochs if stage.index == 0 else s.later_epochs
+        per_epoch = sum(len(batches(len(t), s.batch_size, np.arange(len(t)))) for _, t in sources)
+        how = Augmentation(shift_x=s.augment[0], shift_y=s.augment[1], rotation=s.augment[2], add=s.augment[3])
+        ctx.phase(f"{s.method}: {stage.name}", epochs * per_epoch)
+        learn = [p for p in self.net.parameters() if p.requires_grad]
+        self.net.train()
+        for epoch in range(self.position[1], epochs):
+            plan = self._epoch(sources, ctx.rng("order", stage.index, epoch))
+            for step in range(self.position[2] if epoch == self.position[1] else 0, len(plan)):
+                number, samples, rows = plan[step]
+                batch = self.inputs.batch(samples, rows, FIELDS)
+                image = self.inputs.pixels(batch["image"], how, ctx.rng("augment", stage.index, epoch, step))
+                self._rate(epoch * per_epoch + step, epochs * per_epoch, epoch, stage.index)
+                loss = self._step(image, batch, number, learn)
+                last = step + 1 == len(plan)
+                self.position = [stage.index, epoch + last, 0 if last else step + 1]
+                if last and epoch + 1 == epochs:
+                    self._close(stage, sources)
+                    self.position = [stage.index + 1, 0, 0]
+                if last:
+                    self.curve.append([stage.index, epoch, float(loss)])
+                ctx.step(loss=loss)
+
+    def _step(self, image: Tensor, batch: dict[str, Tensor], task: int, learn: list[Tensor]) -> Tensor:
+        """One optimiser step on one task's batch: the convex mix of task loss and penalty."""
+        run = self.net.answer(image, batch["argument"], task)
+        loss = F.cross_entropy(run["task"], batch["class"])
+        if run["occurrence"] is not None and run["occurrence"].requires_grad:
+            loss = loss + F.binary_cross_entropy_with_logits(run["occurrence"], batch["existence"].float())
+        penalty = None
+        if self.settings.strength:
+            penalty = self.keeper.penalty((image, batch["argument"], batch["class"]), task)
+        gradients: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.keeper.needs_plain_gradient():
+            loss.backward()
+            gradients = {n: p.grad.detach().clone() for n, p in self.keeper.weights().items() if p.grad is not None}
+            if penalty is not None:
+                for p in learn:
+                    if p.grad is not None:
+                        p.grad.mul_(1 - self.settings.strength)
+                (self.settings.strength * penalty).backward()
+        else:
+            total = loss
+            if penalty is not None:
+                weight = self.settings.strength
+                scaled = weight * penalty if self.settings.compat and self.settings.method in ("lwf", "lfl") else penalty
+                total = weight * scaled + (1 - weight) * loss
+            total.backward()
+        before = self.keeper.before_step(gradients) if gradients else None
+        self.optimizer.step()
+        if gradients:
+            self.keeper.after_step(gradients, before)
+        return loss.detach()
+
+    def _close(self, stage: Stage, sources: list[tuple[int, Samples]]) -> None:
+        """The stage is learnt: keep its statistics and what the method remembers."""
+        samples, task = sources[-1][1], task_of(stage)
+        if self.settings.method == "joint":
+            self._statistics(sources)
+        else:
+            self.net.store_statistics(task)
+
+        def again() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+            for rows in batches(len(samples), self.settings.batch_size, np.arange(len(samples))):
+                batch = self.inputs.batch(samples, rows, FIELDS)
+                yield self.inputs.pixels(batch["image"]), batch["argument"], batch["class"]
+
+        self.keeper.end(again, task)
+
+    def _statistics(self, sources: list[tuple[int, Samples]]) -> None:
+        """Statistics of each task alone, after training on all of them mixed."""
+        self.net.train()
+        with torch.no_grad():
+            for task, samples in sources:
+                for rows in batches(len(samples), self.settings.batch_size, np.arange(len(samples)))[:60]:
+                    batch = self.inputs.batch(samples, rows, FIELDS)
+                    self.net.answer(self.inputs.pixels(batch["image"]), batch["argument"], task)
+                self.net.store_statistics(task)
+
+    def _sources(self, stage: Stage, ctx: Context) -> list[tuple[int, Samples]]:
+        """What a stage trains on: its own samples, or every stage's so far for the joint upper bound."""
+        if self.settings.method != "joint":
+            return [(task_of(stage), stage.train)]
+        return [(task_of(s), s.train) for s in ctx.stages[: stage.index + 1]]
+
+    def _epoch(self, sources: list[tuple[int, Samples]], rng: np.random.Generator,
+               ) -> list[tuple[int, Samples, np.ndarray]]:
+        """Batches of one epoch, each of one task, in a shuffled order."""
+        plan = [(task, samples, rows) for task, samples in sources
+                for rows in batches(len(samples), self.settings.batch_size, rng.permutation(len(samples)))]
+        return plan if len(sources) == 1 else [plan[i] for i in rng.permutation(len(plan))]
+
+    def _rate(self, step: int, n_steps: int, epoch: int, stage: int) -> None:
+        s = self.settings
+        top = s.lr if stage == 0 or s.method not in OWN_PARTS else s.later_lr
+        match s.schedule:
+            case "cosine":
+                rate = cosine_rate(step, n_steps, top)
+            case "step":
+                rate = step_rate(epoch, top, s.step_every, 0.5)
+            case _:
+                rate = top
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def new_optimizer(self, task: int) -> torch.optim.Optimizer:
+        """Choose what a task may change, and a fresh Adam for it."""
+        s = self.settings
+        # every head with outputs of its own that an earlier task reads stays as it is
+        mine = {id(p) for p in self.net.owned(task, train_argument=s.train_argument)}
+        if s.method == "joint":
+            mine = {id(p) for t in range(task + 1) for p in self.net.owned(t)}
+        shared = {id(p) for p in self.net.shared().values()}
+        for p in self.net.parameters():
+            p.requires_grad_(id(p) in mine or (id(p) in shared and (task == 0 or s.method not in OWN_PARTS)))
+        return torch.optim.Adam([p for p in self.net.parameters() if p.requires_grad], s.lr,
+                                weight_decay=s.weight_decay)
+
+    # ---- predicting ---------------------------------------------------------------------------------
+    def predict(self, samples: Samples) -> Iterator[dict[str, np.ndarray]]:
+        """Scores [n, K], classes and occurrence logits; every sample is answered by its own task's parameters."""
+        training = self.net.training
+        self.net.eval()
+        self.inputs.fit(self.parts.stream.stages[0].train)
+        try:
+            with torch.no_grad():
+                for start in range(0, len(samples), CHUNK):
+                    rows = np.arange(start, min(start + CHUNK, len(samples)))
+                    taken = samples.take(rows, ["image", "task", "argument"])
+                    image = torch.from_numpy(taken["image"]).to(self.inputs.device)
+                    out = self.net(self.inputs.pixels(image), *(torch.from_numpy(taken[name]).to(self.inputs.device)
+                                                                for name in ("task", "argument")))
+                    scores = out["task"].float().cpu().numpy()
+                    yield {"scores": scores, "class": scores.argmax(1),
+                           "occurrence": out["occurrence"].float().cpu().numpy()}
+        finally:
+            self.net.train(training)
+
+    def finish(self, ctx: Context) -> None:
+        """Leave pictures, confusion matrices and curves in the run folder."""
+        evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
+
+    # ---- checkpoint ---------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """Weights, statistics, optimiser, the method's memory and the position."""
+        return {"net": state.pack(self.net), "optimizer": state.pack(self.optimizer),
+                "keeper": state.pack(self.keeper.tensors()), "n_tasks": self.keeper.n_tasks,
+                "position": list(self.position), "curve": [list(row) for row in self.curve],
+                "mean": None if self.inputs.mean is None else self.inputs.mean.copy()}
+
+    def load(self, tree: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.position = [int(v) for v in tree["position"]]
+        self.curve = [list(row) for row in tree["curve"]]
+        state.restore(self.net, tree["net"])
+        stage, epoch, step = self.position
+        last = len(self.parts.stream.stages) - 1
+        at = min(stage, last) if [epoch, step] != [0, 0] or stage == 0 else min(stage - 1, last)
+        self.optimizer = self.new_optimizer(task_of(self.parts.stream.stages[at]))
+        state.restore(self.optimizer, tree["optimizer"])
+        self.inputs.mean = None if tree["mean"] is None else np.asarray(tree["mean"])
+        tensors = {slot: {k: v.to(self.inputs.device) for k, v in named.items()}
+                   for slot, named in state.unpack(tree["keeper"]).items()}
+        self.keeper.load(tensors, int(tree["n_tasks"]))
