@@ -15,7 +15,7 @@ TINY_BASE = {"base_epochs": 10, "base_batch": 32, "base_lr": 0.1, "base_nesterov
              "base_augment": "shift"}
 TINY_STREAMING = {**TINY_BASE, "crops": False, "mixup": False, "start_lr": 0.05, "end_lr": 0.005, "lr_step": 10,
                   "lr_samples": 160}
-TINY_OFFLINE = {**TINY_BASE, "epochs": 12, "lr": 0.05, "batch_size": 32}
+TINY_OFFLINE = {**TINY_BASE, "epochs": 12, "lr": 0.05, "batch_size": 64}
 TINY_VQA_NETWORK = {"network": "smac", "word_dim": 16, "lstm": 24, "hidden": 48, "attention": 48, "dim": 32, "n_steps": 3,
                     "conv": 32, "mlp": 48, "gru": 24}
 TINY_VQA = {"lr": 5e-3, "epochs": 12, "batch_size": 32, "test_interval": 0, "replay_samples": 30, "freeze_words": False}
@@ -23,29 +23,29 @@ TINY_VQA = {"lr": 5e-3, "epochs": 12, "batch_size": 32, "test_interval": 0, "rep
 # ---- profile small: the 6,000 photographs of cifar10_small, or any folder of 32x32 images --------------
 SMALL: Values = {
     "dataset": "remind:imagenet", "dataset.resize": 32, "dataset.side": 32, "dataset.base_classes": 5, "dataset.increment": 1,
-    "run.memory": "all", "model.stem": 32, "model.stem_kind": "small", "model.widths": (32, 64, 128, 128),
-    "model.blocks": (1, 1, 1, 2), "model.strides": (1, 2, 2, 2), "codec.codebooks": 32,
+    "run.memory": "all", "model.stem": 16, "model.stem_kind": "small", "model.widths": (32, 64, 128, 128),
+    "model.blocks": (1, 1, 1, 2), "model.strides": (2, 2, 2, 1),
     "learner.base_epochs": 30, "learner.base_batch": 64, "learner.base_lr": 0.1, "learner.base_nesterov": True,
     "learner.base_schedule": "one-cycle", "learner.base_augment": "shift", "learner.base_weight_decay": 5e-4,
 }
-SMALL_STREAMING: Values = {"learner.start_lr": 0.05, "learner.end_lr": 0.005, "learner.lr_samples": 500, "learner.lr_step": 50,
-                           "learner.crops": False, "learner.mixup": False}
+SMALL_STREAMING = {"start_lr": 0.05, "end_lr": 0.005, "lr_samples": 500, "lr_step": 50, "crops": False, "mixup": False}
+SMALL_OFFLINE = {"epochs": 12, "lr": 0.05, "batch_size": 64}
 
 # ---- comparison runs ----------------------------------------------------------------------------------
 OFFLINE: Values = {"learner": "remind:remind-offline", "replay": "clk:largest-class+remind:pq", "run.memory": "all"}
 OFFLINE_WHOLE: Values = {"learner": "remind:remind-offline", "learner.scope": "whole", "replay": "none", "run.memory": ""}
 FINE_TUNING: Values = {"replay": "none", "run.memory": "", "learner.replay_samples": 0, "learner.norm": "eval",
-                       "learner.start_lr": 0.01, "learner.lr_mode": "constant", "learner.crops": False, "learner.mixup": False}
+                       "learner.start_lr": 0.002, "learner.lr_mode": "constant", "learner.crops": False, "learner.mixup": False}
 
-IMAGENET_PAPER: Values = {"dataset": "remind:imagenet", "run.memory": "959665", "run.evaluate": "seen",
-                          "learner.authors_files": True}
+IMAGENET_PAPER: Values = {"dataset": "remind:imagenet", "run.memory": "959665", "run.evaluate": "seen"}
 IMAGENET_TINY: Values = {"dataset": "remind:tinyshapes", "run.memory": "all"}
 REMIND: Values = {"learner": "remind:remind", "replay": "clk:largest-class+remind:pq"}
 AUGMENTED: Values = {"learner.crops": True, "learner.mixup": True}
 
+ORDERS = ("iid", "class_iid", "instance", "class_instance")
 CORE50_PAPER: Values = {
     "dataset": "remind:core50", "run.memory": "417", "learner.start_lr": 0.001, "learner.lr_mode": "constant",
-    "learner.batch_size": 21, "learner.authors_files": True,
+    "learner.batch_size": 21,
 }
 
 ABLATIONS: Mapping[str, tuple[str, Values]] = {
@@ -58,6 +58,7 @@ ABLATIONS: Mapping[str, tuple[str, Values]] = {
     **{f"split-{name.replace('.', '_')}": (f"upper part begins at {name}", {"model.cut": name})
        for name in ("layer3.1", "layer4.0", "layer4.1", "fc")},
 }
+TINY_ARMS: Mapping[str, Values] = {"split-layer3_1": {"model.cut": "layer2.0"}}  # the stand-in's network has no layer3
 BUFFERS: Mapping[str, tuple[str, str]] = {"quarter": ("239916", "240"), "half": ("479832", "480"), "full": ("959665", "960")}
 
 
@@ -68,14 +69,13 @@ def all_experiments() -> Sequence[Experiment]:
 
 def _imagenet() -> list[Experiment]:
     profiles = {"tiny": IMAGENET_TINY, "small": SMALL, "paper": IMAGENET_PAPER}
-    streaming = {**profiles, "small": {**SMALL, **SMALL_STREAMING}}
     return [
         Experiment(
             name="imagenet-cls-iid",
             summary="ImageNet, class after class: base initialisation, then increments, one example at a time",
             aliases=("imagenet", "cls-iid"),
             settings=REMIND,
-            profiles=streaming,
+            profiles=profiles,
             beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
             expected=(Expected(metric="omega", value=0.855, where="section 8, PR #6 text"),
                       Expected(metric="top5", value=0.7068, where="after 1000 classes, original on torch 1.3.1")),
@@ -86,12 +86,12 @@ def _imagenet() -> list[Experiment]:
             summary="the same with your own class order (--set dataset.class_order=FILE) and base network trained here",
             aliases=("custom-order",),
             settings=REMIND,
-            profiles={**streaming, "tiny": {**IMAGENET_TINY, "dataset.diagonal": False}},
+            profiles={**profiles, "tiny": {**IMAGENET_TINY, "dataset.diagonal": False}},
             beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
         ),
         Experiment(name="fine-tune", summary="streaming without replay or buffer", settings={**REMIND, **FINE_TUNING},
                    profiles={name: {k: v for k, v in values.items() if k not in FINE_TUNING and not k.startswith("codec.")}
-                             for name, values in streaming.items()}),
+                             for name, values in profiles.items()}),
         Experiment(name="offline-upper", summary="upper bound of Omega: the plastic part trained on all codes at each stage",
                    aliases=("offline-f",), settings=OFFLINE,
                    profiles={name: _offline(values) for name, values in profiles.items()}),
@@ -103,11 +103,18 @@ def _imagenet() -> list[Experiment]:
 
 
 def _offline(values: Values) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in ("learner.authors_files", "run.memory")}
+    return {name: value for name, value in values.items() if name != "run.memory"}
 
 
 def _core50() -> list[Experiment]:
-    return [
+    offline = [
+        Experiment(name=f"core50-{order.replace('_', '-')}-offline", summary="its upper bound, for Omega",
+                   settings={**OFFLINE, "dataset.order": order},
+                   profiles={"tiny": {"dataset": "remind:tinycore", "learner.base_batch": 16},
+                             "paper": {"dataset": "remind:core50"}})
+        for order in ORDERS
+    ]
+    return offline + [
         Experiment(
             name=f"core50-{order.replace('_', '-')}",
             summary=f"CORe50 in the order {order.replace('_', ' ')}",
@@ -116,16 +123,16 @@ def _core50() -> list[Experiment]:
             profiles={"tiny": {"dataset": "remind:tinycore", "run.memory": "all", "learner.base_batch": 16,
                                "learner.lr_samples": 75},
                       "paper": CORE50_PAPER},
-            beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
+            beside={"fine-tuning": FINE_TUNING},
         )
-        for order in ("iid", "class_iid", "instance", "class_instance")
+        for order in ORDERS
     ]
 
 
 def _ablations() -> list[Experiment]:
     tiny = {**IMAGENET_TINY, **AUGMENTED}
     arms = [Experiment(name=f"ablation-{name}", summary=f"imagenet-cls-iid with {text}", settings=REMIND,
-                       profiles={"tiny": {**tiny, **change}, "paper": {**IMAGENET_PAPER, **change}})
+                       profiles={"tiny": {**tiny, **change, **TINY_ARMS.get(name, {})}, "paper": {**IMAGENET_PAPER, **change}})
             for name, (text, change) in ABLATIONS.items()]
     arms += [Experiment(name=f"ablation-buffer-{name}", summary=f"imagenet-cls-iid with a {name} buffer", settings=REMIND,
                         profiles={"tiny": {**tiny, "run.memory": small}, "paper": {**IMAGENET_PAPER, "run.memory": large}})

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
 
+KEEP_BYTES = 1 << 28
+"""Decoded images of folders up to this size are kept."""
+
 
 def rank_labels(classes: Sequence[str], labels: np.ndarray, order: Sequence[str], where: str = "class order") -> np.ndarray:
     """Rank in the class order of each sample's class.
@@ -99,6 +102,7 @@ class ImageFiles:
     resize: int
     side: int
     spec: dict[str, Field] = field(init=False)
+    _kept: dict[int, np.ndarray] = field(init=False, factory=dict)  # decoded images of folders that are small
 
     def __attrs_post_init__(self) -> None:
         self.spec = {"image": Field(shape=(self.side, self.side, 3), dtype="uint8", kind="image"),
@@ -166,6 +170,13 @@ class ImageFiles:
             raise BadInput(f"the image cannot be read: {error}", where=str(path)) from error
 
     def _centre(self, row: int) -> np.ndarray:
+        if (image := self._kept.get(row)) is None:
+            image = self._decode(row)
+            if len(self.paths) * self.side**2 * 3 <= KEEP_BYTES:
+                self._kept[row] = image
+        return image
+
+    def _decode(self, row: int) -> np.ndarray:
         picture = self.open(row)
         scale = self.resize / min(picture.size)
         if scale != 1:
