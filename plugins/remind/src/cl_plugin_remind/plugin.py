@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cl_kernel import Asset, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
+from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
 from cl_plugin_remind import experiments, settings
 
 TORCH = ("torch", "torchvision")
@@ -106,3 +106,18 @@ def clk_learners() -> Sequence[Learner]:
 def clk_experiments() -> Sequence[Experiment]:
     """Every row of the paper's tables."""
     return experiments.all_experiments()
+
+
+@hookimpl
+def clk_commands() -> Sequence[Command]:
+    """Preparation, base training, import, Omega."""
+    table = (
+        ("label-files", "write the label arrays of a class order", "label_files"),
+        ("train-base", "train the base network, alone or under torchrun", "train_base"),
+        ("prepare", "CLEVR or TDIUC annotations to HDF5", "prepare"),
+        ("features", "image features of CLEVR or TDIUC", "features"),
+        ("encode", "these features as codes of a product quantiser", "encode"),
+        ("import-legacy", "the authors' buffer and classifier as safe files", "import_legacy"),
+        ("omega", "Omega of a run beside its offline run", "omega"),
+    )
+    return [Command(name=name, summary=summary, build=f"cl_plugin_remind.commands:{function}") for name, summary, function in table]

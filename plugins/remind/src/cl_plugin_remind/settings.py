@@ -76,6 +76,8 @@ class Streaming(BaseTraining):
     norm: str = field(default="train", validator=validators.in_(("train", "eval")), metadata=doc(
         "batch norm of the upper part uses the step's statistics, or the stored ones"))
     stream_base: bool = field(default=False, metadata=doc("stream the first stage's examples too, after base initialisation"))
+    start_from: str = field(default="", metadata=doc(
+        "folder that clk remind import-legacy wrote: buffer and classifier to go on from, instead of base initialisation"))
     authors_files: bool = field(default=False, metadata=doc("write the authors' result and weight files beside the run's own"))
 
 

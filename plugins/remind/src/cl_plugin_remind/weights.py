@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_kernel import BadInput
+from cl_kernel import BadInput, MissingAsset, load_tree, save_tree
 from cl_kernel.torch.state import assign, read_file, read_weights
 from cl_plugin_remind.model.resnet import ResNet
 
@@ -127,3 +127,29 @@ def read_buffer(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
         return codes, labels, items, np.asarray(content["pq_centroids"], np.float32)
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadInput(f"no buffer of REMIND: {type(error).__name__}: {error}", where=str(path)) from error
+
+
+def convert_legacy(buffer: Path, classifier: Path, folder: Path) -> int:
+    """The authors' buffer and classifier as files that need no pickle: ``buffer.tree`` and ``classifier.pth``.
+
+    :return: number of examples.
+    """
+    codes, labels, items, centroids = read_buffer(buffer)
+    content = read_file(classifier)
+    if not isinstance(content, Mapping) or "model_state_dict" not in content:
+        raise BadInput("no entry 'model_state_dict'", where=str(classifier), fix="a file remind_classifier_F_N.pth")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tree(folder / "buffer.tree", {"codes": codes, "labels": labels, "items": items, "centroids": centroids})
+    torch.save(dict(content), folder / "classifier.pth")
+    return len(items)
+
+
+def read_start(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`convert_legacy` wrote: codes, labels, item numbers, centroids.
+
+    :raises MissingAsset: when it did not.
+    """
+    if not (folder / "buffer.tree").is_file():
+        raise MissingAsset("no imported buffer", where=str(folder), fix="clk remind import-legacy BUFFER CLASSIFIER --output DIR")
+    tree = load_tree(folder / "buffer.tree")
+    return tree["codes"], tree["labels"], tree["items"], tree["centroids"]

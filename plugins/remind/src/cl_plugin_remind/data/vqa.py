@@ -88,9 +88,9 @@ def make_stream(name: str, settings: Questions, train: Asked, test: Asked, featu
         codes = encode_features(features, images, settings.codebooks, settings.codebook_size, unit=False)
     table, centroids = codes
     region_dim = centroids.shape[0] * centroids.shape[2]
-    spec = {  # n of the codes: channels of a decoded region
-        "codes": Field(shape=tuple(table.shape[1:]), dtype=str(table.dtype), kind="codes", n=region_dim),
-        "question": Field(shape=(settings.longest,), dtype="int64", kind="question", n=len(vocabulary)),
+    spec = {
+        "codes": Field(shape=tuple(table.shape[1:]), dtype=str(table.dtype), kind="codes", encoding=f"pq {region_dim}"),
+        "question": Field(shape=(settings.longest,), dtype="int64", kind="question", n=len(vocabulary) + 1),
         "length": Field(shape=(), dtype="int64", kind="length"),
         "answer": Field(shape=(2,), dtype="int64", kind="answer", n=len(answer_names)),
         "qid": Field(shape=(), dtype="int64", kind="group"),

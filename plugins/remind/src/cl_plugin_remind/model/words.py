@@ -28,7 +28,7 @@ def build(settings: VqaNetwork, fields: Mapping[str, Field], n_outputs: int, sit
         raise BadSetting("this network answers questions about images in regions; the data set has "
                          f"{', '.join(fields)}", where="--model/--dataset", fix="--dataset remind:tinyclevr")
     own = {a.name for a in attrs.fields(type(settings))} & {a.name for a in attrs.fields(vqa.Sizes)}
-    sizes = vqa.Sizes(n_words=fields["question"].n, n_answers=n_outputs, region_dim=fields["codes"].n,
+    sizes = vqa.Sizes(n_words=fields["question"].n - 1, n_answers=n_outputs, region_dim=int(fields["codes"].encoding.split()[1]),
                       **{name: getattr(settings, name) for name in own})
     return vqa.make(settings.network, sizes)
 

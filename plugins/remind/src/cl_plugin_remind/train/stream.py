@@ -6,6 +6,7 @@ Shapes: n a loader batch, C channels, H W side, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ from cl_kernel.torch.loaders import Batches
 from cl_plugin_remind import weights
 from cl_plugin_remind.model.resnet import Base
 from cl_plugin_remind.replay.augment import Drawn
+from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.settings import BaseTraining, Streaming
 from cl_plugin_remind.train import files
 from cl_plugin_remind.train.base import BaseTrainer
@@ -129,6 +131,9 @@ class Remind:
         """Train the quantiser on base features and put all base examples into the memory, in their order."""
         self.brain.freeze(upper_trains=False)
         self._tests = None
+        if self.settings.start_from:
+            self._adopt(Path(self.settings.start_from).expanduser())
+            return
         if self.memory is None:
             return
         batches = Batches(stage.train, self.brain.device, transform=self.brain.features, on_bad=ctx.bad_sample,
@@ -140,6 +145,21 @@ class Remind:
             stored, _ = through(self.memory, features)
             groups = labels.cpu().numpy()
             self.memory.add({FEATURES: stored, LABEL: groups, ITEM: item_numbers(ctx.stream, stage, rows)}, groups)
+
+    def _adopt(self, folder: Path) -> None:
+        """Go on from an imported buffer and classifier.
+
+        :raises Mismatch: when the run keeps no codes of the same form.
+        """
+        codes, labels, items, centroids = weights.read_start(folder)
+        if self.memory is None or not isinstance(self.memory.codec, PqCodec):
+            raise Mismatch("an imported buffer holds codes, this run keeps none", where="learner.start_from",
+                           fix="--replay largest-class+remind:pq --memory all")
+        self.memory.codec.use(FEATURES, centroids)
+        self.memory.add({FEATURES: torch.from_numpy(codes), LABEL: labels, ITEM: items}, labels)
+        momentum = weights.load_upper(self.brain.upper, folder / "classifier.pth")
+        if momentum:
+            weights.adopt_momentum(self.streamer.optimizer, momentum, str(folder / "classifier.pth"))
 
     def _stream(self, stage: Stage, ctx: Context) -> None:
         """One pass, one example at a time, in the order of the stage."""
