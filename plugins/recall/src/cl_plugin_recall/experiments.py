@@ -142,16 +142,16 @@ TINY: dict[str, Any] = {
     "augment_scale": (1.0, 1.0),
     "lr_initial_value": 3e-3,
     "lr_final_value": 1.5e-4,
-    "training_steps_per_class": 47,
-    "decay_steps_per_class": 44,
+    "training_steps_per_class": 30,
+    "decay_steps_per_class": 28,
     "lr_initial_value_helper": 1e-3,
     "lr_final_value_helper": 5e-5,
-    "training_steps_per_class_helper": 60,
-    "decay_steps_per_class_helper": 30,
+    "training_steps_per_class_helper": 50,
+    "decay_steps_per_class_helper": 25,
     "lr_initial_value_incremental": 1e-3,
     "lr_final_value_incremental": 5e-5,
-    "training_steps_per_class_incremental": 120,
-    "decay_steps_per_class_incremental": 120,
+    "training_steps_per_class_incremental": 100,
+    "decay_steps_per_class_incremental": 100,
     "interleave_ratio_old": 16,
     "interleave_ratio_new": 16,
 }
@@ -247,5 +247,27 @@ def _words(sizes: Sequence[int]) -> str:
     return f"{sizes[0]} classes, then {len(sizes) - 1} x {sizes[1]}"
 
 
-COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = ()
+COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("run-all", "the paper's 43 experiments, or some of them, sharing artefacts", "campaign:run_all", ("tensorflow",)),
+    ("ablate", "fine-tuning, +inpainting, replay only, RECALL, joint over seeds", "campaign:ablate", ("tensorflow",)),
+    ("summary", "mIoU old/new/all of runs or reports, as table, Markdown or LaTeX", "showing:summary", ()),
+    ("validate", "score saved steps of a run again, with the loss", "showing:validate", ("tensorflow",)),
+    ("dump", "input, label and prediction pictures of validation images", "showing:dump", ("tensorflow",)),
+    ("make-replay", "make replay images: gan, flickr or folder", "making:make_replay", ("tensorflow",)),
+    ("map-classes", "which generator class stands for which class", "making:map_classes", ("tensorflow",)),
+    ("import-data", "check the authors' data tree", "moving:import_data", ("tensorflow",)),
+    (
+        "import-checkpoint",
+        "an encoder of another provider, under the reference's names",
+        "moving:import_checkpoint",
+        ("tensorflow",),
+    ),
+    (
+        "export-checkpoints",
+        "a run's weights under the reference's names, TF V2 bundles",
+        "moving:export_checkpoints",
+        ("tensorflow",),
+    ),
+    ("make-records", "tfrecords from folders or a list file", "moving:make_records", ("tensorflow",)),
+)
 """Name, summary, where, what it needs."""

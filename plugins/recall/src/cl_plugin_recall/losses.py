@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.tables import back_table, class_table, helper_table
 
 __all__ = [

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from attrs import field, frozen
 
 from cl_kernel import Site
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.settings import Deeplab, Small
 
 CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from attrs import frozen
 
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.losses import OPTIMISERS, cross_entropy_sum, learning_rate, weight_decay
 from cl_plugin_recall.model import Decoder, logits, resize_logits
 from cl_plugin_recall.settings import Recall

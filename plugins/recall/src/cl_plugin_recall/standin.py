@@ -184,7 +184,7 @@ def export_generator(folder: Path, side: int = 64) -> None:
 
     Position, size, rotation, hue jitter, stripes and shading all come from ``z``.
     """
-    import tensorflow as tf
+    from cl_plugin_recall.backend import tf
 
     n_forms, n_hues = len(FORMS), N_GENERATOR_HUES
     forms = np.repeat(np.eye(n_forms, dtype=np.float32), n_hues, axis=0)
@@ -251,7 +251,7 @@ def export_generator(folder: Path, side: int = 64) -> None:
 
 def export_classifier(folder: Path, side: int = 64, seed: int = 3) -> None:
     """A classifier over the generator's 40 classes: [B, S, S, 3] in [0, 1] -> logits, by nearest colour and form."""
-    import tensorflow as tf
+    from cl_plugin_recall.backend import tf
 
     n_hues = N_GENERATOR_HUES
     gy, gx = (tf.constant(a.astype(np.float32)) for a in np.mgrid[:side, :side])

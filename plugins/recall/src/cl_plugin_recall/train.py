@@ -7,13 +7,14 @@ source of images that carry only their class: the step-0 model or a helper decod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from cl_kernel import BadSetting, Concatenation, Context, Mismatch, Parts, Samples, Stage, load_tree, save_tree, subset
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.configuration import learner_configuration
 from cl_plugin_recall.data.feed import Augmentation, Schedule, batches
 from cl_plugin_recall.evaluate.outputs import write_overlays, write_reports
@@ -25,6 +26,7 @@ from cl_plugin_recall.replay.labels import Predictor
 from cl_plugin_recall.replay.sources import check_source
 from cl_plugin_recall.settings import Recall
 from cl_plugin_recall.tables import back_table, class_table, helper_table
+from cl_plugin_recall.weights import checkpoints, saved
 from cl_plugin_recall.weights.providers import digest
 
 NO_CHANGE = np.arange(256, dtype=np.uint8)
@@ -50,7 +52,7 @@ class RecallLearner:
         self._step: TrainStep | None = None
         self._first_digest = ""
         self._before: dict[str, np.ndarray] | None = None
-        self._predictor: Predictor | None = None
+        self._predictors: dict[int, Predictor] = {}
         self._check()
 
     def _check(self) -> None:
@@ -85,11 +87,23 @@ class RecallLearner:
             self._learn_increment(stage, ctx)
         if self.replays and 0 < stage.index < len(self.sizes) - 1:
             self._learn_helpers(stage, ctx)
+        self._keep_weights(stage, ctx)
         self.stage, self.done = stage.index + 1, []
+
+    def _keep_weights(self, stage: Stage, ctx: Context) -> None:
+        """Leave the step's weights in the run folder, for re-validation and export."""
+        if stage.index == 0:
+            checkpoints.save(saved.encoder(ctx.folder), self.encoder.values())
+        checkpoints.save(saved.decoder(ctx.folder, stage.index), self.decoder.values())
+        for key, decoder in self.helpers.items():
+            if key != "first" and int(key.split("-")[0]) in stage.classes:
+                checkpoints.save(saved.helper(ctx.folder, key), decoder.values())
 
     def _learn_first(self, stage: Stage, ctx: Context) -> None:
         """Encoder and decoder together, or both from the cache."""
         inputs = artefacts.first_inputs(self, stage)
+        if not self.done and not self.phase:
+            artefacts.warn_of_reused_index(self, ctx, inputs)
         kept = None if "first" in self.done or self.phase == "first" else ctx.cache.folder("recall-first", inputs)
         if kept is not None:
             values = load_tree(kept / "weights.tree")
@@ -168,9 +182,7 @@ class RecallLearner:
                 table[255] = 255
             plan = helper_plan(self.settings, len(group))
             self._train(name, plan, decoder, counted, self._plain(images, name), images, None, table, ctx, whole=False)
-            ctx.cache.make(
-                "recall-helper", inputs, lambda place, values=decoder.values(): _save(place / "weights.tree", values)
-            )
+            ctx.cache.make("recall-helper", inputs, partial(_save_weights, values=decoder.values()))
 
     # ---- the loop -----------------------------------------------------------------------------------
     def _train(
@@ -264,6 +276,13 @@ class RecallLearner:
             self.helpers["first"].assign(self.decoder.values())
         return self.helpers["first"]
 
+    def predictor(self, decoder: Decoder, *, raw: bool = False) -> Predictor:
+        """Label maps by a decoder, compiled once each; ``raw`` feeds RGB as it is (pitfall 2)."""
+        key = id(decoder) if not raw else -id(decoder)
+        if key not in self._predictors:
+            self._predictors[key] = Predictor(self.encoder, decoder, None if raw else self.network.input)
+        return self._predictors[key]
+
     def frozen_digest(self) -> str:
         """Digest of the encoder after step 0."""
         if not self._first_digest:
@@ -271,7 +290,6 @@ class RecallLearner:
         return self._first_digest
 
     def _model_changed(self) -> None:
-        self._predictor = None
         if self.stage == 0:
             self._first_digest = ""
             self.first_decoder()
@@ -279,20 +297,19 @@ class RecallLearner:
     # ---- what the kernel asks -----------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """Label maps at full resolution, ``mask``."""
-        if self._predictor is None:
-            self._predictor = Predictor(self.encoder, self.decoder, self.network.input)
+        predictor = self.predictor(self.decoder)
         where = getattr(samples, "where", None)
         for start in range(0, len(samples), PREDICT_AT_ONCE):
             rows = np.arange(start, min(start + PREDICT_AT_ONCE, len(samples)))
             images = samples.take(rows, ["image"])["image"]
             if isinstance(images[0], bytes):
                 yield {
-                    "mask": self._predictor(
+                    "mask": predictor(
                         list(images), lambda k, rows=rows: where(int(rows[k])) if where else f"test image {rows[k]}"
                     )
                 }
             else:
-                yield {"mask": self._predictor.arrays(list(images))}
+                yield {"mask": predictor.arrays(list(images))}
 
     def state(self) -> dict[str, Any]:
         """Weights, optimiser slots, helpers and position."""
@@ -301,7 +318,7 @@ class RecallLearner:
             "encoder": self.encoder.values(),
             "decoder": self.decoder.values(),
             "helpers": {key: decoder.values() for key, decoder in self.helpers.items()},
-            "before": self._before,
+            "before": self._before if self.phase == "increment" else None,
             "slots": slots,
             "stage": self.stage,
             "done": list(self.done),
@@ -320,7 +337,7 @@ class RecallLearner:
             self.helpers[key].assign(values)
         self._before = state["before"]
         self.stage, self.done, self.phase, self.t = state["stage"], list(state["done"]), state["phase"], state["t"]
-        self._slots, self._step, self._predictor, self._first_digest = state["slots"], None, None, ""
+        self._slots, self._step, self._predictors, self._first_digest = state["slots"], None, {}, ""
 
     def finish(self, ctx: Context) -> None:
         """Write the reference's report and pictures of predictions beside truth into the run folder."""
@@ -329,8 +346,8 @@ class RecallLearner:
             write_overlays(self, ctx)
 
 
-def _save(path: Path, tree: Any) -> None:
-    save_tree(path, tree)
+def _save_weights(place: Path, values: Any) -> None:
+    save_tree(place / "weights.tree", values)
 
 
 def replicas(settings: Recall) -> tf.distribute.Strategy | None:

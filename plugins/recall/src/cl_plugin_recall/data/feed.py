@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 from attrs import frozen
 
 from cl_kernel import BadInput, Samples
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import augment, decode_image, decode_jpeg, subtract_mean
 from cl_plugin_recall.model import InputSpec
 

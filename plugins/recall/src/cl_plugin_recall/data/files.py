@@ -119,3 +119,9 @@ def pairs_of_list(
 def index_png(path: Path) -> bytes:
     """PNG bytes with class indices in one channel; a palette PNG is rewritten, since TensorFlow would expand it."""
     return encode_png(decode_png(path.read_bytes(), str(path)))
+
+
+def pairs_of_folder_images(folder: Path) -> Iterator[tuple[bytes, bytes | None]]:
+    """JPEG bytes of a folder in order, without labels."""
+    for path in stems(folder, (".jpg", ".jpeg")).values():
+        yield path.read_bytes(), None

@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from cl_kernel.errors import BadInput
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.model import LEGACY_INPUT, InputSpec
 
 VOID = 255

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from attrs import define, field
 
 from cl_kernel.errors import BadInput, MissingAsset
 from cl_kernel.streams import Field
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.files import decode_png, objects, stems
 from cl_plugin_recall.data.images import augment, decode_jpeg, resize_bilinear, subtract_mean
 from cl_plugin_recall.model import LEGACY_INPUT, InputSpec

@@ -83,9 +83,7 @@ def write_overlays(learner: RecallLearner, ctx: Context) -> None:
         decode_image(data, f"test image {row}") if isinstance(data, bytes) else data
         for data, row in zip(batch["image"], rows, strict=True)
     ]
-    from cl_plugin_recall.replay.labels import Predictor
-
-    predicted = Predictor(learner.encoder, learner.decoder, learner.network.input).arrays(images)
+    predicted = learner.predictor(learner.decoder).arrays(images)
     sheet = [
         [image, overlay(image, mask), overlay(image, guess)]
         for image, mask, guess in zip(images, batch["mask"], predicted, strict=True)

@@ -163,9 +163,7 @@ def pseudo_labelled(learner: RecallLearner, c: int, decoder: Decoder, back: np.n
 
     def make(place: Path) -> None:
         ctx.phase(f"label replay {name}")
-        predictor = Predictor(
-            learner.encoder, decoder, None if settings.legacy_replay_preproc else learner.network.input
-        )
+        predictor = learner.predictor(decoder, raw=settings.legacy_replay_preproc)
         write_records(place / "labelled.tfrecord", _labelled(learner, c, name, predictor, back, place / "debug" / stem))
         write_json(place / "name.json", {"name": stem})
 
@@ -226,7 +224,7 @@ def inpainted(learner: RecallLearner, stage: Stage, before: Decoder, ctx: Contex
     }
 
     def pairs() -> Iterator[tuple[bytes, bytes]]:
-        predictor = Predictor(learner.encoder, before, learner.network.input)
+        predictor = learner.predictor(before)
         where = getattr(stage.train, "where", lambda row: f"{stage.name}, image {row}")
         for start in range(0, len(stage.train), AT_ONCE):
             rows = np.arange(start, min(start + AT_ONCE, len(stage.train)))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from cl_kernel.errors import BadInput, MissingAsset
+from cl_plugin_recall.backend import tf
 
 GENERATOR_ORIGIN = "tfhub.dev/deepmind/biggan-deep-512/1 (now on Kaggle Models), unpacked into a folder"
 CLASSIFIER_ORIGIN = "tfhub.dev/google/efficientnet/b2/classification/1 (now on Kaggle Models), unpacked into a folder"

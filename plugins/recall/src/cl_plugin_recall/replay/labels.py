@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.model import Decoder, InputSpec, logits
 

@@ -50,7 +50,7 @@ def map_classes(
     :param exclude: generator classes never chosen.
     :raises BadInput: for a class no image shows.
     """
-    import tensorflow as tf
+    from cl_plugin_recall.backend import tf
 
     sums: dict[int, np.ndarray] = {}
     counts = dict.fromkeys(classes, 0)

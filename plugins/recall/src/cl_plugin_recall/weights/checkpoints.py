@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from cl_kernel.errors import BadCheckpoint, MissingAsset
+from cl_plugin_recall.backend import tf
 
 
 def save(prefix: Path, values: Mapping[str, np.ndarray]) -> None:

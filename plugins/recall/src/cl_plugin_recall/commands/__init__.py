@@ -1,0 +1,1 @@
+"""``clk recall ...``: everything that is no run."""

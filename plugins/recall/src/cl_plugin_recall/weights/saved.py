@@ -1,0 +1,39 @@
+"""Weights of each step that a run folder keeps, as bundles under the reference's tensor names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def folder(run: Path) -> Path:
+    """Where they lie."""
+    return run / "weights"
+
+
+def encoder(run: Path) -> Path:
+    """Prefix of the encoder; it never changes after step 0."""
+    return folder(run) / "encoder"
+
+
+def decoder(run: Path, step: int) -> Path:
+    """Prefix of the decoder after a step."""
+    return folder(run) / f"decoder-{step:02d}"
+
+
+def helper(run: Path, key: str) -> Path:
+    """Prefix of a helper decoder."""
+    return folder(run) / f"helper-{key}"
+
+
+def steps(run: Path) -> list[int]:
+    """Steps with a saved decoder."""
+    return sorted(
+        int(path.name.removeprefix("decoder-").removesuffix(".index")) for path in folder(run).glob("decoder-*.index")
+    )
+
+
+def helpers(run: Path) -> list[str]:
+    """Class lists of saved helper decoders, as ``11-12``."""
+    return sorted(
+        path.name.removeprefix("helper-").removesuffix(".index") for path in folder(run).glob("helper-*.index")
+    )
