@@ -49,8 +49,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if manifest is None:
         metafunc.parametrize(("folder", "case"), [(folder, None)], ids=["none of this plugin"])
         return
-    metafunc.parametrize(("folder", "case"), [(folder, case) for case in manifest["cases"]],
-                         ids=[case["case"] for case in manifest["cases"]])
+    metafunc.parametrize(
+        ("folder", "case"),
+        [(folder, case) for case in manifest["cases"]],
+        ids=[case["case"] for case in manifest["cases"]],
+    )
 
 
 def test_reference(folder: Path, case: dict | None) -> None:
@@ -77,8 +80,9 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def close(actual: object, expected: np.ndarray, rtol: float = 1e-5, atol: float = 1e-6) -> None:
-    np.testing.assert_allclose(np.asarray(actual.detach() if isinstance(actual, Tensor) else actual), expected,
-                               rtol=rtol, atol=atol)
+    np.testing.assert_allclose(
+        np.asarray(actual.detach() if isinstance(actual, Tensor) else actual), expected, rtol=rtol, atol=atol
+    )
 
 
 # ---- codebook --------------------------------------------------------------------------------
@@ -92,9 +96,18 @@ def _(z: Case, case: dict) -> None:
         strategy, size, *matched = name.split("__")
         n_blocks, length = map(int, size.split("_"))
         sigma, sparsity = ([float(x) for x in matched[0].split("_")] + [None])[:2] if matched else (None, None)
-        close(codebook.start_values(strategy, n_blocks, length, sigma=sigma, sparsity=sparsity,
-                                    generator=torch.Generator().manual_seed(int(z["seed"])),
-                                    rng=np.random.RandomState(int(z["seed"]))), expected)
+        close(
+            codebook.start_values(
+                strategy,
+                n_blocks,
+                length,
+                sigma=sigma,
+                sparsity=sparsity,
+                generator=torch.Generator().manual_seed(int(z["seed"])),
+                rng=np.random.RandomState(int(z["seed"])),
+            ),
+            expected,
+        )
 
 
 @check("assign_reconstruct")
@@ -136,7 +149,8 @@ class Fire(nn.Module):
     def __init__(self, z: Case, prefix: str) -> None:
         super().__init__()
         self.squeeze, self.expand1, self.expand3 = (
-            conv(z[f"{prefix}H_{name}_w"], z[f"{prefix}H_{name}_b"]) for name in ("squeeze", "expand1", "expand3"))
+            conv(z[f"{prefix}H_{name}_w"], z[f"{prefix}H_{name}_b"]) for name in ("squeeze", "expand1", "expand3")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.squeeze(x))
@@ -147,17 +161,26 @@ class Tiny:
     """Extractor, head and codebook of the manifest's description, with the case's weights."""
 
     def __init__(self, z: Case, prefix: str = "") -> None:
-        self.extractor = nn.Sequential(conv(z[f"{prefix}E_conv_w"], z[f"{prefix}E_conv_b"], 2), nn.ReLU(),
-                                       nn.AdaptiveMaxPool2d(4)).requires_grad_(False)
-        self.head = nn.Sequential(Fire(z, prefix), conv(z[f"{prefix}H_cls_w"], z[f"{prefix}H_cls_b"]), nn.ReLU(),
-                                  nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.extractor = nn.Sequential(
+            conv(z[f"{prefix}E_conv_w"], z[f"{prefix}E_conv_b"], 2), nn.ReLU(), nn.AdaptiveMaxPool2d(4)
+        ).requires_grad_(False)
+        self.head = nn.Sequential(
+            Fire(z, prefix),
+            conv(z[f"{prefix}H_cls_w"], z[f"{prefix}H_cls_b"]),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
         self.book = codebook.Codebook(tensor(z[f"{prefix}codebook"])) if f"{prefix}codebook" in z else None
 
     def named(self) -> dict[str, Tensor]:
         fire, classes = self.head[0], self.head[1]
         layers = {"squeeze": fire.squeeze, "expand1": fire.expand1, "expand3": fire.expand3, "cls": classes}
-        out = {f"H_{name}_{kind}": getattr(layer, attribute) for name, layer in layers.items()
-               for kind, attribute in (("w", "weight"), ("b", "bias"))}
+        out = {
+            f"H_{name}_{kind}": getattr(layer, attribute)
+            for name, layer in layers.items()
+            for kind, attribute in (("w", "weight"), ("b", "bias"))
+        }
         return {**out, "codebook": self.book.blocks}
 
     def optimizer(self, lr: float, momentum: float, decay: float) -> torch.optim.Optimizer:
@@ -167,7 +190,9 @@ class Tiny:
         names = [name.removeprefix(tag) for name in z if name.startswith(tag)]
         assert names
         for name in names:
-            close(self.named()[name].detach() - tensor(z[f"init_{name}"]), z[tag + name] - z[f"init_{name}"], 2e-3, 1e-6)
+            close(
+                self.named()[name].detach() - tensor(z[f"init_{name}"]), z[tag + name] - z[f"init_{name}"], 2e-3, 1e-6
+            )
 
 
 @check("sample_first_batch")
@@ -175,8 +200,10 @@ def _(z: Case, case: dict) -> None:
     tiny = Tiny(z)
     n_blocks, length = z["codebook"].shape
     rng = np.random.RandomState(int(z["seed"]))
-    book = codebook.Codebook(codebook.start_values("sample_first_batch", n_blocks, length),
-                             on_first_batch=lambda f: codebook.sampled_values(f, n_blocks, length, rng))
+    book = codebook.Codebook(
+        codebook.start_values("sample_first_batch", n_blocks, length),
+        on_first_batch=lambda f: codebook.sampled_values(f, n_blocks, length, rng),
+    )
     features = tiny.extractor(tensor(z["images"]))
     close(features, z["features"])
     close(tiny.head(features), z["direct_logits"])
@@ -229,7 +256,7 @@ def _(z: Case, case: dict) -> None:
 def _(z: Case, case: dict) -> None:
     tiny = Tiny(z, "init_")
     optimizer = tiny.optimizer(0.05, 0.9, 1e-4)
-    n_blocks, length = z["init_codebook"].shape
+    length = z["init_codebook"].shape[1]
     shape = tuple(tiny.extractor(tensor(z["images"][0])).shape[1:])
     stored = {int(name.split("_")[-1]): rows for name, rows in z.items() if name.startswith("memory_")}
     moments: dict[int, replay.Moments] = {}
@@ -297,7 +324,7 @@ def _(z: Case, case: dict) -> None:
     for task in range(n_tasks):
         ids, labels = z[f"t{task}_ids"], z[f"t{task}_labels"]
         seen |= set(labels.tolist())
-        batches = [(ids[at:at + size], labels[at:at + size]) for at in range(0, len(ids), size)]
+        batches = [(ids[at : at + size], labels[at : at + size]) for at in range(0, len(ids), size)]
         before = np.concatenate([*store.rows.values(), ids])
         gone = replay.update(store, batches, sorted(seen), capacity, size)
         for c in sorted(seen):
@@ -333,8 +360,15 @@ def _(z: Case, case: dict) -> None:
     (base,) = {str(Path(path).parent) for path in expected if path.endswith("mem_stats.csv")}
     scenario, agent, *runs = base.split("/")
     name, _, model = agent.removesuffix("_offline").rpartition("_")
-    assert base == str(tables.folder(scenario, name, model, offline=agent.endswith("_offline"),
-                                     runs=[int(n) for n in runs[0].split("-")[1:]] if runs else ()))
+    assert base == str(
+        tables.folder(
+            scenario,
+            name,
+            model,
+            offline=agent.endswith("_offline"),
+            runs=[int(n) for n in runs[0].split("-")[1:]] if runs else (),
+        )
+    )
     ks = sorted({int(Path(path).name[3]) for path in expected if Path(path).name.startswith("top")})
     pretraining = not any("_1st_" in path for path in expected)
     found = {f"{base}/{path}": text for path, text in tables.texts(given, ks, pretraining=pretraining).items()}
@@ -352,12 +386,16 @@ def _(z: Case, case: dict) -> None:
     arms = list(dict.fromkeys(name.split("__")[0] for name in z if name.count("__") == 2))
     ours, control = "unablated", next(arm for arm in arms if arm != "unablated")
     for scenario, expected in zip(z["ttest_order"], z["ttest_statistic_pvalue"], strict=True):
-        found = statistics.paired_t_test([r[:, 0] for r in runs(ours, scenario)], [r[:, 0] for r in runs(control, scenario)])
+        found = statistics.paired_t_test(
+            [r[:, 0] for r in runs(ours, scenario)], [r[:, 0] for r in runs(control, scenario)]
+        )
         close([found.statistic, found.p], expected, 1e-4, 0)
     for at, name in enumerate(z["shape_order"]):
         scenario, kind = str(name).split("/")
         column = {"spatial": 1, "feature": 2, "style": 3}[kind]
-        found = statistics.shape_bias(*([(r[:, 0], r[:, column]) for r in runs(arm, scenario)] for arm in (ours, control)))
+        found = statistics.shape_bias(
+            *([(r[:, 0], r[:, column]) for r in runs(arm, scenario)] for arm in (ours, control))
+        )
         close(found.advantage, z["advantage"][at], 1e-4, 6e-6)
         close(found.p, z["wilcoxon_p"][at], 1e-4, 0)
         close(found.spread, z["std_of_run_means"][at], 1e-4, 0)
@@ -373,10 +411,15 @@ def _(z: Case, case: dict) -> None:
     words = z["arguments"].tolist()
     value = {word: words[at + 1] for at, word in enumerate(words) if word.startswith("--") and at + 1 < len(words)}
     dataset, scenario = value["--dataset"], value["--scenario"]
-    sessions = [int(w) for w in words[words.index("--test_sess") + 1:] if not w.startswith("--")] \
-        if "--test_sess" in words else None
+    sessions = (
+        [int(w) for w in words[words.index("--test_sess") + 1 :] if not w.startswith("--")]
+        if "--test_sess" in words
+        else None
+    )
     if sessions is not None:
-        count = next((at for at, w in enumerate(words[words.index("--test_sess") + 1:]) if w.startswith("--")), len(sessions))
+        count = next(
+            (at for at, w in enumerate(words[words.index("--test_sess") + 1 :]) if w.startswith("--")), len(sessions)
+        )
         sessions = sessions[:count]
     options = {key: int(value[f"--{key}"]) for key in ("n_class", "n_instance", "task_size_iid") if f"--{key}" in value}
     offline = "--offline" in words
@@ -384,7 +427,9 @@ def _(z: Case, case: dict) -> None:
     expected = dict(zip(map(str, z["paths"]), map(str, z["contents"]), strict=True))
     found = {}
     for run in range(int(value["--n_runs"])):
-        made = lists.make(dataset, table, scenario, run=run, offline=offline, test_sessions=sessions, shipped=True, **options)
+        made = lists.make(
+            dataset, table, scenario, run=run, offline=offline, test_sessions=sessions, shipped=True, **options
+        )
         place = lists.folder(dataset, scenario, run, offline)
         found |= {str(place / name): text for name, text in lists.texts(made).items()}
     if scenario == "instance":
@@ -402,8 +447,9 @@ def _(z: Case, case: dict) -> None:
     assert set(found) == set(expected)
     for path, text in expected.items():
         if path.endswith("train_all.txt"):
-            pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(found[path])), pd.read_csv(io.StringIO(text)),
-                                          check_dtype=False)
+            pd.testing.assert_frame_equal(
+                pd.read_csv(io.StringIO(found[path])), pd.read_csv(io.StringIO(text)), check_dtype=False
+            )
         else:
             assert found[path] == text, path
 
@@ -479,8 +525,12 @@ def _(z: Case, case: dict) -> None:
         for at, slot in enumerate(keeper.slots, 1):
             for name in slot.anchor:
                 close(slot.importance[name], z[f"t{task}_slot{at}_importance_{name}"], 1e-3, 1e-8)
-                close(slot.anchor[name] - tensor(z[f"init_{name}"]),
-                      z[f"t{task}_slot{at}_anchor_{name}"] - z[f"init_{name}"], 2e-3, 1e-6)
+                close(
+                    slot.anchor[name] - tensor(z[f"init_{name}"]),
+                    z[f"t{task}_slot{at}_anchor_{name}"] - z[f"init_{name}"],
+                    2e-3,
+                    1e-6,
+                )
         assert f"t{task}_slot{len(keeper.slots) + 1}_anchor_{name}" not in z
         moved = mlp(z)
         moved.load_state_dict({name: value + tensor(z[f"pert_{name}"]) for name, value in net.state_dict().items()})
@@ -515,8 +565,11 @@ def _(z: Case, case: dict) -> None:
             F.cross_entropy(net(bx)[:, :n_active], by).backward()
             projection.agem_step(list(net.parameters()), reference, optimizer)
         compare_parameters(net, z, f"t{task}_param_")
-        kept = {int(name.split("_")[2].removeprefix("task")) - 1: rows for name, rows in z.items()
-                if name.startswith(f"t{task}_memory_task")}
+        kept = {
+            int(name.split("_")[2].removeprefix("task")) - 1: rows
+            for name, rows in z.items()
+            if name.startswith(f"t{task}_memory_task")
+        }
         shares = projection.task_shares(6, [rows for _, rows in memory], kept[task])
         for t, rows in enumerate(shares):
             np.testing.assert_array_equal(rows, kept[t])
@@ -534,14 +587,22 @@ def _(z: Case, case: dict) -> None:
         close(means[-1], z[f"mean_class{c}"], 1e-4, 1e-6)
     close(exemplars.nearest_mean_scores(tensor(z["queries"]), torch.stack(means)), z["nme_scores"], 1e-4, 1e-6)
     active = tensor(z["distill_active"])
-    close(exemplars.sigmoid_distillation(tensor(z["distill_logits"])[:, active], tensor(z["distill_old_logits"])[:, active]),
-          z["distill_loss"], 1e-4, 1e-6)
+    close(
+        exemplars.sigmoid_distillation(
+            tensor(z["distill_logits"])[:, active], tensor(z["distill_old_logits"])[:, active]
+        ),
+        z["distill_loss"],
+        1e-4,
+        1e-6,
+    )
 
 
 @check("lwf_loss")
 def _(z: Case, case: dict) -> None:
     close(exemplars.lwf_loss(tensor(z["logits"]), tensor(z["targets"]), tensor(z["old_logits"])), z["loss"])
-    close(exemplars.lwf_loss(tensor(z["first_task_logits"]), tensor(z["first_task_targets"]), None), z["first_task_loss"])
+    close(
+        exemplars.lwf_loss(tensor(z["first_task_logits"]), tensor(z["first_task_targets"]), None), z["first_task_loss"]
+    )
 
 
 @check("cope_ppp")

@@ -46,7 +46,9 @@ class ScaledShifted(nn.Module):
 def _stable(module: nn.Module) -> nn.Module:
     """A frozen copy with every convolution and linear layer scaled and shifted."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        return ScaledShifted(copy.deepcopy(module), module.out_channels if isinstance(module, nn.Conv2d) else module.out_features)
+        return ScaledShifted(
+            copy.deepcopy(module), module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+        )
     out = copy.deepcopy(module).requires_grad_(False)
     for name, child in module.named_children():
         setattr(out, name, _stable(child))
@@ -62,7 +64,7 @@ class TwoBranches(nn.Module):
         self.plastic = plastic
         self.n_mixed = next(at for at, level in enumerate(plastic) if any(m is last for m in level.modules()))
         device = next(plastic.parameters()).device
-        self.stable = nn.ModuleList(_stable(level) for level in plastic[:self.n_mixed]).to(device)
+        self.stable = nn.ModuleList(_stable(level) for level in plastic[: self.n_mixed]).to(device)
         self.mix = nn.Parameter(torch.zeros(self.n_mixed, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class TwoBranches(nn.Module):
         for at in range(self.n_mixed):
             a = torch.sigmoid(self.mix[at])
             x = a * self.stable[at](x) + (1 - a) * self.plastic[at](x)
-        for level in self.plastic[self.n_mixed:]:
+        for level in self.plastic[self.n_mixed :]:
             x = level(x)
         return x
 
@@ -144,7 +146,9 @@ class Aan:
             return
         x, y = self.sets.all(stage)
         for rows in torch.from_numpy(self.rng.permutation(len(x))).to(x.device).split(stand.settings.batch_size):
-            (gradient,) = torch.autograd.grad(stand.seen.cross_entropy(stand.upper(x[rows]), y[rows]), [stand.upper.mix])
+            (gradient,) = torch.autograd.grad(
+                stand.seen.cross_entropy(stand.upper(x[rows]), y[rows]), [stand.upper.mix]
+            )
             with torch.no_grad():
                 stand.upper.mix -= stand.settings.mix_lr * gradient
 
@@ -156,13 +160,19 @@ class Aan:
             return
         means = prototypes_of(stand, self.sets, samples.spec)
         yield from stand.predict_with(
-            samples, lambda x: nearest_mean_scores(embed(stand.upper, x)[0], means).nan_to_num(-1.0))
+            samples, lambda x: nearest_mean_scores(embed(stand.upper, x)[0], means).nan_to_num(-1.0)
+        )
 
     def state(self) -> Tree:
         """The stand, exemplars, generator, old network; and whether there are two branches."""
-        return {**self.stand.state(), "branched": isinstance(self.stand.upper, TwoBranches), "sets": self.sets.state(),
-                "rng": pack(self.rng), "old": None if self.old is None else pack(self.old),
-                "old_branched": isinstance(self.old, TwoBranches)}
+        return {
+            **self.stand.state(),
+            "branched": isinstance(self.stand.upper, TwoBranches),
+            "sets": self.sets.state(),
+            "rng": pack(self.rng),
+            "old": None if self.old is None else pack(self.old),
+            "old_branched": isinstance(self.old, TwoBranches),
+        }
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
@@ -174,6 +184,8 @@ class Aan:
         restore(self.rng, tree["rng"])
         self.old = None
         if tree["old"] is not None:
-            shape = self.stand.upper if tree["old_branched"] else (self.stand.upper.plastic if tree["branched"] else plain)
+            shape = (
+                self.stand.upper if tree["old_branched"] else (self.stand.upper.plastic if tree["branched"] else plain)
+            )
             self.old = copy.deepcopy(shape).eval().requires_grad_(False)
             restore(self.old, tree["old"])

@@ -53,7 +53,7 @@ class SeenClasses:
 
     def scores(self, scores: Tensor) -> Tensor:
         """Only the columns of classes seen, [B, len(seen)]."""
-        return scores[:, :len(self.order)]
+        return scores[:, : len(self.order)]
 
     def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the classes seen."""

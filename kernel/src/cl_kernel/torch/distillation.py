@@ -112,7 +112,9 @@ class Bic:
         kept, kept_labels, aside = None, None, None
         if len(self.sets):
             kept, kept_labels = self.sets.all(stage)
-            aside = torch.from_numpy(ctx.rng("held out exemplars", stage.index).random(len(kept)) < max(settings.held_out, 0.2))
+            aside = torch.from_numpy(
+                ctx.rng("held out exemplars", stage.index).random(len(kept)) < max(settings.held_out, 0.2)
+            )
             aside = aside.to(kept.device)
         for epoch in stand.epochs(stage):
             for rows, inputs, labels in stand.steps(batches, stage, ctx, epoch):
@@ -120,7 +122,11 @@ class Bic:
                 x, y = inputs[mine], labels[mine]
                 if kept is not None:
                     pool = (~aside).nonzero()[:, 0]
-                    picks = pool[torch.from_numpy(self.rng.integers(0, max(len(pool), 1), len(inputs))).to(pool.device)] if len(pool) else pool
+                    picks = (
+                        pool[torch.from_numpy(self.rng.integers(0, max(len(pool), 1), len(inputs))).to(pool.device)]
+                        if len(pool)
+                        else pool
+                    )
                     x, y = torch.cat([x, kept[picks]]), torch.cat([y, kept_labels[picks]])
                 if len(x):
                     stand.optimizer.zero_grad()
@@ -136,7 +142,7 @@ class Bic:
             parts = [(x, y) for _, x, y in batches(rows, settings.predict_batch)]
             x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
             n = int(aside.sum())
-            pick = torch.from_numpy(self.rng.permutation(len(x))[:max(n, 1)]).to(x.device)
+            pick = torch.from_numpy(self.rng.permutation(len(x))[: max(n, 1)]).to(x.device)
             self._set_bias(torch.cat([kept[aside], x[pick]]), torch.cat([kept_labels[aside], y[pick]]))
         share = stand.memory.capacity // len(stand.seen)
         self.sets.trim(share)
@@ -158,7 +164,7 @@ class Bic:
     def _corrected(self, scores: Tensor) -> Tensor:
         out, at = [], 0
         for classes, (scale, shift) in zip(self.stand.seen.by_stage, self.bias, strict=False):
-            out.append(scores[:, at:at + len(classes)] * scale + shift)
+            out.append(scores[:, at : at + len(classes)] * scale + shift)
             at += len(classes)
         out.append(scores[:, at:])
         return torch.cat(out, 1)
@@ -189,8 +195,13 @@ class Bic:
 
     def state(self) -> Tree:
         """The stand, exemplars, bias layers, old network."""
-        return {**self.stand.state(), "sets": self.sets.state(), "bias": [list(pair) for pair in self.bias],
-                "rng": pack(self.rng), "old": None if self.old is None else pack(self.old)}
+        return {
+            **self.stand.state(),
+            "sets": self.sets.state(),
+            "bias": [list(pair) for pair in self.bias],
+            "rng": pack(self.rng),
+            "old": None if self.old is None else pack(self.old),
+        }
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""

@@ -175,9 +175,12 @@ class ExemplarSets:
 
     def __attrs_post_init__(self) -> None:
         if not hasattr(self.stand.memory.policy, "drop"):
-            raise Mismatch(f"this learner chooses its examples itself, but the policy is "
-                           f"{type(self.stand.memory.policy).__name__}", where="--replay",
-                           fix="--replay crumb:chosen+raw")
+            raise Mismatch(
+                f"this learner chooses its examples itself, but the policy is "
+                f"{type(self.stand.memory.policy).__name__}",
+                where="--replay",
+                fix="--replay crumb:chosen+raw",
+            )
 
     def __len__(self) -> int:
         return sum(map(len, self.slots.values()))
@@ -231,12 +234,12 @@ class ExemplarSets:
 
 
 def build_icarl(settings: Any, parts: Parts) -> Icarl:
-    """iCaRL."""
+    """ICaRL."""
     return Icarl(build_stand(settings, parts, remembers=True), parts.site.rng("icarl"), shipped=False)
 
 
 def build_icarl_shipped(settings: Any, parts: Parts) -> Icarl:
-    """iCaRL as CRUMB's repository has it (Q6); a memory is not overrun, unlike there."""
+    """ICaRL as CRUMB's repository has it (Q6); a memory is not overrun, unlike there."""
     return Icarl(build_stand(settings, parts, remembers=True), parts.site.rng("icarl"), shipped=True)
 
 
@@ -296,8 +299,12 @@ class Icarl:
 
     def state(self) -> Tree:
         """Network, memory, exemplar order, generator; the old network while a task is under way."""
-        return {**self.stand.state(), "sets": self.sets.state(), "rng": pack(self.rng),
-                "old": None if self.old is None else pack(self.old)}
+        return {
+            **self.stand.state(),
+            "sets": self.sets.state(),
+            "rng": pack(self.rng),
+            "old": None if self.old is None else pack(self.old),
+        }
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
@@ -310,7 +317,9 @@ class Icarl:
             restore(self.old, tree["old"])
 
 
-def prototypes_of(stand: Stand, sets: ExemplarSets, spec: Mapping[str, Any], *, normalised_first: bool = True) -> Tensor:
+def prototypes_of(
+    stand: Stand, sets: ExemplarSets, spec: Mapping[str, Any], *, normalised_first: bool = True
+) -> Tensor:
     """Unit-length mean of each seen class' exemplars, [len(seen), D]; rows of classes without exemplars are NaN."""
     means: list[Tensor | None] = []
     for c in stand.seen.order:

@@ -78,7 +78,7 @@ def reference_gradient(model: nn.Module, memory: Sequence[tuple[Tensor, Tensor]]
 
     :param memory: inputs and labels of each task; ``size``: of a mini-batch.
     """
-    parameters = list(p for p in model.parameters() if p.requires_grad)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     inputs, labels = torch.cat([x for x, _ in memory]), torch.cat([y for _, y in memory])
     total = sum(
         F.cross_entropy(model(x)[:, :n_active], y) for x, y in zip(inputs.split(size), labels.split(size), strict=True)

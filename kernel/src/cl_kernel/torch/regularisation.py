@@ -262,8 +262,11 @@ class RegularisedLearner:
 
     def state(self) -> Tree:
         """The stand, and what is remembered of earlier tasks."""
-        kept = self.keeper and {"slots": [{"importance": s.importance, "anchor": s.anchor} for s in self.keeper.slots],
-                                "omega": self.keeper.path.omega, "start": self.keeper.path.start}
+        kept = self.keeper and {
+            "slots": [{"importance": s.importance, "anchor": s.anchor} for s in self.keeper.slots],
+            "omega": self.keeper.path.omega,
+            "start": self.keeper.path.start,
+        }
         return {**self.stand.state(), "keeper": pack(kept)}
 
     def load(self, tree: Tree) -> None:

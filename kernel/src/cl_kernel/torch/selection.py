@@ -59,8 +59,9 @@ class Cope:
                 order = sorted(self.prototypes)
                 place = {c: at for at, c in enumerate(order)}
                 stacked = torch.stack([self.prototypes[c] for c in order])
-                loss = ppp_loss(unit, torch.tensor([place[c] for c in y.tolist()], device=y.device), stacked,
-                                settings.temperature)
+                loss = ppp_loss(
+                    unit, torch.tensor([place[c] for c in y.tolist()], device=y.device), stacked, settings.temperature
+                )
                 stand.optimizer.zero_grad()
                 loss.backward()
                 stand.optimizer.step()
@@ -68,7 +69,9 @@ class Cope:
                     moved = F.normalize(embed(stand.upper, x)[0], dim=1)
                     m = settings.prototype_momentum
                     for c in y.unique().tolist():
-                        self.prototypes[c] = F.normalize(m * self.prototypes[c] + (1 - m) * moved[y == c].mean(0), dim=0)
+                        self.prototypes[c] = F.normalize(
+                            m * self.prototypes[c] + (1 - m) * moved[y == c].mean(0), dim=0
+                        )
                 if epoch == 0:
                     stand.offer(stage, rows, inputs, labels.cpu().numpy())
                 stand.stepped(ctx, loss=loss.detach())
@@ -90,8 +93,9 @@ class Cope:
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
         self.stand.load(tree)
-        self.prototypes = {int(c): torch.from_numpy(np.array(p)).to(self.stand.device)
-                           for c, p in tree["prototypes"].items()}
+        self.prototypes = {
+            int(c): torch.from_numpy(np.array(p)).to(self.stand.device) for c, p in tree["prototypes"].items()
+        }
 
 
 # ---- GSS -------------------------------------------------------------------------------------
@@ -138,22 +142,30 @@ class Gss:
         stand = self.stand
         loss = stand.seen.cross_entropy(stand.upper(x), y)
         parts = torch.autograd.grad(loss, stand.parameters, allow_unused=True)
-        flat = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1)
-                          for p, g in zip(stand.parameters, parts, strict=True)])
+        flat = torch.cat(
+            [
+                (torch.zeros_like(p) if g is None else g).reshape(-1)
+                for p, g in zip(stand.parameters, parts, strict=True)
+            ]
+        )
         return F.normalize(flat, dim=0)
 
     def _consider(self, stage: Stage, rows: np.ndarray, inputs: Tensor, labels: Tensor) -> None:
         stand, settings = self.stand, self.stand.settings
         references = None
         if len(self.sets):
-            references = torch.stack([self._gradient(*self.sets.draw(stage, settings.batch_size, self.rng))
-                                      for _ in range(settings.strength)])
-        if references is not None and len(self.sets) >= stand.memory.capacity:
-            # A batch that is not unlike what is remembered is left out as a whole, which saves its single gradients.
-            if float((references @ self._gradient(inputs, labels)).max()) >= settings.threshold:
-                return
+            references = torch.stack(
+                [
+                    self._gradient(*self.sets.draw(stage, settings.batch_size, self.rng))
+                    for _ in range(settings.strength)
+                ]
+            )
+        full = references is not None and len(self.sets) >= stand.memory.capacity
+        # A batch that is not unlike what is remembered is left out as a whole, which saves its single gradients.
+        if full and float((references @ self._gradient(inputs, labels)).max()) >= settings.threshold:
+            return
         for at in range(len(rows)):
-            x, y, c = inputs[at:at + 1], labels[at:at + 1], int(labels[at])
+            x, y, c = inputs[at : at + 1], labels[at : at + 1], int(labels[at])
             score = 1.0 if references is None else float((references @ self._gradient(x, y)).max()) + 1
             if len(self.sets) >= stand.memory.capacity:
                 held = np.concatenate(list(self.sets.slots.values()))
@@ -165,7 +177,7 @@ class Gss:
                 self.sets.slots[owner] = self.sets.slots[owner][self.sets.slots[owner] != victim]
                 stand.memory.policy.drop(np.array([victim]))
             before = len(self.sets.slots.get(c, ()))
-            self.sets.add(stage, c, rows[at:at + 1], x)
+            self.sets.add(stage, c, rows[at : at + 1], x)
             if len(self.sets.slots[c]) > before:
                 self.similarity[self.sets.slots[c][-1]] = score
 
@@ -175,8 +187,12 @@ class Gss:
 
     def state(self) -> Tree:
         """The stand, what is remembered and how alike it was."""
-        return {**self.stand.state(), "sets": self.sets.state(), "rng": pack(self.rng),
-                "similarity": self.similarity.copy()}
+        return {
+            **self.stand.state(),
+            "sets": self.sets.state(),
+            "rng": pack(self.rng),
+            "similarity": self.similarity.copy(),
+        }
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
@@ -199,7 +215,7 @@ def augmented(inputs: Tensor, rng: np.random.Generator) -> Tensor:
     reach = max(1, inputs.shape[3] // 8)
     down, right = (int(n) for n in rng.integers(-reach, reach + 1, 2))
     padded = F.pad(out, (reach,) * 4)
-    return padded[:, :, reach + down:reach + down + inputs.shape[2], reach + right:reach + right + inputs.shape[3]]
+    return padded[:, :, reach + down : reach + down + inputs.shape[2], reach + right : reach + right + inputs.shape[3]]
 
 
 def build_rainbow(settings: Any, parts: Parts) -> Rainbow:
@@ -250,7 +266,7 @@ class Rainbow:
         top, left = int(self.rng.integers(0, height - h + 1)), int(self.rng.integers(0, width - w + 1))
         order = torch.from_numpy(self.rng.permutation(len(x))).to(x.device)
         mixed = x.clone()
-        mixed[:, :, top:top + h, left:left + w] = x[order][:, :, top:top + h, left:left + w]
+        mixed[:, :, top : top + h, left : left + w] = x[order][:, :, top : top + h, left : left + w]
         kept = 1 - h * w / (height * width)
         scores = upper(mixed)
         return kept * seen.cross_entropy(scores, y) + (1 - kept) * seen.cross_entropy(scores, y[order])
@@ -267,14 +283,22 @@ class Rainbow:
                 stand.memory.policy.drop(np.setdiff1d(slots, keep))
                 self.sets.slots[c] = keep
         parts = list(stand.in_order(batches, stage))
-        rows, inputs, labels = np.concatenate([p[0] for p in parts]), torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts])
+        rows, inputs, labels = (
+            np.concatenate([p[0] for p in parts]),
+            torch.cat([p[1] for p in parts]),
+            torch.cat([p[2] for p in parts]),
+        )
         uncertainty = self._uncertainty(inputs, labels)
         for c in stand.seen.by_stage[stage.index]:
             mine = np.flatnonzero(labels.cpu().numpy() == c)
             if not len(mine) or c in self.sets.slots:
                 continue
             order = mine[np.argsort(uncertainty[mine], kind="stable")]
-            chosen = order[np.unique(np.linspace(0, len(order) - 1, min(share, len(order))).round().astype(int))] if share else order[:0]
+            chosen = (
+                order[np.unique(np.linspace(0, len(order) - 1, min(share, len(order))).round().astype(int))]
+                if share
+                else order[:0]
+            )
             self.sets.add(stage, c, rows[chosen], inputs[torch.from_numpy(chosen).to(inputs.device)])
 
     def _uncertainty(self, inputs: Tensor, labels: Tensor) -> np.ndarray:
@@ -284,7 +308,9 @@ class Rainbow:
         wrong = np.zeros(len(inputs))
         with torch.no_grad():
             for _ in range(stand.settings.n_views):
-                found = [stand.seen.scores(stand.upper(augmented(part, self.rng))).argmax(1) for part in inputs.split(256)]
+                found = [
+                    stand.seen.scores(stand.upper(augmented(part, self.rng))).argmax(1) for part in inputs.split(256)
+                ]
                 wrong += (torch.cat(found) != stand.seen.columns_of(labels)).cpu().numpy()
         stand.network.train()
         return wrong / stand.settings.n_views

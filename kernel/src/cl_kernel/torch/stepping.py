@@ -33,27 +33,34 @@ if TYPE_CHECKING:
 def sgd(network: nn.Module, settings: Any, *, nesterov: bool = False) -> torch.optim.Optimizer:
     """SGD on everything that learns, as the settings say."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    return torch.optim.SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay,
-                           nesterov=nesterov)
+    return torch.optim.SGD(
+        parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=nesterov
+    )
 
 
-def build_stand(settings: Any, parts: Parts, *, remembers: bool = False, raw: bool = False) -> Stand:
+def build_stand(settings: Any, parts: Parts, *, remembers: bool = False) -> Stand:
     """Network, optimiser and, if asked for, a memory of raw samples or of what crosses the cut.
 
-    :param raw: the memory keeps the samples themselves even when the network is cut.
+    With ``settings.keep`` "sample" the memory keeps the samples themselves even when the network is cut.
+
     :raises Mismatch: without a network, or without the memory the learner needs.
     """
     network, device = build_network(parts)
+    raw = getattr(settings, "keep", "features") == "sample"
     memory = None
     if remembers:
         spec = parts.stream.spec
-        fields = {name: spec[name] for name in (input_name(spec), label_name(spec))} if raw else \
-            memory_fields(network, spec, device)
+        fields = (
+            {name: spec[name] for name in (input_name(spec), label_name(spec))}
+            if raw
+            else memory_fields(network, spec, device)
+        )
         memory = parts.memory(fields) if parts.memory is not None else None
         if memory is None:
             raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
-    return Stand(settings, network, sgd(network.upper, settings), device, memory, parts.stream.n_classes,
-                 keeps_features=not raw)
+    return Stand(
+        settings, network, sgd(network.upper, settings), device, memory, parts.stream.n_classes, keeps_features=not raw
+    )
 
 
 @define(eq=False)
@@ -101,7 +108,9 @@ class Stand:
             self.epoch, self.position = self.epoch + 1, 0
         self.epoch = 0
 
-    def steps(self, batches: Batches, stage: Stage, ctx: Context, epoch: int) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    def steps(
+        self, batches: Batches, stage: Stage, ctx: Context, epoch: int
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Rows, inputs and labels of each batch of an epoch; the stream's order unless ``shuffle`` is set."""
         n = len(stage.train)
         order = ctx.rng("order", stage.index, epoch).permutation(n) if self.settings.shuffle else np.arange(n)
@@ -174,10 +183,13 @@ class Stand:
     def state(self) -> Tree:
         """Weights, optimiser, memory, generators, classes seen, position."""
         return {
-            "network": state.pack(self.network), "optimizer": state.pack(self.optimizer),
+            "network": state.pack(self.network),
+            "optimizer": state.pack(self.optimizer),
             "memory": None if self.memory is None else self.memory.state(),
-            "generators": state.pack_generators(), "seen": self.seen.state(),
-            "epoch": self.epoch, "position": self.position,
+            "generators": state.pack_generators(),
+            "seen": self.seen.state(),
+            "epoch": self.epoch,
+            "position": self.position,
         }
 
     def load(self, tree: Tree) -> None:

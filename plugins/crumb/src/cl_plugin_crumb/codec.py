@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from cl_kernel import BadSetting, Batch, Field, Mismatch, Site
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
-from torch import Tensor
-
 from cl_plugin_crumb.model.codebook import Codebook, check_length, code_dtype, rebuild, sampled_values, start_values
 from cl_plugin_crumb.settings import Blocks
 
@@ -29,9 +29,12 @@ class BlocksCodec:
         maps = [name for name, field in fields.items() if field.kind == "map" and len(field.shape) == 3]
         labels = [name for name, field in fields.items() if field.kind == "class"]
         if len(maps) != 1 or len(labels) != 1 or len(fields) != 2:
-            raise Mismatch(f"memory blocks keep one map [C, h, w] and one class, not {', '.join(fields)} "
-                           f"({', '.join(field.kind for field in fields.values())})", where="--replay",
-                           fix="use a network that is cut, so that its learner keeps maps, or the codec raw")
+            raise Mismatch(
+                f"memory blocks keep one map [C, h, w] and one class, not {', '.join(fields)} "
+                f"({', '.join(field.kind for field in fields.values())})",
+                where="--replay",
+                fix="use a network that is cut, so that its learner keeps maps, or the codec raw",
+            )
         self.map, self.label = maps[0], labels[0]
         shape = fields[self.map].shape
         self.shape = (int(shape[0] or 0), int(shape[1] or 0), int(shape[2] or 0))
@@ -42,12 +45,22 @@ class BlocksCodec:
         self._class = torch.uint8 if 0 < fields[self.label].n <= 256 else torch.int32
         generator = torch.Generator().manual_seed(options.seed)
         rng = np.random.RandomState(options.seed)
-        values = start_values(options.init, options.n_blocks, options.length, sigma=options.sigma,
-                              sparsity=options.sparsity, jitter=options.jitter, generator=generator, rng=rng)
+        values = start_values(
+            options.init,
+            options.n_blocks,
+            options.length,
+            sigma=options.sigma,
+            sparsity=options.sparsity,
+            jitter=options.jitter,
+            generator=generator,
+            rng=rng,
+        )
         first = None
         if options.init == "sample_first_batch":
+
             def first(features: Tensor) -> Tensor:
                 return sampled_values(features, options.n_blocks, options.length, rng)
+
         self.codebook = Codebook(values, on_first_batch=first).to(device)
 
     @property
@@ -72,14 +85,18 @@ class BlocksCodec:
 
     def allocate(self, capacity: int) -> dict[str, Tensor]:
         """Codes [capacity, h w S] and labels [capacity]."""
-        return {"codes": torch.zeros((capacity, self.n_codes), dtype=self._code, device=self.device),
-                "label": torch.zeros(capacity, dtype=self._class, device=self.device)}
+        return {
+            "codes": torch.zeros((capacity, self.n_codes), dtype=self._code, device=self.device),
+            "label": torch.zeros(capacity, dtype=self._class, device=self.device),
+        }
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """The most similar blocks of maps [n, C, h, w]."""
         features = as_tensor(batch[self.map], self.device).float()
-        return {"codes": self.codebook.indices(features).flatten(1).to(self._code),
-                "label": as_tensor(batch[self.label], self.device).to(self._class)}
+        return {
+            "codes": self.codebook.indices(features).flatten(1).to(self._code),
+            "label": as_tensor(batch[self.label], self.device).to(self._class),
+        }
 
     def decode(self, stored: Batch) -> dict[str, Tensor]:
         """Maps rebuilt with the codebook as it is now."""
@@ -97,8 +114,10 @@ class BlocksCodec:
         """Take over what :meth:`state` gave."""
         blocks = torch.from_numpy(np.array(state["blocks"]))
         if blocks.shape != self.codebook.blocks.shape:
-            raise BadSetting(f"the saved codebook is {list(blocks.shape)}, this one {list(self.codebook.blocks.shape)}",
-                             where="codec.n_blocks, codec.length")
+            raise BadSetting(
+                f"the saved codebook is {list(blocks.shape)}, this one {list(self.codebook.blocks.shape)}",
+                where="codec.n_blocks, codec.length",
+            )
         with torch.no_grad():
             self.codebook.blocks.copy_(blocks)
         if not state["waits"]:

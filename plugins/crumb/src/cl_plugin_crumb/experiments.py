@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from cl_kernel import Experiment
-
 from cl_plugin_crumb import settings
 
 Values = Mapping[str, Any]
@@ -23,37 +22,155 @@ TINY_MEMORY = "96"
 TINY = {"dataset": "crumb:ministream", "model": "crumb:tiny", "run.memory": TINY_MEMORY}
 
 TINY_BASELINES: dict[str, dict[str, Any]] = {
-    "ewc": {**TINY_STEPS, "strength": 100.0}, "ewc-online": {**TINY_STEPS, "strength": 100.0},
-    "l2": {**TINY_STEPS, "strength": 0.1}, "si": {**TINY_STEPS, "strength": 1.0}, "mas": {**TINY_STEPS, "strength": 1.0},
-    "lwf": {**TINY_STEPS, "lr": 0.02}, "cope": {**TINY_STEPS, "lr": 0.01, "temperature": 0.1},
+    "ewc": {**TINY_STEPS, "strength": 100.0},
+    "ewc-online": {**TINY_STEPS, "strength": 100.0},
+    "l2": {**TINY_STEPS, "strength": 0.1},
+    "si": {**TINY_STEPS, "strength": 1.0},
+    "mas": {**TINY_STEPS, "strength": 1.0},
+    "lwf": {**TINY_STEPS, "lr": 0.02},
+    "cope": {**TINY_STEPS, "lr": 0.01, "temperature": 0.1},
     "gss": {**TINY_STEPS, "strength": 3, "first_epochs": 3},
-    "rainbow": {**TINY_STEPS, "lr": 0.01, "epochs": 3}, "bic": {**TINY_STEPS, "epochs": 3},
-    "stable-sgd": {**TINY_STEPS, "lr": 0.01, "gamma": 0.6, "epochs": 1}, "aan": {**TINY_STEPS, "epochs": 3},
+    "rainbow": {**TINY_STEPS, "lr": 0.01, "epochs": 3},
+    "bic": {**TINY_STEPS, "epochs": 3},
+    "stable-sgd": {**TINY_STEPS, "lr": 0.01, "gamma": 0.6, "epochs": 1},
+    "aan": {**TINY_STEPS, "epochs": 3},
 }
 
 # ---- learners --------------------------------------------------------------------------------
 
 _TORCH = "cl_kernel.torch"
 BASELINES: tuple[tuple[str, str, str, type, str, str], ...] = (
-    ("fine-tuning", "plain steps in the stream's order: the lower bound", f"{_TORCH}.regularisation:build_fine_tuning", settings.Regularised, "", ""),
-    ("l2", "penalty for leaving the last task's weights", f"{_TORCH}.regularisation:build_l2", settings.Regularised, "", ""),
-    ("ewc", "elastic weight consolidation, one penalty a task", f"{_TORCH}.regularisation:build_ewc", settings.Regularised, "", ""),
-    ("ewc-online", "elastic weight consolidation, one penalty in all", f"{_TORCH}.regularisation:build_ewc_online", settings.Regularised, "", ""),
+    (
+        "fine-tuning",
+        "plain steps in the stream's order: the lower bound",
+        f"{_TORCH}.regularisation:build_fine_tuning",
+        settings.Regularised,
+        "",
+        "",
+    ),
+    (
+        "l2",
+        "penalty for leaving the last task's weights",
+        f"{_TORCH}.regularisation:build_l2",
+        settings.Regularised,
+        "",
+        "",
+    ),
+    (
+        "ewc",
+        "elastic weight consolidation, one penalty a task",
+        f"{_TORCH}.regularisation:build_ewc",
+        settings.Regularised,
+        "",
+        "",
+    ),
+    (
+        "ewc-online",
+        "elastic weight consolidation, one penalty in all",
+        f"{_TORCH}.regularisation:build_ewc_online",
+        settings.Regularised,
+        "",
+        "",
+    ),
     ("si", "synaptic intelligence", f"{_TORCH}.regularisation:build_si", settings.Regularised, "", ""),
     ("mas", "memory-aware synapses", f"{_TORCH}.regularisation:build_mas", settings.Regularised, "", ""),
-    ("lwf", "learning without forgetting: old scores as targets, nothing stored", f"{_TORCH}.distillation:build_lwf", settings.Distilling, "", ""),
-    ("naive-rehearsal", "a replay step after every new one", f"{_TORCH}.projection:build_naive_rehearsal", settings.Rehearsing, "clk:class-balanced+clk:raw", "1200"),
-    ("gem", "gradients that hurt no earlier task's memory", f"{_TORCH}.projection:build_gem", settings.Gem, "clk:class-balanced+clk:raw", "15"),
-    ("gem-shipped", "GEM as released, which is fine-tuning (Q4)", f"{_TORCH}.regularisation:build_fine_tuning", settings.Regularised, "", ""),
-    ("agem", "gradients that do not hurt the memory as a whole", f"{_TORCH}.projection:build_agem", settings.Gem, "clk:class-balanced+clk:raw", "1200"),
-    ("icarl", "herded exemplars, distillation, nearest mean", f"{_TORCH}.exemplars:build_icarl", settings.Rehearsing, "crumb:chosen+clk:raw", "15"),
-    ("icarl-shipped", "iCaRL as released: copies of one image a class (Q6)", f"{_TORCH}.exemplars:build_icarl_shipped", settings.Rehearsing, "crumb:chosen+clk:raw", "15"),
-    ("cope", "continual prototype evolution", f"{_TORCH}.selection:build_cope", settings.Cope, "clk:class-balanced+clk:raw", "1000"),
-    ("gss", "gradient-based sample selection, greedy", f"{_TORCH}.selection:build_gss", settings.Gss, "crumb:chosen+clk:raw", "1000"),
-    ("rainbow", "Rainbow Memory: a spread over uncertainty", f"{_TORCH}.selection:build_rainbow", settings.Rainbow, "crumb:chosen+clk:raw", "400"),
-    ("bic", "exemplars, distillation and a bias layer", f"{_TORCH}.distillation:build_bic", settings.Bic, "crumb:chosen+clk:raw", "20"),
+    (
+        "lwf",
+        "learning without forgetting: old scores as targets, nothing stored",
+        f"{_TORCH}.distillation:build_lwf",
+        settings.Distilling,
+        "",
+        "",
+    ),
+    (
+        "naive-rehearsal",
+        "a replay step after every new one",
+        f"{_TORCH}.projection:build_naive_rehearsal",
+        settings.Rehearsing,
+        "clk:class-balanced+clk:raw",
+        "1200",
+    ),
+    (
+        "gem",
+        "gradients that hurt no earlier task's memory",
+        f"{_TORCH}.projection:build_gem",
+        settings.Gem,
+        "clk:class-balanced+clk:raw",
+        "15",
+    ),
+    (
+        "gem-shipped",
+        "GEM as released, which is fine-tuning (Q4)",
+        f"{_TORCH}.regularisation:build_fine_tuning",
+        settings.Regularised,
+        "",
+        "",
+    ),
+    (
+        "agem",
+        "gradients that do not hurt the memory as a whole",
+        f"{_TORCH}.projection:build_agem",
+        settings.Gem,
+        "clk:class-balanced+clk:raw",
+        "1200",
+    ),
+    (
+        "icarl",
+        "herded exemplars, distillation, nearest mean",
+        f"{_TORCH}.exemplars:build_icarl",
+        settings.Rehearsing,
+        "crumb:chosen+clk:raw",
+        "15",
+    ),
+    (
+        "icarl-shipped",
+        "iCaRL as released: copies of one image a class (Q6)",
+        f"{_TORCH}.exemplars:build_icarl_shipped",
+        settings.Rehearsing,
+        "crumb:chosen+clk:raw",
+        "15",
+    ),
+    (
+        "cope",
+        "continual prototype evolution",
+        f"{_TORCH}.selection:build_cope",
+        settings.Cope,
+        "clk:class-balanced+clk:raw",
+        "1000",
+    ),
+    (
+        "gss",
+        "gradient-based sample selection, greedy",
+        f"{_TORCH}.selection:build_gss",
+        settings.Gss,
+        "crumb:chosen+clk:raw",
+        "1000",
+    ),
+    (
+        "rainbow",
+        "Rainbow Memory: a spread over uncertainty",
+        f"{_TORCH}.selection:build_rainbow",
+        settings.Rainbow,
+        "crumb:chosen+clk:raw",
+        "400",
+    ),
+    (
+        "bic",
+        "exemplars, distillation and a bias layer",
+        f"{_TORCH}.distillation:build_bic",
+        settings.Bic,
+        "crumb:chosen+clk:raw",
+        "20",
+    ),
     ("stable-sgd", "dropout and a falling rate", f"{_TORCH}.selection:build_stable", settings.Stable, "", ""),
-    ("aan", "adaptive aggregation networks on iCaRL", f"{_TORCH}.aggregation:build", settings.Aan, "crumb:chosen+clk:raw", "240"),
+    (
+        "aan",
+        "adaptive aggregation networks on iCaRL",
+        f"{_TORCH}.aggregation:build",
+        settings.Aan,
+        "crumb:chosen+clk:raw",
+        "240",
+    ),
 )
 
 # ---- data sets -------------------------------------------------------------------------------
@@ -65,8 +182,11 @@ _BIG_BATCH = {"cifar100": 128, "imagenet": 128}
 
 
 def _paper(dataset: str = "core50", *, capacity: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {"dataset": f"crumb:{dataset}", "model": "crumb:squeezenet",
-                              "run.memory": capacity or _CAPACITY.get(dataset, "417")}
+    values: dict[str, Any] = {
+        "dataset": f"crumb:{dataset}",
+        "model": "crumb:squeezenet",
+        "run.memory": capacity or _CAPACITY.get(dataset, "417"),
+    }
     if dataset in _BIG_BATCH:
         values["learner.batch_size"] = _BIG_BATCH[dataset]
     if dataset in ("cifar100", "imagenet"):
@@ -75,8 +195,14 @@ def _paper(dataset: str = "core50", *, capacity: str = "") -> dict[str, Any]:
 
 
 def _joint(epochs: int = 5) -> dict[str, Any]:
-    return {"learner": "clk:joint", "learner.lr": 3e-3, "learner.momentum": 0.9, "learner.weight_decay": 1e-4,
-            "learner.epochs": epochs, "learner.batch_size": 16}
+    return {
+        "learner": "clk:joint",
+        "learner.lr": 3e-3,
+        "learner.momentum": 0.9,
+        "learner.weight_decay": 1e-4,
+        "learner.epochs": epochs,
+        "learner.batch_size": 16,
+    }
 
 
 COMPARED: dict[str, dict[str, Any]] = {
@@ -88,53 +214,112 @@ COMPARED: dict[str, dict[str, Any]] = {
 
 
 def _main() -> list[Experiment]:
-    runs = [Experiment(
-        name="ministream", summary="CRUMB on the embedded clips, beside fine-tuning, no replay and joint", default=True,
-        settings={"learner": "crumb:crumb"}, profiles={"tiny": TINY}, beside=COMPARED)]
-    runs.append(Experiment(
-        name="images", summary="CRUMB on a folder of images (--dataset crumb:folder:PATH), 2 classes a task",
-        settings={"learner": "crumb:crumb", "dataset": "crumb:folder", "dataset.classes_per_task": 2},
-        profiles={"tiny": {"model": "crumb:tiny", "run.memory": "500"},
-                  "paper": {"model": "crumb:squeezenet", "run.memory": "417"}}))
+    runs = [
+        Experiment(
+            name="ministream",
+            summary="CRUMB on the embedded clips, beside fine-tuning, no replay and joint",
+            default=True,
+            settings={"learner": "crumb:crumb"},
+            profiles={"tiny": TINY},
+            beside=COMPARED,
+        )
+    ]
+    runs.append(
+        Experiment(
+            name="images",
+            summary="CRUMB on a folder of images (--dataset crumb:folder:PATH), 2 classes a task",
+            settings={"learner": "crumb:crumb", "dataset": "crumb:folder", "dataset.classes_per_task": 2},
+            profiles={
+                "tiny": {"model": "crumb:tiny", "run.memory": "500"},
+                "paper": {"model": "crumb:squeezenet", "run.memory": "417"},
+            },
+        )
+    )
     for dataset in DATASETS:
         for scenario in ("class_instance", "class_iid"):
             if scenario == "class_instance" and dataset in ("cifar100", "imagenet"):
                 continue
-            runs.append(Experiment(
-                name=f"stream-{dataset}" + ("" if scenario == "class_instance" or dataset in ("cifar100", "imagenet") else "-iid"),
-                summary=f"CRUMB on {dataset}, {scenario}: the main table",
-                settings={"learner": "crumb:crumb", "dataset.scenario": scenario},
-                profiles={"tiny": TINY, "paper": _paper(dataset)}))
+            runs.append(
+                Experiment(
+                    name=f"stream-{dataset}"
+                    + ("" if scenario == "class_instance" or dataset in ("cifar100", "imagenet") else "-iid"),
+                    summary=f"CRUMB on {dataset}, {scenario}: the main table",
+                    settings={"learner": "crumb:crumb", "dataset.scenario": scenario},
+                    profiles={"tiny": TINY, "paper": _paper(dataset)},
+                )
+            )
     return runs
 
 
 def _presets() -> list[Experiment]:
     """The released scripts beside the main one (CORe50; another data set with ``--dataset``)."""
     both = {"learner": "crumb:crumb"}
-    one_stage: dict[str, Any] = {"dataset.scenario": "iid", "dataset.offline": True, "dataset.images_per_task": 10**9,
-                                 "learner.replay_times": 0, "learner.w_direct": 1.0, "learner.start": "none"}
+    one_stage: dict[str, Any] = {
+        "dataset.scenario": "iid",
+        "dataset.offline": True,
+        "dataset.images_per_task": 10**9,
+        "learner.replay_times": 0,
+        "learner.w_direct": 1.0,
+        "learner.start": "none",
+    }
     return [
-        Experiment(name="pretrain-imagenet", summary="pretraining of head and codebook on ImageNet, 10 epochs",
-                   settings={**both, **one_stage},
-                   profiles={"tiny": TINY, "paper": {**_paper("imagenet"), "learner.batch_size": 128, "learner.first_epochs": 10}}),
-        Experiment(name="pretrain-cifar100", summary="pretraining of head and codebook on CIFAR-100, 4 epochs",
-                   settings={**both, **one_stage},
-                   profiles={"tiny": TINY, "paper": {**_paper("cifar100"), "learner.batch_size": 128, "learner.first_epochs": 4}}),
-        Experiment(name="shipped-flags", summary="the losses that the released scripts really use (Q1)",
-                   settings={**both, "learner.pretrain_w_direct": 0.0}, profiles={"tiny": TINY, "paper": _paper()}),
-        Experiment(name="stream-1run-per-pretraining", summary="own pretraining a run, top-5, best first-task epoch",
-                   settings={**both, "dataset.scenario": "class_iid", "learner.keep_best": "first", "learner.top_k": [1, 5]},
-                   profiles={"tiny": TINY, "paper": _paper()}),
-        Experiment(name="stream-32", summary="blocks of length 32 and twice the examples", settings=both,
-                   profiles={"tiny": {**TINY, "codec.length": 16, "run.memory": "192"},
-                             "paper": {**_paper(capacity="834"), "codec.length": 32}}),
-        Experiment(name="stream-sample-first-batch", summary="codebook from the first batch instead of a file",
-                   settings={**both, "codec.init": "sample_first_batch", "learner.start": "weights"},
-                   profiles={"tiny": TINY, "paper": _paper()}),
-        Experiment(name="stream-unlimited-memory", summary="everything is kept", settings=both,
-                   profiles={"tiny": {**TINY, "run.memory": "all"}, "paper": _paper(capacity="all")}),
-        Experiment(name="stream-imagenet-1run", summary="one ImageNet run with 50,000 examples", settings=both,
-                   profiles={"tiny": TINY, "paper": _paper("imagenet", capacity="50000")}),
+        Experiment(
+            name="pretrain-imagenet",
+            summary="pretraining of head and codebook on ImageNet, 10 epochs",
+            settings={**both, **one_stage},
+            profiles={
+                "tiny": TINY,
+                "paper": {**_paper("imagenet"), "learner.batch_size": 128, "learner.first_epochs": 10},
+            },
+        ),
+        Experiment(
+            name="pretrain-cifar100",
+            summary="pretraining of head and codebook on CIFAR-100, 4 epochs",
+            settings={**both, **one_stage},
+            profiles={
+                "tiny": TINY,
+                "paper": {**_paper("cifar100"), "learner.batch_size": 128, "learner.first_epochs": 4},
+            },
+        ),
+        Experiment(
+            name="shipped-flags",
+            summary="the losses that the released scripts really use (Q1)",
+            settings={**both, "learner.pretrain_w_direct": 0.0},
+            profiles={"tiny": TINY, "paper": _paper()},
+        ),
+        Experiment(
+            name="stream-1run-per-pretraining",
+            summary="own pretraining a run, top-5, best first-task epoch",
+            settings={**both, "dataset.scenario": "class_iid", "learner.keep_best": "first", "learner.top_k": [1, 5]},
+            profiles={"tiny": TINY, "paper": _paper()},
+        ),
+        Experiment(
+            name="stream-32",
+            summary="blocks of length 32 and twice the examples",
+            settings=both,
+            profiles={
+                "tiny": {**TINY, "codec.length": 16, "run.memory": "192"},
+                "paper": {**_paper(capacity="834"), "codec.length": 32},
+            },
+        ),
+        Experiment(
+            name="stream-sample-first-batch",
+            summary="codebook from the first batch instead of a file",
+            settings={**both, "codec.init": "sample_first_batch", "learner.start": "weights"},
+            profiles={"tiny": TINY, "paper": _paper()},
+        ),
+        Experiment(
+            name="stream-unlimited-memory",
+            summary="everything is kept",
+            settings=both,
+            profiles={"tiny": {**TINY, "run.memory": "all"}, "paper": _paper(capacity="all")},
+        ),
+        Experiment(
+            name="stream-imagenet-1run",
+            summary="one ImageNet run with 50,000 examples",
+            settings=both,
+            profiles={"tiny": TINY, "paper": _paper("imagenet", capacity="50000")},
+        ),
     ]
 
 
@@ -149,35 +334,95 @@ RAW = {"replay": "crumb:balanced+clk:raw"}
 def _arms() -> list[Arm]:
     arms: list[Arm] = [
         ("unablated", "CRUMB with blocks of length 8", {}, {}, {}),
-        ("image-replay", "images replayed, no pretraining of the head", {**RAW, "learner.storage": "image", "learner.start": "none"}, {}, {}),
-        ("pretrained-image-replay", "images replayed with CRUMB's pretrained head", {**RAW, "learner.storage": "image", "learner.start": "weights"}, {}, {}),
-        ("early-feature-replay", "cut at layer 3", {}, {}, {"model.cut": 3, "codec.sigma": 0.73, "codec.sparsity": 0.25}),
-        ("merec", "moments of maps instead of examples", {"learner.storage": "merec", "learner.start": "none", "replay": "none"}, {}, {}),
+        (
+            "image-replay",
+            "images replayed, no pretraining of the head",
+            {**RAW, "learner.storage": "image", "learner.start": "none"},
+            {},
+            {},
+        ),
+        (
+            "pretrained-image-replay",
+            "images replayed with CRUMB's pretrained head",
+            {**RAW, "learner.storage": "image", "learner.start": "weights"},
+            {},
+            {},
+        ),
+        (
+            "early-feature-replay",
+            "cut at layer 3",
+            {},
+            {},
+            {"model.cut": 3, "codec.sigma": 0.73, "codec.sparsity": 0.25},
+        ),
+        (
+            "merec",
+            "moments of maps instead of examples",
+            {"learner.storage": "merec", "learner.start": "none", "replay": "none"},
+            {},
+            {},
+        ),
         ("raw-feature-replay", "maps kept as they are", {**RAW, "learner.storage": "raw_feature"}, {}, {}),
-        ("enhanced-raw-feature-replay", "maps weighted by their gradients", {**RAW, "learner.storage": "enhanced_raw_feature"}, {}, {}),
+        (
+            "enhanced-raw-feature-replay",
+            "maps weighted by their gradients",
+            {**RAW, "learner.storage": "enhanced_raw_feature"},
+            {},
+            {},
+        ),
         ("half-capacity", "half the examples", {}, {"run.memory": "48"}, {"run.memory": "100"}),
         ("quarter-capacity", "a quarter of the examples", {}, {"run.memory": "24"}, {"run.memory": "50"}),
         ("no-replay", "no replay", {"learner.replay_times": 0, "learner.replay_coef": 0.0}, {}, {}),
         ("vanilla-pretrain", "no pretraining of head and codebook", {"learner.start": "none"}, {}, {}),
         ("pretrain-weights", "pretrained head, fresh codebook", {"learner.start": "weights"}, {}, {}),
         ("pretrain-memory-blocks", "pretrained codebook, fresh head", {"learner.start": "codebook"}, {}, {}),
-        ("small-base-pretrain", "pretraining on a small base set (CIFAR-100, 256 epochs)", {}, {"learner.base": "small"}, {}),
+        (
+            "small-base-pretrain",
+            "pretraining on a small base set (CIFAR-100, 256 epochs)",
+            {},
+            {"learner.base": "small"},
+            {},
+        ),
         ("freeze-memory", "the codebook does not learn in the stream", {"learner.freeze_codebook": True}, {}, {}),
         ("normal-init", "codebook starts as standard normal", {"codec.init": "random_standard_normal"}, {}, {}),
         ("uniform-init", "codebook starts uniform", {"codec.init": "random_uniform"}, {}, {}),
         ("dense-init", "codebook starts dense, matched", {"codec.init": "random_distmatch_dense"}, {}, {}),
         ("minus-direct-loss", "pretraining through the codebook only", {"learner.pretrain_w_direct": 0.0}, {}, {}),
         ("plus-direct-loss", "direct loss in the stream too", {"learner.w_direct": 1.0}, {}, {}),
-        ("direct-loss-only", "direct loss alone in the stream", {"learner.w_out": 0.0, "learner.w_direct": 1.0}, {}, {}),
-        ("mobilenet", "MobileNetV2 cut at 8", {"codec.init": "normal_MobileNet"}, {}, {"model": "crumb:mobilenet", "run.memory": "1430"}),
+        (
+            "direct-loss-only",
+            "direct loss alone in the stream",
+            {"learner.w_out": 0.0, "learner.w_direct": 1.0},
+            {},
+            {},
+        ),
+        (
+            "mobilenet",
+            "MobileNetV2 cut at 8",
+            {"codec.init": "normal_MobileNet"},
+            {},
+            {"model": "crumb:mobilenet", "run.memory": "1430"},
+        ),
     ]
-    arms += [(f"blocks-{k}", f"{k} memory blocks", {"codec.n_blocks": k}, {}, {}) for k in (1, 2, 4, 8, 16, 32, 64, 128, 512)]
+    arms += [
+        (f"blocks-{k}", f"{k} memory blocks", {"codec.n_blocks": k}, {}, {}) for k in (1, 2, 4, 8, 16, 32, 64, 128, 512)
+    ]
     arms += [(f"length-{n}", f"blocks of length {n}", {"codec.length": n}, {}, {}) for n in (4, 16, 32)]
     # Byte-matched: twice or four times the examples of half or a quarter of the bytes.
-    arms += [(f"length-{n}-matched", f"blocks of length {n}, as many bytes", {"codec.length": n},
-              {"run.memory": str(96 * n // 8)}, {"run.memory": str(200 * n // 8)}) for n in (16, 32)]
-    arms += [(f"capacity-{n}", f"{n} examples", {}, {"run.memory": str(max(8, n * 96 // 200))}, {"run.memory": str(n)})
-             for n in (400, 800, 1600, 3200, 6400)]
+    arms += [
+        (
+            f"length-{n}-matched",
+            f"blocks of length {n}, as many bytes",
+            {"codec.length": n},
+            {"run.memory": str(96 * n // 8)},
+            {"run.memory": str(200 * n // 8)},
+        )
+        for n in (16, 32)
+    ]
+    arms += [
+        (f"capacity-{n}", f"{n} examples", {}, {"run.memory": str(max(8, n * 96 // 200))}, {"run.memory": str(n)})
+        for n in (400, 800, 1600, 3200, 6400)
+    ]
     return arms
 
 
@@ -190,49 +435,103 @@ def _ablation() -> list[Experiment]:
         plain = {**_paper(capacity=_ARM_CAPACITY.get("core50", "200")), "codec.length": 8}
         if shared.get("replay"):
             plain.pop("codec.length")
-        runs.append(Experiment(name=f"arm-{name}", summary=summary, settings={"learner": "crumb:crumb", **shared},
-                               profiles={"tiny": {**TINY, **tiny}, "paper": {**plain, **shared, **paper}}))
+        runs.append(
+            Experiment(
+                name=f"arm-{name}",
+                summary=summary,
+                settings={"learner": "crumb:crumb", "learner.arm": name, **shared},
+                profiles={"tiny": {**TINY, **tiny}, "paper": {**plain, **shared, **paper}},
+            )
+        )
     return runs
 
 
 # ---- baselines -------------------------------------------------------------------------------
 
-_GROUPS = {"core50": "core50", "icubworldtransf": "core50", "combined": "core50", "toybox": "toybox",
-           "ilab2mlight": "toybox", "cifar100": "cifar100", "imagenet": "imagenet"}
+_GROUPS = {
+    "core50": "core50",
+    "icubworldtransf": "core50",
+    "combined": "core50",
+    "toybox": "toybox",
+    "ilab2mlight": "toybox",
+    "cifar100": "cifar100",
+    "imagenet": "imagenet",
+}
 """Data set -> column of spec 5's table of baselines."""
 
 _TABLE: dict[str, dict[str, Values]] = {
-    "fine-tuning": {"core50": {"lr": 1e-4, "first_epochs": 10}, "toybox": {"lr": 1e-4, "first_epochs": 1},
-                    "cifar100": {"lr": 1e-4, "first_epochs": 10}, "imagenet": {"lr": 1e-3, "first_epochs": 20}},
-    "l2": {"core50": {"strength": 100.0, "first_epochs": 10}, "toybox": {"strength": 100.0, "first_epochs": 1},
-           "cifar100": {"strength": 100.0, "first_epochs": 10}, "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20}},
-    "ewc": {"core50": {"strength": 100.0, "first_epochs": 10}, "toybox": {"strength": 100.0, "first_epochs": 1},
-            "cifar100": {"strength": 100.0, "first_epochs": 10}, "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20}},
-    "si": {"core50": {"strength": 0.01, "first_epochs": 10}, "toybox": {"strength": 0.01, "first_epochs": 1},
-           "cifar100": {"strength": 0.01, "first_epochs": 10}, "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20}},
-    "mas": {"core50": {"lr": 1e-3, "strength": 1.0, "first_epochs": 10}, "toybox": {"strength": 1.0, "first_epochs": 1},
-            "cifar100": {"strength": 1.0, "first_epochs": 10}, "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20}},
-    "gem": {"core50": {"first_epochs": 10, "memory": "15"}, "toybox": {"first_epochs": 1, "memory": "15"},
-            "cifar100": {"first_epochs": 10, "memory": "100"}, "imagenet": {"lr": 1e-3, "first_epochs": 20, "memory": "10000"}},
-    "icarl": {"core50": {"first_epochs": 10, "memory": "15"}, "toybox": {"first_epochs": 1, "memory": "15"},
-              "cifar100": {"first_epochs": 10, "memory": "100"}, "imagenet": {"lr": 1e-4, "first_epochs": 10, "memory": "10000"}},
-    "naive-rehearsal": {"core50": {"first_epochs": 10, "memory": "1200"}, "toybox": {"first_epochs": 1, "memory": "1200"},
-                        "cifar100": {"first_epochs": 10, "memory": "100"}, "imagenet": {"lr": 1e-3, "first_epochs": 20, "memory": "10000"}},
+    "fine-tuning": {
+        "core50": {"lr": 1e-4, "first_epochs": 10},
+        "toybox": {"lr": 1e-4, "first_epochs": 1},
+        "cifar100": {"lr": 1e-4, "first_epochs": 10},
+        "imagenet": {"lr": 1e-3, "first_epochs": 20},
+    },
+    "l2": {
+        "core50": {"strength": 100.0, "first_epochs": 10},
+        "toybox": {"strength": 100.0, "first_epochs": 1},
+        "cifar100": {"strength": 100.0, "first_epochs": 10},
+        "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20},
+    },
+    "ewc": {
+        "core50": {"strength": 100.0, "first_epochs": 10},
+        "toybox": {"strength": 100.0, "first_epochs": 1},
+        "cifar100": {"strength": 100.0, "first_epochs": 10},
+        "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20},
+    },
+    "si": {
+        "core50": {"strength": 0.01, "first_epochs": 10},
+        "toybox": {"strength": 0.01, "first_epochs": 1},
+        "cifar100": {"strength": 0.01, "first_epochs": 10},
+        "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20},
+    },
+    "mas": {
+        "core50": {"lr": 1e-3, "strength": 1.0, "first_epochs": 10},
+        "toybox": {"strength": 1.0, "first_epochs": 1},
+        "cifar100": {"strength": 1.0, "first_epochs": 10},
+        "imagenet": {"lr": 1e-3, "strength": 100.0, "first_epochs": 20},
+    },
+    "gem": {
+        "core50": {"first_epochs": 10, "memory": "15"},
+        "toybox": {"first_epochs": 1, "memory": "15"},
+        "cifar100": {"first_epochs": 10, "memory": "100"},
+        "imagenet": {"lr": 1e-3, "first_epochs": 20, "memory": "10000"},
+    },
+    "icarl": {
+        "core50": {"first_epochs": 10, "memory": "15"},
+        "toybox": {"first_epochs": 1, "memory": "15"},
+        "cifar100": {"first_epochs": 10, "memory": "100"},
+        "imagenet": {"lr": 1e-4, "first_epochs": 10, "memory": "10000"},
+    },
+    "naive-rehearsal": {
+        "core50": {"first_epochs": 10, "memory": "1200"},
+        "toybox": {"first_epochs": 1, "memory": "1200"},
+        "cifar100": {"first_epochs": 10, "memory": "100"},
+        "imagenet": {"lr": 1e-3, "first_epochs": 20, "memory": "10000"},
+    },
     "agem": {"cifar100": {"first_epochs": 10, "memory": "1200"}},
-    "upper-bound": {"core50": {"lr": 1e-4, "first_epochs": 5, "epochs": 5, "batch_size": 128},
-                    "toybox": {"lr": 1e-4, "first_epochs": 5, "epochs": 5, "batch_size": 100},
-                    "cifar100": {"lr": 1e-4, "first_epochs": 10, "epochs": 10, "batch_size": 100},
-                    "imagenet": {"lr": 1e-3, "first_epochs": 15, "epochs": 15, "batch_size": 128}},
+    "upper-bound": {
+        "core50": {"lr": 1e-4, "first_epochs": 5, "epochs": 5, "batch_size": 128},
+        "toybox": {"lr": 1e-4, "first_epochs": 5, "epochs": 5, "batch_size": 100},
+        "cifar100": {"lr": 1e-4, "first_epochs": 10, "epochs": 10, "batch_size": 100},
+        "imagenet": {"lr": 1e-3, "first_epochs": 15, "epochs": 15, "batch_size": 128},
+    },
     "ewc-online": {"core50": {"strength": 100.0, "first_epochs": 10}},
     "lwf": {"core50": {"lr": 0.2, "first_epochs": 10}, "toybox": {"lr": 0.02, "first_epochs": 10}},
     "cope": {"core50": {"memory": "1000"}},
-    "gss": {"core50": {"lr": 1e-3, "first_epochs": 10, "epochs": 10, "n_iter": 10, "memory": "1000"},
-            "toybox": {"lr": 1e-4, "batch_size": 100, "first_epochs": 15, "epochs": 15, "strength": 100, "memory": "1000"}},
-    "rainbow": {"core50": {"lr": 0.004, "memory": "400"}, "toybox": {"lr": 0.008, "memory": "400"},
-                "cifar100": {"lr": 0.008, "batch_size": 16, "memory": "400"}},
+    "gss": {
+        "core50": {"lr": 1e-3, "first_epochs": 10, "epochs": 10, "n_iter": 10, "memory": "1000"},
+        "toybox": {"lr": 1e-4, "batch_size": 100, "first_epochs": 15, "epochs": 15, "strength": 100, "memory": "1000"},
+    },
+    "rainbow": {
+        "core50": {"lr": 0.004, "memory": "400"},
+        "toybox": {"lr": 0.008, "memory": "400"},
+        "cifar100": {"lr": 0.008, "batch_size": 16, "memory": "400"},
+    },
     "bic": {"core50": {"memory": "20"}, "toybox": {"lr": 1e-4, "memory": "20"}},
-    "stable-sgd": {"cifar100": {}, "toybox": {"lr": 0.015, "gamma": 0.85, "batch_size": 128, "dropout": 0.1,
-                                              "first_epochs": 15, "epochs": 15}},
+    "stable-sgd": {
+        "cifar100": {},
+        "toybox": {"lr": 0.015, "gamma": 0.85, "batch_size": 128, "dropout": 0.1, "first_epochs": 15, "epochs": 15},
+    },
     "aan": {"core50": {"memory": "200"}, "cifar100": {"memory": "2000"}},
     "icarl-shipped": {"core50": {"first_epochs": 10, "memory": "15"}},
     "gem-shipped": {"core50": {"lr": 1e-4, "first_epochs": 10}},
@@ -258,8 +557,12 @@ def _baseline(agent: str, dataset: str, values: Values, *, frozen: bool = False)
     shared: dict[str, Any] = {"learner": f"crumb:{learner}"}
     if agent == "upper-bound":
         shared["dataset.offline"] = True
-    return Experiment(name=f"{dataset}-{agent}", summary=f"{agent} on {dataset}, tuned for it", settings=shared,
-                      profiles={"tiny": tiny, "paper": paper})
+    return Experiment(
+        name=f"{dataset}-{agent}",
+        summary=f"{agent} on {dataset}, tuned for it",
+        settings=shared,
+        profiles={"tiny": tiny, "paper": paper},
+    )
 
 
 def _baselines() -> list[Experiment]:
@@ -268,12 +571,10 @@ def _baselines() -> list[Experiment]:
         for dataset, column in _GROUPS.items():
             if column in columns:
                 runs.append(_baseline(agent, dataset, columns[column]))
-    runs += [_baseline("lower-bound-frozen", dataset, _TABLE["fine-tuning"]["core50"], frozen=True)
-             for dataset in ("core50", "icubworldtransf", "combined")]
-    runs.append(Experiment(
-        name="remind", summary="REMIND on CRUMB's streams, from its own plugin", settings={"learner": "remind:remind"},
-        profiles={"tiny": {"dataset": "crumb:ministream", "model": "crumb:tiny", "run.memory": TINY_MEMORY},
-                  "paper": {"dataset": "crumb:core50", "model": "crumb:squeezenet", "run.memory": "417"}}))
+    runs += [
+        _baseline("lower-bound-frozen", dataset, _TABLE["fine-tuning"]["core50"], frozen=True)
+        for dataset in ("core50", "icubworldtransf", "combined")
+    ]
     return runs
 
 
@@ -282,9 +583,17 @@ def _table() -> Experiment:
     beside: dict[str, dict[str, Any]] = {**COMPARED}
     for name, *_ in BASELINES:
         if name != "fine-tuning":
-            beside[name] = {"learner": f"crumb:{name}", **({"replay": row[4]} if (row := next(r for r in BASELINES if r[0] == name))[4] else {})}
-    return Experiment(name="baselines", summary="CRUMB and every baseline on the embedded clips, in one table",
-                      settings={"learner": "crumb:crumb"}, profiles={"tiny": TINY}, beside=beside)
+            beside[name] = {
+                "learner": f"crumb:{name}",
+                **({"replay": row[4]} if (row := next(r for r in BASELINES if r[0] == name))[4] else {}),
+            }
+    return Experiment(
+        name="baselines",
+        summary="CRUMB and every baseline on the embedded clips, in one table",
+        settings={"learner": "crumb:crumb"},
+        profiles={"tiny": TINY},
+        beside=beside,
+    )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (*_main(), *_presets(), *_ablation(), _table(), *_baselines())

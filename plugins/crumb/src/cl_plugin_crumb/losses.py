@@ -8,7 +8,7 @@ from attrs import field, frozen
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 
 @frozen
@@ -31,8 +31,11 @@ def check_active(active: Sequence[int]) -> int:
     :raises BadInput: otherwise; a loss on other columns would train the wrong outputs silently.
     """
     if list(active) != list(range(len(active))):
-        raise BadInput(f"classes seen so far are {list(active)[:12]}, not 0..{len(active) - 1}",
-                       where="class labels of the stream", fix="number classes in the order in which stages bring them")
+        raise BadInput(
+            f"classes seen so far are {list(active)[:12]}, not 0..{len(active) - 1}",
+            where="class labels of the stream",
+            fix="number classes in the order in which stages bring them",
+        )
     return len(active)
 
 

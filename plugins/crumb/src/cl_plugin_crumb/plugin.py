@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cl_kernel import Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
-
 from cl_plugin_crumb import experiments, settings
 from cl_plugin_crumb.commands_index import COMMANDS
 
@@ -17,9 +16,12 @@ LABELS = ("image -> class", "vector -> class", "map -> class")
 @hookimpl
 def clk_plugin() -> Plugin:
     """CRUMB."""
-    return Plugin(name="crumb", summary="compositional replay with memory blocks, its baselines, data sets and ablations",
-                  paper="Talbot, Zawar, Badkundri, Zhang, Kreiman: Tuned Compositional Feature Replays for Efficient "
-                        "Stream Learning. IEEE TNNLS 36(2), 2025. arXiv 2104.02206")
+    return Plugin(
+        name="crumb",
+        summary="compositional replay with memory blocks, its baselines, data sets and ablations",
+        paper="Talbot, Zawar, Badkundri, Zhang, Kreiman: Tuned Compositional Feature Replays for Efficient "
+        "Stream Learning. IEEE TNNLS 36(2), 2025. arXiv 2104.02206",
+    )
 
 
 @hookimpl
@@ -35,16 +37,38 @@ def clk_datasets() -> Sequence[Dataset]:
         "ilab2mlight+core50": ("combined", "iLab-2M-Light, then CORe50: a shift of domain"),
     }
     return [
-        Dataset(name="ministream", summary="embedded clips of turning shapes, 8 classes, 2 a task", task="image -> class",
-                build="cl_plugin_crumb.data.stream:build_standin", settings=settings.Ministream,
-                argument="scenario", requires=("pandas",)),
-        Dataset(name="folder", summary="your images as train/CLASS/ and val/CLASS/, some classes a task",
-                task="image -> class", build="cl_plugin_crumb.data.stream:build_folder", settings=settings.Folder,
-                profiles={"tiny": {"size": 32, "in_memory": True}}, argument="path", requires=("pandas", "PIL")),
-        *(Dataset(name="combined" if "+" in name else name, summary=summary, task="image -> class",
-                  build=f"cl_plugin_crumb.data.stream:build_{builder}", settings=settings.Dirmap, argument="scenario",
-                  needs=tuple(settings.ASSETS[part] for part in name.split("+")), requires=("pandas", "PIL"))
-          for name, (builder, summary) in files.items()),
+        Dataset(
+            name="ministream",
+            summary="embedded clips of turning shapes, 8 classes, 2 a task",
+            task="image -> class",
+            build="cl_plugin_crumb.data.stream:build_standin",
+            settings=settings.Ministream,
+            argument="scenario",
+            requires=("pandas",),
+        ),
+        Dataset(
+            name="folder",
+            summary="your images as train/CLASS/ and val/CLASS/, some classes a task",
+            task="image -> class",
+            build="cl_plugin_crumb.data.stream:build_folder",
+            settings=settings.Folder,
+            profiles={"tiny": {"size": 32, "in_memory": True}},
+            argument="path",
+            requires=("pandas", "PIL"),
+        ),
+        *(
+            Dataset(
+                name="combined" if "+" in name else name,
+                summary=summary,
+                task="image -> class",
+                build=f"cl_plugin_crumb.data.stream:build_{builder}",
+                settings=settings.Dirmap,
+                argument="scenario",
+                needs=tuple(settings.ASSETS[part] for part in name.split("+")),
+                requires=("pandas", "PIL"),
+            )
+            for name, (builder, summary) in files.items()
+        ),
     ]
 
 
@@ -52,15 +76,35 @@ def clk_datasets() -> Sequence[Dataset]:
 def clk_models() -> Sequence[Model]:
     """Networks cut at one layer."""
     return [
-        Model(name="squeezenet", summary="SqueezeNet 1.0 with a 3x3 class layer, cut late (12) or early (3)",
-              framework="torch", build="cl_plugin_crumb.weights:build_squeezenet", settings=settings.Squeezenet,
-              profiles={"tiny": {"weights": "none"}}, argument="weights", requires=("torch", "torchvision")),
-        Model(name="mobilenet", summary="MobileNetV2, cut at 8", framework="torch",
-              build="cl_plugin_crumb.weights:build_mobilenet", settings=settings.Mobilenet,
-              profiles={"tiny": {"weights": "none"}}, argument="weights", requires=("torch", "torchvision")),
-        Model(name="tiny", summary="small residual network for 32x32 images, pretrained on the embedded base set",
-              framework="torch", build="cl_plugin_crumb.weights:build_tiny", settings=settings.Tiny,
-              argument="weights", requires=("torch", "torchvision")),
+        Model(
+            name="squeezenet",
+            summary="SqueezeNet 1.0 with a 3x3 class layer, cut late (12) or early (3)",
+            framework="torch",
+            build="cl_plugin_crumb.weights:build_squeezenet",
+            settings=settings.Squeezenet,
+            profiles={"tiny": {"weights": "none"}},
+            argument="weights",
+            requires=("torch", "torchvision"),
+        ),
+        Model(
+            name="mobilenet",
+            summary="MobileNetV2, cut at 8",
+            framework="torch",
+            build="cl_plugin_crumb.weights:build_mobilenet",
+            settings=settings.Mobilenet,
+            profiles={"tiny": {"weights": "none"}},
+            argument="weights",
+            requires=("torch", "torchvision"),
+        ),
+        Model(
+            name="tiny",
+            summary="small residual network for 32x32 images, pretrained on the embedded base set",
+            framework="torch",
+            build="cl_plugin_crumb.weights:build_tiny",
+            settings=settings.Tiny,
+            argument="weights",
+            requires=("torch", "torchvision"),
+        ),
     ]
 
 
@@ -68,12 +112,29 @@ def clk_models() -> Sequence[Model]:
 def clk_replays() -> Sequence[Replay]:
     """Memory blocks, the quota of the paper, and a policy that obeys its learner."""
     return [
-        Replay(name="blocks", kind="codec", summary="maps as numbers of trainable memory blocks, one byte a slice",
-               build="cl_plugin_crumb.codec:build", framework="torch", stores="map", settings=settings.Blocks,
-               profiles={"tiny": experiments.TINY_BLOCKS}, requires=("torch",)),
-        Replay(name="balanced", kind="policy", summary="every class seen keeps floor(capacity / classes) examples",
-               build="cl_plugin_crumb.replay:build_balanced"),
-        Replay(name="chosen", kind="policy", summary="keeps what its learner chooses", build="cl_plugin_crumb.replay:build_chosen"),
+        Replay(
+            name="blocks",
+            kind="codec",
+            summary="maps as numbers of trainable memory blocks, one byte a slice",
+            build="cl_plugin_crumb.codec:build",
+            framework="torch",
+            stores="map",
+            settings=settings.Blocks,
+            profiles={"tiny": experiments.TINY_BLOCKS},
+            requires=("torch",),
+        ),
+        Replay(
+            name="balanced",
+            kind="policy",
+            summary="every class seen keeps floor(capacity / classes) examples",
+            build="cl_plugin_crumb.replay:build_balanced",
+        ),
+        Replay(
+            name="chosen",
+            kind="policy",
+            summary="keeps what its learner chooses",
+            build="cl_plugin_crumb.replay:build_chosen",
+        ),
     ]
 
 
@@ -81,10 +142,16 @@ def clk_replays() -> Sequence[Replay]:
 def clk_learners() -> Sequence[Learner]:
     """CRUMB and the methods it is compared with."""
     crumb = Learner(
-        name="crumb", summary="compositional replay with memory blocks", build="cl_plugin_crumb.train:build",
-        takes=("image -> class", "map -> class"), rooms=("model", "memory"),
+        name="crumb",
+        summary="compositional replay with memory blocks",
+        build="cl_plugin_crumb.train:build",
+        takes=("image -> class", "map -> class"),
+        rooms=("model", "memory"),
         defaults={"model": "crumb:squeezenet", "replay": "crumb:balanced+crumb:blocks", "memory": "417"},
-        settings=settings.Crumb, profiles={"tiny": experiments.TINY_CRUMB}, **TORCH)
+        settings=settings.Crumb,
+        profiles={"tiny": experiments.TINY_CRUMB},
+        **TORCH,
+    )
     return [crumb, *(_baseline(*row) for row in experiments.BASELINES)]
 
 
@@ -92,9 +159,17 @@ def _baseline(name: str, summary: str, build: str, choices: type, replay: str, m
     defaults = {"model": "crumb:squeezenet"}
     if replay:
         defaults |= {"replay": replay, "memory": memory}
-    return Learner(name=name, summary=summary, build=build, takes=LABELS,
-                   rooms=("model", "memory") if replay else ("model",), defaults=defaults, settings=choices,
-                   profiles={"tiny": experiments.TINY_BASELINES.get(name, experiments.TINY_STEPS)}, **TORCH)
+    return Learner(
+        name=name,
+        summary=summary,
+        build=build,
+        takes=LABELS,
+        rooms=("model", "memory") if replay else ("model",),
+        defaults=defaults,
+        settings=choices,
+        profiles={"tiny": experiments.TINY_BASELINES.get(name, experiments.TINY_STEPS)},
+        **TORCH,
+    )
 
 
 @hookimpl
@@ -106,5 +181,7 @@ def clk_experiments() -> Sequence[Experiment]:
 @hookimpl
 def clk_commands() -> Sequence[Command]:
     """Data preparation, statistics, figures."""
-    return [Command(name=name, summary=summary, build=f"cl_plugin_crumb.commands:{target}", requires=requires)
-            for name, summary, target, requires in COMMANDS]
+    return [
+        Command(name=name, summary=summary, build=f"cl_plugin_crumb.commands:{target}", requires=requires)
+        for name, summary, target, requires in COMMANDS
+    ]

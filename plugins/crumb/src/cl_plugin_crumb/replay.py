@@ -6,12 +6,13 @@ A *store* holds row numbers per class; what a row is (codes, an image, a map) is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from math import ceil
 
 import numpy as np
 from attrs import define, field
 
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting
 
 Permute = Callable[[int], np.ndarray]
 """n -> a random order of 0..n-1."""
@@ -31,8 +32,11 @@ def stride(n_batches: int, batch_size: int, capacity: int) -> int:
     :raises BadSetting: for a memory without room (the original divides by zero, Q8).
     """
     if capacity < 1:
-        raise BadSetting("a memory of 0 examples cannot be streamed into", where="--memory",
-                         fix="give room for at least one example, or turn replay off: --set learner.replay_times=0")
+        raise BadSetting(
+            "a memory of 0 examples cannot be streamed into",
+            where="--memory",
+            fix="give room for at least one example, or turn replay off: --set learner.replay_times=0",
+        )
     return max(1, (n_batches - 1) * batch_size // capacity)
 
 
@@ -66,8 +70,8 @@ class ClassStore:
             held = np.concatenate([self.rows.get(c, np.empty(0, np.int64)), rows[new]])
             if len(held) >= n_keep:
                 held = held[self.permute(len(held))]
-                gone.append(held[:len(held) - n_keep])
-                held = held[len(held) - n_keep:]
+                gone.append(held[: len(held) - n_keep])
+                held = held[len(held) - n_keep :]
             self.rows[c] = held
         return np.concatenate([rows[~taken], *gone]) if gone else rows[~taken]
 
@@ -90,8 +94,13 @@ class ClassStore:
         return np.asarray(chosen, dtype=np.int64), np.tile(np.asarray(classes, dtype=np.int64), rounds)
 
 
-def update(store: ClassStore, batches: Sequence[tuple[np.ndarray, np.ndarray]], active: Sequence[int], capacity: int,
-           batch_size: int) -> np.ndarray:
+def update(
+    store: ClassStore,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    active: Sequence[int],
+    capacity: int,
+    batch_size: int,
+) -> np.ndarray:
     """The buffer update after an epoch, over ``(rows, labels)`` of its batches in stream order.
 
     :return: rows that were given and are not kept.
@@ -101,7 +110,7 @@ def update(store: ClassStore, batches: Sequence[tuple[np.ndarray, np.ndarray]], 
     for at, (rows, labels) in enumerate(batches):
         gone.append(store.add(rows, labels, active, n_keep, step))
         if store.full(active, n_keep):
-            gone += [rows for rows, _ in batches[at + 1:]]
+            gone += [rows for rows, _ in batches[at + 1 :]]
             break
     return np.concatenate(gone)
 
@@ -144,27 +153,53 @@ class Moments:
 
 
 class Pool:
-    """Free slots, the lowest first, and the group of each occupied one."""
+    """Free slots, the lowest first, and the group of each occupied one; a change costs its own size only."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.group_of = np.full(capacity, -1, np.int64)
+        self._free = list(range(capacity))
+        self._top = 0
 
-    def take(self, n: int) -> np.ndarray:
-        """Up to n free slots, lowest first."""
-        return np.flatnonzero(self.group_of < 0)[:n]
+    def take(self, groups: np.ndarray) -> np.ndarray:
+        """The lowest free slots for these newcomers; fewer when there are fewer."""
+        slots = np.array([heappop(self._free) for _ in range(min(len(groups), len(self._free)))], dtype=np.int64)
+        self.group_of[slots] = groups[: len(slots)]
+        if len(slots):
+            self._top = max(self._top, int(slots[-1]) + 1)
+        return slots
+
+    def release(self, slots: np.ndarray) -> None:
+        """These slots are free again."""
+        self.group_of[slots] = -1
+        for slot in slots.tolist():
+            heappush(self._free, slot)
+        while self._top and self.group_of[self._top - 1] < 0:
+            self._top -= 1
+
+    def restore(self, group_of: np.ndarray) -> None:
+        """Take over the groups of all slots."""
+        self.group_of[:] = group_of
+        self._free = np.flatnonzero(group_of < 0).tolist()
+        occupied = np.flatnonzero(group_of >= 0)
+        self._top = int(occupied[-1]) + 1 if len(occupied) else 0
+
+    @property
+    def n_free(self) -> int:
+        """How many slots are free."""
+        return len(self._free)
 
     def __len__(self) -> int:
         """One more than the highest occupied slot: rows below it hold data."""
-        occupied = np.flatnonzero(self.group_of >= 0)
-        return int(occupied[-1]) + 1 if len(occupied) else 0
+        return self._top
 
 
 class Balanced:
     """Policy ``crumb:balanced``: every class seen keeps at most ``floor(capacity / classes)`` examples (spec 2.7).
 
-    Told by a learner of classes, batches and their size (:meth:`begin`), it strides through them as the paper does and
-    says when every class is full; untold, each batch is considered whole and full classes shrink at random.
+    Told by a learner of classes, batches and their size (:meth:`begin`), it goes through batches exactly as the paper
+    does and says when every class is full. Untold, it fills up, and then each newcomer of a class below its quota takes
+    the place of a random example of the largest class, one of a full class that of a random one of its own.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -172,6 +207,7 @@ class Balanced:
         self.store = ClassStore(permute=lambda n: np.arange(n))
         self.active: list[int] = []
         self.step = 1
+        self.told = False
         self._pool = Pool(capacity)
 
     def begin(self, active: Sequence[int], n_batches: int, batch_size: int) -> None:
@@ -180,36 +216,64 @@ class Balanced:
         :raises BadSetting: when there are more classes than room.
         """
         if quota(self.capacity, len(active)) < 1:
-            raise BadSetting(f"a memory of {self.capacity} examples is smaller than the {len(active)} classes seen, so "
-                             f"every class would keep none", where="--memory",
-                             fix=f"give room for at least {len(active)} examples")
-        self.active, self.step = list(active), stride(n_batches, batch_size, self.capacity)
+            raise BadSetting(
+                f"a memory of {self.capacity} examples is smaller than the {len(active)} classes seen, so "
+                f"every class would keep none",
+                where="--memory",
+                fix=f"give room for at least {len(active)} examples",
+            )
+        self.active, self.step, self.told = list(active), stride(n_batches, batch_size, self.capacity), True
 
     @property
     def full(self) -> bool:
         """Whether every class has its quota: later batches need not be offered."""
-        return bool(self.active) and self.store.full(self.active, quota(self.capacity, len(self.active)))
+        return self.told and self.store.full(self.active, quota(self.capacity, len(self.active)))
 
     def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Slots of the newcomers that stay; slots of evicted examples are free again."""
+        """Slots of the newcomers that stay, -1 for the others."""
+        if self.told:
+            return self._place_batch(groups, rng)
+        return np.array([self._place_one(int(group), rng) for group in groups.tolist()], dtype=np.int64)
+
+    def _place_batch(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One batch of the paper's update; slots of evicted examples are free again."""
         known = set(self.active)
         self.active += [int(g) for g in dict.fromkeys(groups.tolist()) if g not in known]
         n_keep = quota(self.capacity, len(self.active))
         self.store.permute = rng.permutation
         newcomers = self.capacity + np.arange(len(groups))  # numbers no slot has, until they get one
         gone = self.store.add(newcomers, groups, self.active, n_keep, self.step)
-        old = gone[gone < self.capacity]
-        self._pool.group_of[old] = -1
-        stay = np.setdiff1d(newcomers, gone)
+        self._pool.release(gone[gone < self.capacity])
+        stay = np.setdiff1d(newcomers, gone) - self.capacity
         slots = np.full(len(groups), -1, np.int64)
-        slots[stay - self.capacity] = self._pool.take(len(stay))
-        kept = slots >= 0
-        self._pool.group_of[slots[kept]] = groups[kept]
+        slots[stay] = self._pool.take(groups[stay])
         for c, rows in self.store.rows.items():
             fresh = rows >= self.capacity
             if fresh.any():
                 self.store.rows[c] = np.where(fresh, slots[np.where(fresh, rows - self.capacity, 0)], rows)
         return slots
+
+    def _place_one(self, group: int, rng: np.random.Generator) -> int:
+        rows = self.store.rows
+        if group not in rows:
+            rows[group] = np.empty(0, np.int64)
+            self.active.append(group)
+        if self._pool.n_free:
+            slot = int(self._pool.take(np.array([group]))[0])
+            rows[group] = np.append(rows[group], slot)
+            return slot
+        n_keep = quota(self.capacity, len(self.active))
+        own = len(rows[group])
+        if own >= max(n_keep, 1):
+            place = int(rng.integers(own + 1))
+            return -1 if place == own else int(rows[group][place])
+        largest = max(rows, key=lambda c: len(rows[c]))
+        at = int(rng.integers(len(rows[largest])))
+        slot = int(rows[largest][at])
+        rows[largest] = np.delete(rows[largest], at)
+        rows[group] = np.append(rows[group], slot)
+        self._pool.group_of[slot] = group
+        return slot
 
     def draw(self, n: int, rng: np.random.Generator, groups: np.ndarray | None = None) -> np.ndarray:
         """Up to n different stored slots, uniform over the stored examples of these groups or of all."""
@@ -217,7 +281,9 @@ class Balanced:
         rows = np.concatenate([np.empty(0, np.int64), *(self.store.rows.get(c, np.empty(0, np.int64)) for c in wanted)])
         return rng.permutation(rows)[:n]
 
-    def balanced_draw(self, classes: Sequence[int], batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def balanced_draw(
+        self, classes: Sequence[int], batch_size: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The class-balanced replay batch of spec 2.6: slots and labels, the classes repeated in order."""
         rounds = ceil(batch_size / len(classes))
         tables = [self.store.rows[c] for c in classes]
@@ -239,23 +305,28 @@ class Balanced:
 
     def state(self) -> dict[str, object]:
         """Slots of each class in storage order, classes seen, stride."""
-        return {"classes": np.array(list(self.store.rows), np.int64),
-                "sizes": np.array([len(rows) for rows in self.store.rows.values()], np.int64),
-                "rows": np.concatenate([np.empty(0, np.int64), *self.store.rows.values()]),
-                "active": np.array(self.active, np.int64), "step": self.step}
+        return {
+            "classes": np.array(list(self.store.rows), np.int64),
+            "sizes": np.array([len(rows) for rows in self.store.rows.values()], np.int64),
+            "rows": np.concatenate([np.empty(0, np.int64), *self.store.rows.values()]),
+            "active": np.array(self.active, np.int64),
+            "step": self.step,
+            "told": self.told,
+        }
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take over what :meth:`state` gave."""
         parts = np.split(state["rows"], np.cumsum(state["sizes"])[:-1])
         self.store.rows = {int(c): np.array(rows) for c, rows in zip(state["classes"], parts, strict=False)}
-        self.active, self.step = state["active"].tolist(), int(state["step"])
-        self._pool = Pool(self.capacity)
+        self.active, self.step, self.told = state["active"].tolist(), int(state["step"]), bool(state["told"])
+        group_of = np.full(self.capacity, -1, np.int64)
         for c, rows in self.store.rows.items():
-            self._pool.group_of[rows] = c
+            group_of[rows] = c
+        self._pool.restore(group_of)
 
 
 class Chosen:
-    """Policy ``crumb:chosen``: keeps what its learner chooses (herding, gradients, uncertainty), drops what it drops."""
+    """Policy ``crumb:chosen``: keeps what its learner chooses and drops what it drops."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -264,14 +335,13 @@ class Chosen:
     def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Free slots, lowest first; -1 for newcomers without room."""
         slots = np.full(len(groups), -1, np.int64)
-        free = self._pool.take(len(groups))
-        slots[:len(free)] = free
-        self._pool.group_of[free] = groups[:len(free)]
+        taken = self._pool.take(groups)
+        slots[: len(taken)] = taken
         return slots
 
     def drop(self, slots: np.ndarray) -> None:
         """Free these slots."""
-        self._pool.group_of[slots] = -1
+        self._pool.release(np.asarray(slots, np.int64))
 
     def of(self, group: int) -> np.ndarray:
         """Slots of a group, lowest first."""
@@ -302,7 +372,7 @@ class Chosen:
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take over what :meth:`state` gave."""
-        self._pool.group_of[:] = state["group_of"]
+        self._pool.restore(state["group_of"])
 
 
 def build_balanced(settings: object, capacity: int) -> Balanced:

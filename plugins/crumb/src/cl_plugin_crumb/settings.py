@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import field, frozen, validators
+
 from cl_kernel import Asset, doc
 
 positive = validators.gt(0)
@@ -10,28 +11,56 @@ not_negative = validators.ge(0)
 share = validators.and_(validators.ge(0), validators.le(1))
 
 ASSETS = {
-    "core50": Asset(name="core50", summary="CORe50 at 128x128 with core50_dirmap.csv",
-                    files=("core50_dirmap.csv", "core50_128x128"), origin="https://vlomonaco.github.io/core50/"),
-    "toybox": Asset(name="toybox", summary="Toybox frames with toybox_dirmap.csv (clk crumb extract, sample)",
-                    files=("toybox_dirmap.csv", "images"), origin="https://aivaslab.github.io/toybox/"),
-    "ilab2mlight": Asset(name="ilab2mlight", summary="iLab-2M-Light in folders (clk crumb index, sample, distribute)",
-                         files=("ilab2mlight_dirmap.csv",), origin="https://bmobear.github.io/projects/viva/"),
-    "cifar100": Asset(name="cifar100", summary="CIFAR-100 as train|test/CLASS/*.png with cifar100_dirmap.csv",
-                      files=("cifar100_dirmap.csv", "train", "test"),
-                      origin="https://www.cs.toronto.edu/~kriz/cifar.html"),
-    "imagenet": Asset(name="imagenet", summary="ImageNet-1k as train|val/WNID/*.JPEG with imagenet_dirmap.csv",
-                      files=("imagenet_dirmap.csv", "train", "val"), origin="https://www.image-net.org"),
-    "icubworldtransf": Asset(name="icubworldtransf", summary="iCubWorld Transformations with icubworldtransf_dirmap.csv",
-                             files=("icubworldtransf_dirmap.csv",),
-                             origin="https://robotology.github.io/iCubWorld/"),
+    "core50": Asset(
+        name="core50",
+        summary="CORe50 at 128x128 with core50_dirmap.csv",
+        files=("core50_dirmap.csv", "core50_128x128"),
+        origin="https://vlomonaco.github.io/core50/",
+    ),
+    "toybox": Asset(
+        name="toybox",
+        summary="Toybox frames with toybox_dirmap.csv (clk crumb extract, sample)",
+        files=("toybox_dirmap.csv", "images"),
+        origin="https://aivaslab.github.io/toybox/",
+    ),
+    "ilab2mlight": Asset(
+        name="ilab2mlight",
+        summary="iLab-2M-Light in folders (clk crumb index, sample, distribute)",
+        files=("ilab2mlight_dirmap.csv",),
+        origin="https://bmobear.github.io/projects/viva/",
+    ),
+    "cifar100": Asset(
+        name="cifar100",
+        summary="CIFAR-100 as train|test/CLASS/*.png with cifar100_dirmap.csv",
+        files=("cifar100_dirmap.csv", "train", "test"),
+        origin="https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "imagenet": Asset(
+        name="imagenet",
+        summary="ImageNet-1k as train|val/WNID/*.JPEG with imagenet_dirmap.csv",
+        files=("imagenet_dirmap.csv", "train", "val"),
+        origin="https://www.image-net.org",
+    ),
+    "icubworldtransf": Asset(
+        name="icubworldtransf",
+        summary="iCubWorld Transformations with icubworldtransf_dirmap.csv",
+        files=("icubworldtransf_dirmap.csv",),
+        origin="https://robotology.github.io/iCubWorld/",
+    ),
 }
 WEIGHTS = {
-    "squeezenet": Asset(name="torchvision", summary="SqueezeNet 1.0 weights of torchvision (IMAGENET1K_V1)",
-                        files=("squeezenet1_0-b66bff10.pth",),
-                        origin="https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth"),
-    "mobilenet": Asset(name="torchvision", summary="MobileNetV2 weights of torchvision (IMAGENET1K_V1)",
-                       files=("mobilenet_v2-b0353104.pth",),
-                       origin="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"),
+    "squeezenet": Asset(
+        name="torchvision",
+        summary="SqueezeNet 1.0 weights of torchvision (IMAGENET1K_V1)",
+        files=("squeezenet1_0-b66bff10.pth",),
+        origin="https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
+    ),
+    "mobilenet": Asset(
+        name="torchvision",
+        summary="MobileNetV2 weights of torchvision (IMAGENET1K_V1)",
+        files=("mobilenet_v2-b0353104.pth",),
+        origin="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+    ),
 }
 SCENARIOS = ("iid", "class_iid", "instance", "class_instance")
 
@@ -43,8 +72,11 @@ SCENARIOS = ("iid", "class_iid", "instance", "class_instance")
 class Ordered:
     """What all streams of this plugin let one choose."""
 
-    scenario: str = field(default="class_instance", validator=validators.in_(SCENARIOS),
-                          metadata=doc("order of the images: " + ", ".join(SCENARIOS), source="spec 4.3"))
+    scenario: str = field(
+        default="class_instance",
+        validator=validators.in_(SCENARIOS),
+        metadata=doc("order of the images: " + ", ".join(SCENARIOS), source="spec 4.3"),
+    )
     offline: bool = field(default=False, metadata=doc("each task holds everything so far, shuffled (upper bound)"))
     classes_per_task: int = field(default=0, validator=not_negative, metadata=doc("classes a task; 0: the data set's"))
     order: int = field(default=-1, metadata=doc("number of the class order; -1: the run's seed"))
@@ -66,8 +98,9 @@ class Dirmap(Ordered):
     """A data set with a dirmap."""
 
     size: int = field(default=224, validator=positive, metadata=doc("side of the square images", source="spec 4.1"))
-    test_sessions: tuple[int, ...] = field(default=(), converter=tuple,
-                                           metadata=doc("sessions held out; empty: the paper's", source="spec 4.3"))
+    test_sessions: tuple[int, ...] = field(
+        default=(), converter=tuple, metadata=doc("sessions held out; empty: the paper's", source="spec 4.3")
+    )
     clips_per_task: int = field(default=80, validator=positive, metadata=doc("clips a task, scenario instance"))
     images_per_task: int = field(default=1200, validator=positive, metadata=doc("images a task, scenario iid"))
 
@@ -76,8 +109,11 @@ class Dirmap(Ordered):
 class Folder(Ordered):
     """Images in the ImageNet layout."""
 
-    scenario: str = field(default="class_iid", validator=validators.in_(("iid", "class_iid")),
-                          metadata=doc("order of the images: iid or class_iid"))
+    scenario: str = field(
+        default="class_iid",
+        validator=validators.in_(("iid", "class_iid")),
+        metadata=doc("order of the images: iid or class_iid"),
+    )
     classes_per_task: int = field(default=2, validator=positive, metadata=doc("classes a task"))
     path: str = field(default="", metadata=doc("folder with train/CLASS/ and val/CLASS/"))
     size: int = field(default=224, validator=positive, metadata=doc("side of the square images"))
@@ -93,8 +129,10 @@ class Network:
     """What all networks of this plugin let one choose."""
 
     frozen: bool = field(default=True, metadata=doc("freeze the part below the cut", source="sec. 2"))
-    weights: str = field(default="imagenet", metadata=doc(
-        "imagenet: torchvision's file below a data root; none: random; or a weight file of this plugin"))
+    weights: str = field(
+        default="imagenet",
+        metadata=doc("imagenet: torchvision's file below a data root; none: random; or a weight file of this plugin"),
+    )
 
 
 @frozen(kw_only=True)
@@ -119,7 +157,9 @@ class Tiny(Network):
     """The stand-in's network."""
 
     weights: str = field(default="base", metadata=doc("base: pretrained on the embedded base set; none; or a file"))
-    base_epochs: int = field(default=12, validator=positive, metadata=doc("epochs over the base set", source="spec 4.4"))
+    base_epochs: int = field(
+        default=12, validator=positive, metadata=doc("epochs over the base set", source="spec 4.4")
+    )
     base_images: int = field(default=150, validator=positive, metadata=doc("base images a class", source="spec 4.4"))
     base_seed: int = field(default=0, metadata=doc("seed of the base set and of the pretraining"))
 
@@ -134,10 +174,18 @@ class Blocks:
     n_blocks: int = field(default=256, validator=positive, metadata=doc("memory blocks K", source="sec. 2"))
     length: int = field(default=16, validator=positive, metadata=doc("length L of a block", source="sec. 2"))
     init: str = field(default="random_distmatch_sparse", metadata=doc("start values", source="spec 2.3"))
-    sigma: float = field(default=14.0, validator=not_negative, metadata=doc(
-        "spread of the maps that matched starts copy; 14 for SqueezeNet cut 12, 0.73 for cut 3", source="spec 2.3"))
-    sparsity: float = field(default=0.64, validator=share, metadata=doc(
-        "share of zeros of matched starts; 0.64 for SqueezeNet cut 12, 0.25 for cut 3", source="spec 2.3"))
+    sigma: float = field(
+        default=14.0,
+        validator=not_negative,
+        metadata=doc(
+            "spread of the maps that matched starts copy; 14 for SqueezeNet cut 12, 0.73 for cut 3", source="spec 2.3"
+        ),
+    )
+    sparsity: float = field(
+        default=0.64,
+        validator=share,
+        metadata=doc("share of zeros of matched starts; 0.64 for SqueezeNet cut 12, 0.25 for cut 3", source="spec 2.3"),
+    )
     jitter: float = field(default=0.1, validator=not_negative, metadata=doc("noise of rigid_everyperm"))
     seed: int = field(default=0, metadata=doc("seed of the start values: that of the pretraining, shared by all runs"))
 
@@ -153,7 +201,9 @@ class Steps:
     momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum of SGD", source="spec 6"))
     weight_decay: float = field(default=1e-4, validator=not_negative, metadata=doc("weight decay", source="spec 6"))
     batch_size: int = field(default=21, validator=positive, metadata=doc("new examples a step", source="spec 6"))
-    first_epochs: int = field(default=10, validator=positive, metadata=doc("passes over the first task", source="spec 6"))
+    first_epochs: int = field(
+        default=10, validator=positive, metadata=doc("passes over the first task", source="spec 6")
+    )
     epochs: int = field(default=1, validator=positive, metadata=doc("passes over later tasks", source="spec 6"))
     shuffle: bool = field(default=False, metadata=doc("shuffle a task; the papers keep the stream's order"))
     predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
@@ -163,37 +213,96 @@ class Steps:
 class Crumb(Steps):
     """The method."""
 
-    storage: str = field(default="feature", validator=validators.in_(
-        ("feature", "image", "raw_feature", "enhanced_raw_feature", "merec")),
-        metadata=doc("what is kept: block numbers, images, maps, weighted maps, or moments", source="spec 2.7"))
-    replay_times: int = field(default=1, validator=not_negative, metadata=doc("replay steps a new batch", source="spec 6"))
-    replay_coef: float = field(default=5.0, validator=not_negative, metadata=doc("weight of the replay loss", source="spec 6"))
+    storage: str = field(
+        default="feature",
+        validator=validators.in_(("feature", "image", "raw_feature", "enhanced_raw_feature", "merec")),
+        metadata=doc("what is kept: block numbers, images, maps, weighted maps, or moments", source="spec 2.7"),
+    )
+    replay_times: int = field(
+        default=1, validator=not_negative, metadata=doc("replay steps a new batch", source="spec 6")
+    )
+    replay_coef: float = field(
+        default=5.0, validator=not_negative, metadata=doc("weight of the replay loss", source="spec 6")
+    )
     replay_in_first_task: bool = field(default=False, metadata=doc("replay in the first task too", source="spec 6"))
-    w_out: float = field(default=1.0, validator=not_negative, metadata=doc("weight of the loss through the codebook", source="spec 2.5"))
-    w_direct: float = field(default=0.0, validator=not_negative, metadata=doc("weight of the direct loss", source="spec 2.5"))
+    w_out: float = field(
+        default=1.0, validator=not_negative, metadata=doc("weight of the loss through the codebook", source="spec 2.5")
+    )
+    w_direct: float = field(
+        default=0.0, validator=not_negative, metadata=doc("weight of the direct loss", source="spec 2.5")
+    )
     freeze_codebook: bool = field(default=False, metadata=doc("the codebook does not learn in the stream"))
-    extractor_epochs: int = field(default=0, validator=not_negative, metadata=doc("first-task epochs in which the part below the cut learns too"))
-    pretraining_epochs: int = field(default=0, validator=not_negative, metadata=doc("first-task epochs with the losses of the pretraining"))
-    lr_decrement: float = field(default=0.0, validator=not_negative, metadata=doc("taken off the rate after each epoch", source="spec 6"))
+    extractor_epochs: int = field(
+        default=0, validator=not_negative, metadata=doc("first-task epochs in which the part below the cut learns too")
+    )
+    pretraining_epochs: int = field(
+        default=0, validator=not_negative, metadata=doc("first-task epochs with the losses of the pretraining")
+    )
+    lr_decrement: float = field(
+        default=0.0, validator=not_negative, metadata=doc("taken off the rate after each epoch", source="spec 6")
+    )
     lr_min: float = field(default=0.0, validator=not_negative, metadata=doc("floor of the rate", source="spec 6"))
     flip: bool = field(default=False, metadata=doc("mirror replayed maps at random"))
-    flip_axis: str = field(default="width", validator=validators.in_(("width", "height")), metadata=doc("height is what the original does (Q13)"))
+    flip_axis: str = field(
+        default="width",
+        validator=validators.in_(("width", "height")),
+        metadata=doc("height is what the original does (Q13)"),
+    )
     crop: bool = field(default=False, metadata=doc("random resized crops of maps"))
-    keep_best: str = field(default="no", validator=validators.in_(("no", "first", "every")), metadata=doc(
-        "take the best epoch of the first or of every task; on test data unless validate is set (Q11)"))
-    best_by: str = field(default="direct", validator=validators.in_(("direct", "mem")), metadata=doc("accuracy keep_best goes by"))
+    keep_best: str = field(
+        default="no",
+        validator=validators.in_(("no", "first", "every")),
+        metadata=doc("take the best epoch of the first or of every task; on test data unless validate is set (Q11)"),
+    )
+    best_by: str = field(
+        default="direct", validator=validators.in_(("direct", "mem")), metadata=doc("accuracy keep_best goes by")
+    )
     validate: bool = field(default=False, metadata=doc("hold out a quarter of the test set for keep_best"))
-    predict: str = field(default="direct", validator=validators.in_(("direct", "mem")), metadata=doc("scores from the map, or from its reconstruction", source="spec 2.9"))
-    perturb: str = field(default="", metadata=doc("disturb maps of test images: spatial, feature, ...", source="spec 2.9"))
-    start: str = field(default="pretrained", validator=validators.in_(("pretrained", "weights", "codebook", "none")), metadata=doc(
-        "what is taken from pretraining: weights and codebook, one of them, or nothing", source="spec 5"))
-    pretrained: str = field(default="", metadata=doc("stem of files STEM_net.pth and STEM_mem.pth; needed unless base or start says otherwise"))
-    base: str = field(default="", validator=validators.in_(("", "main", "small")), metadata=doc("pretrain on the embedded base set: main (20 classes) or small (4, the CIFAR-100 arm)"))
-    pretrain_lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate of the pretraining", source="spec 5"))
-    pretrain_batch: int = field(default=128, validator=positive, metadata=doc("examples a pretraining step", source="spec 5"))
-    pretrain_epochs: int = field(default=10, validator=positive, metadata=doc("passes over the base set", source="spec 5"))
-    pretrain_w_out: float = field(default=1.0, validator=not_negative, metadata=doc("pretraining weight of the loss through the codebook", source="spec 2.5"))
-    pretrain_w_direct: float = field(default=1.0, validator=not_negative, metadata=doc("pretraining weight of the direct loss; the released scripts have 0 (Q1)", source="spec 2.5"))
+    predict: str = field(
+        default="direct",
+        validator=validators.in_(("direct", "mem")),
+        metadata=doc("scores from the map, or from its reconstruction", source="spec 2.9"),
+    )
+    perturb: str = field(
+        default="", metadata=doc("disturb maps of test images: spatial, feature, ...", source="spec 2.9")
+    )
+    start: str = field(
+        default="pretrained",
+        validator=validators.in_(("pretrained", "weights", "codebook", "none")),
+        metadata=doc("what is taken from pretraining: weights and codebook, one of them, or nothing", source="spec 5"),
+    )
+    pretrained: str = field(
+        default="",
+        metadata=doc("stem of files STEM_net.pth and STEM_mem.pth; needed unless base or start says otherwise"),
+    )
+    base: str = field(
+        default="",
+        validator=validators.in_(("", "main", "small")),
+        metadata=doc("pretrain on the embedded base set: main (20 classes) or small (4, the CIFAR-100 arm)"),
+    )
+    pretrain_lr: float = field(
+        default=1e-3, validator=positive, metadata=doc("learning rate of the pretraining", source="spec 5")
+    )
+    pretrain_batch: int = field(
+        default=128, validator=positive, metadata=doc("examples a pretraining step", source="spec 5")
+    )
+    pretrain_epochs: int = field(
+        default=10, validator=positive, metadata=doc("passes over the base set", source="spec 5")
+    )
+    pretrain_w_out: float = field(
+        default=1.0,
+        validator=not_negative,
+        metadata=doc("pretraining weight of the loss through the codebook", source="spec 2.5"),
+    )
+    pretrain_w_direct: float = field(
+        default=1.0,
+        validator=not_negative,
+        metadata=doc("pretraining weight of the direct loss; the released scripts have 0 (Q1)", source="spec 2.5"),
+    )
+    analyse: bool = field(
+        default=False, metadata=doc("after the last task, also score disturbed maps and count the use of blocks")
+    )
+    arm: str = field(default="unablated", metadata=doc("name of the ablation arm in the csv files"))
     top_k: tuple[int, ...] = field(default=(1,), converter=tuple, metadata=doc("accuracies in the csv files"))
     write_tables: bool = field(default=True, metadata=doc("csv files of the original's form in the run folder"))
 
@@ -203,7 +312,9 @@ class Regularised(Steps):
     """Fine-tuning, L2, EWC, SI, MAS."""
 
     lr: float = field(default=1e-4, validator=positive, metadata=doc("learning rate", source="spec 5"))
-    strength: float = field(default=100.0, validator=not_negative, metadata=doc("weight of the penalty", source="spec 5"))
+    strength: float = field(
+        default=100.0, validator=not_negative, metadata=doc("weight of the penalty", source="spec 5")
+    )
     every_epoch: bool = field(default=False, metadata=doc("compute importance after every epoch, as shipped (Q16)"))
 
 
@@ -212,14 +323,23 @@ class Rehearsing(Steps):
     """Learners that keep examples and have nothing more to choose."""
 
     lr: float = field(default=1e-4, validator=positive, metadata=doc("learning rate", source="spec 5"))
+    keep: str = field(
+        default="sample",
+        validator=validators.in_(("sample", "features")),
+        metadata=doc("what is remembered: the samples themselves, or what crosses the cut of a cut network"),
+    )
 
 
 @frozen(kw_only=True)
 class Gem(Rehearsing):
     """GEM and A-GEM."""
 
-    margin: float = field(default=1.0, validator=not_negative, metadata=doc("lower bound of the dual variables", source="spec 5"))
-    reference_batch: int = field(default=0, validator=not_negative, metadata=doc("mini-batch of the memory; 0: a tenth of the batch plus one"))
+    margin: float = field(
+        default=1.0, validator=not_negative, metadata=doc("lower bound of the dual variables", source="spec 5")
+    )
+    reference_batch: int = field(
+        default=0, validator=not_negative, metadata=doc("mini-batch of the memory; 0: a tenth of the batch plus one")
+    )
 
 
 @frozen(kw_only=True)
@@ -232,15 +352,21 @@ class Distilling(Steps):
 
 
 @frozen(kw_only=True)
-class Cope(Steps):
+class Cope(Rehearsing):
     """CoPE."""
 
     lr: float = field(default=0.01, validator=positive, metadata=doc("learning rate"))
     batch_size: int = field(default=10, validator=positive, metadata=doc("new examples a step", source="spec 2.11"))
     first_epochs: int = field(default=1, validator=positive, metadata=doc("passes over the first task"))
-    prototype_momentum: float = field(default=0.99, validator=share, metadata=doc("momentum of prototypes", source="spec 2.11"))
-    temperature: float = field(default=1.0, validator=positive, metadata=doc("temperature of the loss", source="spec 2.11"))
-    prototype_temperature: float = field(default=0.1, validator=positive, metadata=doc("temperature of the prototype update", source="spec 2.11"))
+    prototype_momentum: float = field(
+        default=0.99, validator=share, metadata=doc("momentum of prototypes", source="spec 2.11")
+    )
+    temperature: float = field(
+        default=1.0, validator=positive, metadata=doc("temperature of the loss", source="spec 2.11")
+    )
+    prototype_temperature: float = field(
+        default=0.1, validator=positive, metadata=doc("temperature of the prototype update", source="spec 2.11")
+    )
 
 
 @frozen(kw_only=True)
@@ -250,8 +376,12 @@ class Gss(Rehearsing):
     lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
     batch_size: int = field(default=10, validator=positive, metadata=doc("new examples a step", source="spec 2.11"))
     n_iter: int = field(default=1, validator=positive, metadata=doc("steps a batch", source="spec 2.11"))
-    strength: int = field(default=10, validator=positive, metadata=doc("memory batches whose gradients are compared", source="spec 2.11"))
-    threshold: float = field(default=0.0, metadata=doc("a newcomer below this similarity replaces one", source="spec 2.11"))
+    strength: int = field(
+        default=10, validator=positive, metadata=doc("memory batches whose gradients are compared", source="spec 2.11")
+    )
+    threshold: float = field(
+        default=0.0, metadata=doc("a newcomer below this similarity replaces one", source="spec 2.11")
+    )
 
 
 @frozen(kw_only=True)
@@ -259,9 +389,13 @@ class Rainbow(Rehearsing):
     """Rainbow Memory."""
 
     lr: float = field(default=0.004, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
-    first_epochs: int = field(default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11"))
+    first_epochs: int = field(
+        default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+    )
     epochs: int = field(default=5, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
-    batch_size: int = field(default=64, validator=positive, metadata=doc("examples a step, half of them replayed", source="spec 2.11"))
+    batch_size: int = field(
+        default=64, validator=positive, metadata=doc("examples a step, half of them replayed", source="spec 2.11")
+    )
     cutmix: float = field(default=0.5, validator=share, metadata=doc("probability of cutmix", source="spec 2.11"))
     n_views: int = field(default=6, validator=positive, metadata=doc("augmented views that measure uncertainty"))
     augment: bool = field(default=True, metadata=doc("mirror and shift images while training"))
@@ -272,7 +406,9 @@ class Bic(Rehearsing):
     """BiC."""
 
     lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
-    first_epochs: int = field(default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11"))
+    first_epochs: int = field(
+        default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+    )
     epochs: int = field(default=15, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
     batch_size: int = field(default=128, validator=positive, metadata=doc("examples a step", source="spec 2.11"))
     temperature: float = field(default=2.0, validator=positive, metadata=doc("temperature of the distillation"))
@@ -284,18 +420,26 @@ class Bic(Rehearsing):
 class Stable(Steps):
     """Stable SGD."""
 
-    lr: float = field(default=0.15, validator=positive, metadata=doc("learning rate of the first task", source="spec 2.11"))
-    first_epochs: int = field(default=25, validator=positive, metadata=doc("passes over the first task", source="spec 2.11"))
+    lr: float = field(
+        default=0.15, validator=positive, metadata=doc("learning rate of the first task", source="spec 2.11")
+    )
+    first_epochs: int = field(
+        default=25, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+    )
     epochs: int = field(default=25, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
     batch_size: int = field(default=64, validator=positive, metadata=doc("examples a step", source="spec 2.11"))
     gamma: float = field(default=0.99, validator=share, metadata=doc("factor of the rate a task", source="spec 2.11"))
-    dropout: float = field(default=0.05, validator=share, metadata=doc("dropout before the last layer", source="spec 2.11"))
+    dropout: float = field(
+        default=0.05, validator=share, metadata=doc("dropout before the last layer", source="spec 2.11")
+    )
 
 
 @frozen(kw_only=True)
 class Aan(Rehearsing):
     """AAN on iCaRL."""
 
-    first_epochs: int = field(default=30, validator=positive, metadata=doc("passes over the first task", source="spec 2.11"))
+    first_epochs: int = field(
+        default=30, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+    )
     epochs: int = field(default=30, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
     mix_lr: float = field(default=1e-2, validator=positive, metadata=doc("learning rate of the aggregation weights"))

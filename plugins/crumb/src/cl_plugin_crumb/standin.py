@@ -48,8 +48,18 @@ def _inside(shape: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.choose(shape[:, None, None], [disc, square, triangle, cross])
 
 
-def render(rng: np.random.Generator, *, shape: np.ndarray, hue: np.ndarray, radius: np.ndarray, angle: np.ndarray,
-           centre: np.ndarray, background: np.ndarray, light: np.ndarray, noise: float = 0.04) -> np.ndarray:
+def render(
+    rng: np.random.Generator,
+    *,
+    shape: np.ndarray,
+    hue: np.ndarray,
+    radius: np.ndarray,
+    angle: np.ndarray,
+    centre: np.ndarray,
+    background: np.ndarray,
+    light: np.ndarray,
+    noise: float = 0.04,
+) -> np.ndarray:
     """Draw n images.
 
     :param shape: number in :data:`SHAPES`; ``radius`` and ``centre`` [n, 2] in half image widths; ``angle`` radians.
@@ -66,8 +76,10 @@ def render(rng: np.random.Generator, *, shape: np.ndarray, hue: np.ndarray, radi
     shade = 0.78 + 0.22 * (np.cos(light)[:, None, None] * dx + np.sin(light)[:, None, None] * dy)
     value = np.clip(shade, 0.35, 1)
     colour = _rgb(np.broadcast_to(hue[:, None, None] % 1, value.shape), np.full(value.shape, 0.8), value)
-    ground = background[:, None, None] * (0.9 + 0.1 * (x * np.cos(light)[:, None, None] + y * np.sin(light)[:, None, None])
-                                          )[..., None]
+    ground = (
+        background[:, None, None]
+        * (0.9 + 0.1 * (x * np.cos(light)[:, None, None] + y * np.sin(light)[:, None, None]))[..., None]
+    )
     image = cover * colour + (1 - cover) * ground + noise * rng.standard_normal((len(shape), SIZE, SIZE, 3))
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
@@ -88,15 +100,28 @@ def stream(seed: int = 0, *, n_objects: int = 6, n_frames: int = 12) -> Images:
                 angle = rng.uniform(0, 2 * np.pi) + rng.choice([-1, 1]) * 0.08 * t
                 start, drift = rng.uniform(-0.2, 0.2, 2), rng.uniform(-0.02, 0.02, 2)
                 background, light = _background(rng, 1), rng.uniform(0, 2 * np.pi)
-                parts.append(render(
-                    rng, shape=np.full(n_frames, shape), hue=np.full(n_frames, tone), radius=np.full(n_frames, size),
-                    angle=angle, centre=start + drift * t[:, None], background=np.repeat(background, n_frames, 0),
-                    light=np.full(n_frames, light)))
-                rows += [(label, one, session, frame, f"c{label}/o{one}/s{session}/{frame:02d}.png")
-                         for frame in range(n_frames)]
+                parts.append(
+                    render(
+                        rng,
+                        shape=np.full(n_frames, shape),
+                        hue=np.full(n_frames, tone),
+                        radius=np.full(n_frames, size),
+                        angle=angle,
+                        centre=start + drift * t[:, None],
+                        background=np.repeat(background, n_frames, 0),
+                        light=np.full(n_frames, light),
+                    )
+                )
+                rows += [
+                    (label, one, session, frame, f"c{label}/o{one}/s{session}/{frame:02d}.png")
+                    for frame in range(n_frames)
+                ]
     names = tuple(f"{shape}-{'orange' if hue == STREAM_HUES[0] else 'cyan'}" for shape in SHAPES for hue in STREAM_HUES)
-    return Images(pixels=np.concatenate(parts), names=names,
-                  table=pd.DataFrame(rows, columns=["class", "object", "session", "im_num", "im_path"]))
+    return Images(
+        pixels=np.concatenate(parts),
+        names=names,
+        table=pd.DataFrame(rows, columns=["class", "object", "session", "im_num", "im_path"]),
+    )
 
 
 def base(seed: int = 0, *, n_images: int = 150, hues: tuple[float, ...] = BASE_HUES) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +133,14 @@ def base(seed: int = 0, *, n_images: int = 150, hues: tuple[float, ...] = BASE_H
     labels = rng.permutation(np.repeat(np.arange(len(SHAPES) * len(hues)), n_images))
     n = len(labels)
     hue = np.asarray(hues)[labels % len(hues)] + rng.uniform(-0.03, 0.03, n)
-    pixels = render(rng, shape=labels // len(hues), hue=hue, radius=rng.uniform(0.4, 0.68, n),
-                    angle=rng.uniform(0, 2 * np.pi, n), centre=rng.uniform(-0.3, 0.3, (n, 2)),
-                    background=_background(rng, n), light=rng.uniform(0, 2 * np.pi, n))
+    pixels = render(
+        rng,
+        shape=labels // len(hues),
+        hue=hue,
+        radius=rng.uniform(0.4, 0.68, n),
+        angle=rng.uniform(0, 2 * np.pi, n),
+        centre=rng.uniform(-0.3, 0.3, (n, 2)),
+        background=_background(rng, n),
+        light=rng.uniform(0, 2 * np.pi, n),
+    )
     return pixels, labels

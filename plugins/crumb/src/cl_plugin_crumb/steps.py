@@ -21,8 +21,15 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, clamp: float = CLAMP
     optimizer.step()
 
 
-def step_new(head: nn.Module, rebuild: nn.Module | None, optimizer: torch.optim.Optimizer, features: Tensor,
-             labels: Tensor, n_active: int, weights: Weights) -> dict[str, Tensor]:
+def step_new(
+    head: nn.Module,
+    rebuild: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    labels: Tensor,
+    n_active: int,
+    weights: Weights,
+) -> dict[str, Tensor]:
     """One step on a new batch. A loss of weight zero is not computed, so its dropout mask is not drawn either.
 
     :param rebuild: the codebook; None when examples are kept as they are, and ``out`` is then ``direct``.
@@ -43,8 +50,9 @@ def step_new(head: nn.Module, rebuild: nn.Module | None, optimizer: torch.optim.
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def step_replay(head: nn.Module, optimizer: torch.optim.Optimizer, maps: Tensor, labels: Tensor, n_active: int,
-                coefficient: float) -> Tensor:
+def step_replay(
+    head: nn.Module, optimizer: torch.optim.Optimizer, maps: Tensor, labels: Tensor, n_active: int, coefficient: float
+) -> Tensor:
     """One step of its own on replayed maps, already decoded with the current codebook."""
     loss = cross_entropy(head(maps), labels, n_active)
     descend(coefficient * loss, optimizer)

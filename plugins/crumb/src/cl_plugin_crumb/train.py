@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
+import pandas as pd
 import torch
 from attrs import define, field
-from cl_kernel import BadSetting, Context, Field, Memory, MissingAsset, Mismatch, Parts, Samples, Stage, Stream, Tree
+from torch import Tensor
+from torch.nn import functional as F
+
+from cl_kernel import BadSetting, Context, Field, Memory, Mismatch, MissingAsset, Parts, Samples, Stage, Stream, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import FEATURES, build_network
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, to_input
 from cl_kernel.torch.models import Split
-from torch import Tensor
-from torch.nn import functional as F
-
 from cl_plugin_crumb import weights as weight_files
-from cl_plugin_crumb.evaluate import accuracy, tables
+from cl_plugin_crumb.evaluate import accuracy, batches, tables
 from cl_plugin_crumb.losses import Weights
 from cl_plugin_crumb.model.codebook import Codebook, statistics
 from cl_plugin_crumb.model.network import flip, perturb, resized_crops
 from cl_plugin_crumb.replay import Moments
 from cl_plugin_crumb.settings import Crumb
 from cl_plugin_crumb.steps import step_new, step_replay
+
+DISTURBED = ("spatial", "feature")
+"""Disturbances of the shape-bias tests."""
 
 
 def build(options: Crumb, parts: Parts) -> CrumbLearner:
@@ -41,31 +46,51 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
     if options.pretrained:
         weight_files.check_stem(options.pretrained)
     elif options.start != "none" and not options.base:
-        raise MissingAsset(f"learner.start is {options.start!r}, but there is no pretraining to take it from",
-                           where="learner.pretrained", fix="clk run --plugin crumb --test pretrain-imagenet --profile "
-                           "paper, then --set learner.pretrained=RUN/crumb/.../CRUMB_run0; or --set learner.start=none")
+        raise MissingAsset(
+            f"learner.start is {options.start!r}, but there is no pretraining to take it from",
+            where="learner.pretrained",
+            fix="clk run --plugin crumb --test pretrain-imagenet --profile "
+            "paper, then --set learner.pretrained=RUN/crumb/.../CRUMB_run0; or --set learner.start=none",
+        )
     if not options.w_out and not options.w_direct:
         raise BadSetting("both losses have weight zero", where="learner.w_out, learner.w_direct")
     network, device = build_network(parts)
     if not network.is_cut:
-        raise Mismatch("CRUMB replays what crosses the cut of its network, and this one has none", where="--model",
-                       fix="--model crumb:squeezenet, or model.cut=LAYER and model.frozen=true")
+        raise Mismatch(
+            "CRUMB replays what crosses the cut of its network, and this one has none",
+            where="--model",
+            fix="--model crumb:squeezenet, or model.cut=LAYER and model.frozen=true",
+        )
     spec = parts.stream.spec
     memory = None
     if options.storage != "merec":
         memory = parts.memory(memory_fields(options, network, spec, device)) if parts.memory is not None else None
         if memory is None and options.replay_times:
-            raise Mismatch("CRUMB needs a memory", where="--replay", fix="--replay crumb:balanced+crumb:blocks --memory 417")
+            raise Mismatch(
+                "CRUMB needs a memory", where="--replay", fix="--replay crumb:balanced+crumb:blocks --memory 417"
+            )
     codebook = getattr(memory.codec, "codebook", None) if memory is not None else None
     if codebook is not None and options.storage != "feature":
-        raise Mismatch(f"memory blocks keep maps as they are rebuilt, but learner.storage is {options.storage!r}",
-                       where="--replay", fix="--replay crumb:balanced+clk:raw")
+        raise Mismatch(
+            f"memory blocks keep maps as they are rebuilt, but learner.storage is {options.storage!r}",
+            where="--replay",
+            fix="--replay crumb:balanced+clk:raw",
+        )
     if options.pretrained:
         weight_files.load_files(options.pretrained, network, codebook, options.start)
     else:
         weight_files.pretrain(network, codebook, options, parts.site)
-    return CrumbLearner(options, network, memory, codebook, device, parts.stream, parts.site.folder,
-                        parts.site.rng("crumb"), random.Random(int(parts.site.rng("crops").integers(2**62))))
+    return CrumbLearner(
+        options,
+        network,
+        memory,
+        codebook,
+        device,
+        parts.stream,
+        parts.site.folder,
+        parts.site.rng("crumb"),
+        random.Random(int(parts.site.rng("crops").integers(2**62))),
+    )
 
 
 def memory_fields(options: Crumb, network: Split, spec: Mapping[str, Field], device: torch.device) -> dict[str, Field]:
@@ -98,8 +123,11 @@ class CrumbLearner:
     history: dict[str, Any] = field(factory=lambda: {"epochs": [], "tasks": [], "stats": []})
     best: Tree | None = None
     optimizer: torch.optim.Optimizer = field(init=False)
-    _test: Batches | None = field(init=False, default=None)
-    _test_samples: Samples | None = field(init=False, default=None)
+    _test: tuple[Any, Batches] | None = field(init=False, default=None)
+    _tallying: bool = field(init=False, default=False)
+    _analysing: bool = field(init=False, default=False)
+    _last: dict[str, np.ndarray] = field(init=False, factory=dict)
+    _tallied: dict[str, dict[str, list[float | None]]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.codebook is not None:
@@ -109,10 +137,14 @@ class CrumbLearner:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         options = self.options
-        modules = [self.network.upper, *([self.codebook] if self.codebook is not None else []),
-                   *([self.network.lower] if options.extractor_epochs else [])]
-        parameters = [p for module in modules for p in module.parameters()
-                      if p.requires_grad or module is self.network.lower]
+        modules = [
+            self.network.upper,
+            *([self.codebook] if self.codebook is not None else []),
+            *([self.network.lower] if options.extractor_epochs else []),
+        ]
+        parameters = [
+            p for module in modules for p in module.parameters() if p.requires_grad or module is self.network.lower
+        ]
         return torch.optim.SGD(parameters, options.lr, options.momentum, weight_decay=options.weight_decay)
 
     # ---- the loop -----------------------------------------------------------------------------
@@ -124,32 +156,34 @@ class CrumbLearner:
         self.seen.extend(stage, label_name(stage.train.spec))
         labels = stage.train.take(np.arange(len(stage.train)), [label_name(stage.train.spec)])
         labels_of = labels[label_name(stage.train.spec)]
-        batches, lives = None, None
+        given, lives = None, None
         n_steps = -(-len(stage.train) // options.batch_size)
         ctx.phase("stream", n_epochs * n_steps)
 
         while self.epoch < n_epochs:
             if lives != (first and self.epoch < options.extractor_epochs):
                 lives = first and self.epoch < options.extractor_epochs
-                batches = self._batches(stage.train, ctx, cached=not lives)
+                given = self._batches(stage.train, ctx, cached=not lives)
                 self.network.lower.requires_grad_(lives)
             self.network.train()
             weights = self._weights(first)
             replays = options.replay_times if not first or options.replay_in_first_task else 0
             order = self._order(stage, ctx)
-            for rows, given, targets in batches(order, options.batch_size, self.position):
-                features = self.network.lower(given) if lives else given
+            for rows, inputs, targets in given(order, options.batch_size, self.position):
+                features = self.network.lower(inputs) if lives else inputs
                 losses = self._new(features, self.seen.columns_of(targets), weights)
                 for _ in range(replays):
                     if (replayed := self._replay(labels_of[rows], len(rows))) is not None:
                         losses["replay"] = replayed
-                self._note_statistics(stage.index, features, self.position == 0 or self.position + len(rows) >= len(order))
+                self._note_statistics(
+                    stage.index, features, self.position == 0 or self.position + len(rows) >= len(order)
+                )
                 self.position += options.batch_size
                 ctx.step(**losses)
             self.epoch += 1
             if not last_task and (not first or options.replay_in_first_task or self.epoch == n_epochs):
-                self._remember(stage, ctx, batches, lives, labels_of)
-            self._end_epoch(stage, n_epochs)
+                self._remember(stage, given, lives, labels_of)
+            self._end_epoch(stage, ctx, n_epochs)
             self.position = 0
         self._end_task(stage, ctx)
         self.epoch = 0
@@ -177,8 +211,9 @@ class CrumbLearner:
             maps = maps if self.codebook is None else self.codebook(maps.detach())
         if options.flip:
             maps = flip(maps, self.crops, axis=3 if options.flip_axis == "width" else 2)
-        return step_replay(self.network.upper, self.optimizer, maps, self.seen.columns_of(labels), len(self.seen),
-                           options.replay_coef)
+        return step_replay(
+            self.network.upper, self.optimizer, maps, self.seen.columns_of(labels), len(self.seen), options.replay_coef
+        )
 
     def _draw(self, present: set[int], batch_size: int) -> tuple[Tensor, Tensor] | None:
         """A replay batch: maps [n |R|, C, h, w] and labels."""
@@ -208,7 +243,7 @@ class CrumbLearner:
         return as_tensor(stored[FEATURES], self.device).float(), labels
 
     # ---- memory -------------------------------------------------------------------------------
-    def _remember(self, stage: Stage, ctx: Context, batches: Batches, lives: bool, labels_of: np.ndarray) -> None:
+    def _remember(self, stage: Stage, given: Batches, lives: bool, labels_of: np.ndarray) -> None:
         """Offer the task to the memory, batch by batch in stream order, in evaluation mode (2.7)."""
         options = self.options
         if self.memory is None and options.storage != "merec":
@@ -219,9 +254,9 @@ class CrumbLearner:
         if hasattr(policy, "begin"):
             policy.begin(self.seen.order, -(-len(order) // size), size)
         self.network.eval()
-        for rows, given, _ in batches(order, size):
+        for rows, inputs, _ in given(order, size):
             with torch.no_grad():
-                features = self.network.lower(given) if lives else given
+                features = self.network.lower(inputs) if lives else inputs
             self._keep(stage.train, rows, labels_of[rows], features)
             if getattr(policy, "full", False):
                 break
@@ -246,7 +281,7 @@ class CrumbLearner:
         """Maps weighted by how much the loss depends on each of their values (2.7)."""
         with torch.enable_grad():
             watched = features.detach().requires_grad_()
-            scores = self.network.upper(watched)[:, :len(self.seen)]
+            scores = self.network.upper(watched)[:, : len(self.seen)]
             loss = F.cross_entropy(self.seen.scores(scores), self.seen.columns_of(labels))
             (gradient,) = torch.autograd.grad(loss, watched)
         saliency = gradient.abs()
@@ -269,17 +304,30 @@ class CrumbLearner:
         """Batches of maps; for samples in memory the maps are computed once for all epochs."""
         following = self.network.lower.training  # batch norm of the frozen part follows the data: nothing to cache
         transform = self.network.features if cached else None
-        return Batches(samples, self.device, transform=transform, on_bad=ctx.bad_sample,
-                       n_workers=max(1, ctx.site.n_workers), limit=0 if following else 1 << 30)
+        return Batches(
+            samples,
+            self.device,
+            transform=transform,
+            on_bad=ctx.bad_sample,
+            n_workers=max(1, ctx.site.n_workers),
+            limit=0 if following else 1 << 30,
+        )
 
-    def _end_epoch(self, stage: Stage, n_epochs: int) -> None:
+    def _end_epoch(self, stage: Stage, ctx: Context, n_epochs: int) -> None:
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = max(options.lr_min, group["lr"] - options.lr_decrement) if options.lr_decrement else group["lr"]
+            group["lr"] = (
+                max(options.lr_min, group["lr"] - options.lr_decrement) if options.lr_decrement else group["lr"]
+            )
         keeps = options.keep_best == "every" or (options.keep_best == "first" and stage.index == 0)
         if not options.write_tables and not keeps:
             return
-        scores = self._score()
+        self._tallying = True
+        last = stage.index == len(ctx.stages) - 1 and self.epoch == n_epochs
+        self._analysing = options.analyse and last
+        ctx.evaluate(f"task {stage.index} epoch {self.epoch}")
+        self._tallying = False
+        scores = self._tallied
         epochs = self.history["epochs"]
         if len(epochs) <= stage.index:
             epochs.append([])
@@ -287,8 +335,12 @@ class CrumbLearner:
         if keeps:
             chosen = scores[options.best_by]["val_all" if options.validate else "test_all"][0]
             if self.best is None or chosen > self.best["accuracy"]:
-                self.best = {"accuracy": chosen, "epoch": self.epoch, "network": state.pack(self.network),
-                             "codebook": None if self.codebook is None else state.pack(self.codebook)}
+                self.best = {
+                    "accuracy": chosen,
+                    "epoch": self.epoch,
+                    "network": state.pack(self.network),
+                    "codebook": None if self.codebook is None else state.pack(self.codebook),
+                }
             if self.epoch == n_epochs:
                 state.restore(self.network, self.best["network"])
                 if self.codebook is not None:
@@ -299,49 +351,47 @@ class CrumbLearner:
         if self.history["epochs"]:
             self.history["tasks"].append(self.history["epochs"][stage.index][at])
         if self.best is not None:
-            ctx.note(f"task {stage.index}: took epoch {self.best['epoch']} by its accuracy on "
-                     f"{'held-out' if self.options.validate else 'TEST'} data", accuracy=self.best["accuracy"])
+            ctx.note(
+                f"task {stage.index}: took epoch {self.best['epoch']} by its accuracy on "
+                f"{'held-out' if self.options.validate else 'TEST'} data",
+                accuracy=self.best["accuracy"],
+            )
         self.best = None
         if self.folder is not None and self.options.write_tables:
             self._write(ctx)
 
-    def _score(self) -> dict[str, dict[str, list[float | None]]]:
-        """Direct and mem accuracies on all, first-task and current classes, from one pass over the test images."""
-        given, labels = self._test_batches(self.stream.test)
-        order = np.arange(len(self.stream.test))
+    def _tally(self, labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
+        """Note direct and mem accuracies on all, first-task and current classes: one pass gives them all."""
         seen = np.isin(labels, self.seen.order)
-        rows = order[seen]
-        ks = self.options.top_k
-        scores: dict[str, list[np.ndarray]] = {"direct": [], **({"mem": []} if self.codebook is not None else {})}
-        self.network.eval()
-        with torch.no_grad():
-            for _, features, _ in given(rows, self.options.predict_batch):
-                scores["direct"].append(self._masked(self.network.upper(features)))
-                if self.codebook is not None:
-                    scores["mem"].append(self._masked(self.network.upper(self.codebook(features))))
-        out = {}
-        tasks = self.seen.by_stage
-        held = np.random.default_rng(0).random(len(labels)) < 0.25 if self.options.validate else np.zeros(len(labels), bool)
-        held = held[rows]
-        for source, parts in scores.items():
-            values = np.concatenate(parts)
-            three = accuracy.by_task(values[~held], labels[rows][~held], tasks, ks)
-            out[source] = {f"test_{name}": numbers for name, numbers in three.items()}
+        held = (
+            np.random.default_rng(0).random(len(labels)) < 0.25
+            if self.options.validate
+            else np.zeros(len(labels), bool)
+        )
+        tasks, ks = self.seen.by_stage, self.options.top_k
+        self._tallied = {}
+        for source, values in scores.items():
+            rows = seen & ~held
+            three = accuracy.by_task(values[rows], labels[rows], tasks, ks)
+            self._tallied[source] = {f"test_{name}": numbers for name, numbers in three.items()}
             if self.options.validate:
-                out[source]["val_all"] = accuracy.by_task(values[held], labels[rows][held], tasks, ks)["all"]
-        return out
+                self._tallied[source]["val_all"] = accuracy.by_task(
+                    values[seen & held], labels[seen & held], tasks, ks
+                )["all"]
 
     def _masked(self, scores: Tensor) -> np.ndarray:
         """Scores by class label; classes not seen yet are ruled out."""
         return self.seen.by_label(scores).float().cpu().numpy()
 
-    def _test_batches(self, samples: Samples) -> tuple[Batches, np.ndarray]:
-        if self._test is None or self._test_samples is not samples:
-            self._test = Batches(samples, self.device, transform=self.network.features,
-                                 limit=0 if self.network.lower.training or self.options.extractor_epochs else 1 << 30)
-            self._test_samples = samples
-        label = label_name(samples.spec)
-        return self._test, samples.take(np.arange(len(samples)), [label])[label]
+    def _test_batches(self, samples: Samples) -> Batches:
+        """Test images as maps, computed once and kept for later passes over the same rows."""
+        rows = getattr(samples, "rows", None)
+        key = (id(getattr(samples, "base", samples)), None if rows is None else rows.tobytes())
+        if self._test is None or self._test[0] != key:
+            moving = self.network.lower.training or self.options.extractor_epochs
+            made = Batches(samples, self.device, transform=self.network.features, limit=0 if moving else 1 << 30)
+            self._test = (key, made)
+        return self._test[1]
 
     def _note_statistics(self, task: int, features: Tensor, wanted: bool) -> None:
         if wanted and self.options.write_tables and self.codebook is not None:
@@ -352,53 +402,129 @@ class CrumbLearner:
     def _write(self, ctx: Context) -> None:
         """The csv files of spec 7 in ``crumb/`` of the run folder, and the weights."""
         info, run = self.stream.info, ctx.seed
-        place = self.folder / "crumb" / tables.folder(str(info.get("scenario", self.stream.name)), "Crumb", "Network",
-                                                      offline=bool(info.get("offline")), runs=[run])
+        place = (
+            self.folder
+            / "crumb"
+            / tables.folder(
+                str(info.get("scenario", self.stream.name)),
+                "Crumb",
+                "Network",
+                offline=bool(info.get("offline")),
+                runs=[run],
+            )
+        )
         epochs, tasks = self.history["epochs"], self.history["tasks"]
         k = range(len(self.options.top_k))
 
         def pick(scores: Mapping[str, Any], source: str, name: str) -> list[float | None]:
             return [scores[source][name][at] for at in k]
 
-        given = {str(run): {source: {name: {
-            "all_epochs": [[pick(e, source, name) for e in task] if name in task[0][source] else [] for task in epochs],
-            "best_epochs": [pick(t, source, name) for t in tasks if name in t[source]]} for name in tables.SETS}
-            for source in epochs[0][0]}}
+        given = {
+            str(run): {
+                source: {
+                    name: {
+                        "all_epochs": [
+                            [pick(e, source, name) for e in task] if name in task[0][source] else [] for task in epochs
+                        ],
+                        "best_epochs": [pick(t, source, name) for t in tasks if name in t[source]],
+                    }
+                    for name in tables.SETS
+                }
+                for source in epochs[0][0]
+            }
+        }
         files = tables.texts(given, self.options.top_k)
         if self.history["stats"]:
             files["mem_stats.csv"] = tables.mem_stats([{**row, "run": run} for row in self.history["stats"]])
-        import attrs
-
         files["hyperparams.csv"] = tables.hyper_parameters(
-            {**attrs.asdict(self.options), "seed": run, "stored_bytes": self.memory.bytes_used if self.memory else 0})
+            {**attrs.asdict(self.options), "seed": run, "stored_bytes": self.memory.bytes_used if self.memory else 0}
+        )
+        if len(tasks) == len(ctx.stages) and self._last:
+            files |= self._by_image(run)
         tables.write(place, files)
         weight_files.save_files(place / f"CRUMB_run{run}", self.network, self.codebook)
+
+    def _by_image(self, run: int) -> dict[str, str]:
+        """Files about the test images one by one, after the last task."""
+        last, options = self._last, self.options
+        files = {
+            f"batchwise_accs_run{run}.csv": batches.batch_table(options.arm, run, last["right"]).to_csv(index=False)
+        }
+        if "spatial" in last:
+            disturbed = {kind: last[kind] for kind in DISTURBED}
+            table = batches.shape_bias_table(run, last["right"], disturbed)
+            files[f"shape_bias_accs_run{run}_top1.csv"] = table.to_csv(index=False)
+        if "codes" in last:
+            n_blocks = len(self.codebook.blocks)
+            counts = batches.usage(last["codes"], n_blocks)
+            files["memory_blocks_usage.csv"] = pd.DataFrame(
+                {"block": range(n_blocks), "count": counts, "mean_per_image": counts / len(last["codes"])}
+            ).to_csv(index=False)
+            by_class = batches.class_slots(last["codes"], last["labels"], self.stream.n_classes, n_blocks)
+            files |= {
+                f"class_memory_slot_counts_slice{s}.csv": pd.DataFrame(table).to_csv()
+                for s, table in enumerate(by_class)
+            }
+        return files
 
     # ---- seam ---------------------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, K] with unseen classes at minus infinity, and ``class`` int64 [n]."""
-        batches, _ = self._test_batches(samples)
+        given = self._test_batches(samples)
         generator = torch.Generator().manual_seed(0)
+        book = self.codebook
+        tallied: dict[str, list[np.ndarray]] = {"direct": [], "mem": []}
+        codes: list[np.ndarray] = []
         self.network.eval()
-        for _, features, _ in batches(np.arange(len(samples)), self.options.predict_batch):
+        for _, features, _ in given(np.arange(len(samples)), self.options.predict_batch):
             with torch.no_grad():
                 if self.options.perturb:
                     features = perturb(features, self.options.perturb, generator)
-                if self.options.predict == "mem" and self.codebook is not None:
-                    features = self.codebook(features)
-                scores = self._masked(self.network.upper(features))
+                mem = book is not None and (self._tallying or self.options.predict == "mem")
+                found = {"mem": self._masked(self.network.upper(book(features)))} if mem else {}
+                if self._tallying or not found:
+                    found["direct"] = self._masked(self.network.upper(features))
+            if self._tallying:
+                for source, scores in found.items():
+                    tallied[source].append(scores)
+                if self._analysing:
+                    with torch.no_grad():
+                        for kind in DISTURBED:
+                            disturbed = self.network.upper(perturb(features, kind, generator))
+                            tallied.setdefault(kind, []).append(self._masked(disturbed))
+                        if book is not None:
+                            codes.append(book.indices(features).cpu().numpy().astype(np.uint16))
+            scores = found.get(self.options.predict, found.get("direct"))
             yield {"scores": scores, "class": scores.argmax(1)}
         self.network.train()
+        if self._tallying:
+            label = label_name(samples.spec)
+            labels = samples.take(np.arange(len(samples)), [label])[label]
+            whole = {source: np.concatenate(parts) for source, parts in tallied.items() if parts}
+            self._tally(labels, {source: whole[source] for source in ("direct", "mem") if source in whole})
+            self._last = {
+                "right": whole["direct"].argmax(1) == labels,
+                "labels": labels,
+                **{kind: whole[kind].argmax(1) == labels for kind in DISTURBED if kind in whole},
+            }
+            if codes:
+                self._last["codes"] = np.concatenate(codes)
 
     def state(self) -> Tree:
         """Weights, codebook, momentum, memory, generators and the position in the stream."""
         return {
-            "network": state.pack(self.network), "optimizer": state.pack(self.optimizer),
+            "network": state.pack(self.network),
+            "optimizer": state.pack(self.optimizer),
             "memory": None if self.memory is None else self.memory.state(),
             "moments": {str(c): m.state() for c, m in self.moments.items()},
-            "rng": state.pack(self.rng), "crops": state.pack(self.crops), "generators": state.pack_generators(),
-            "seen": self.seen.state(), "epoch": self.epoch, "position": self.position,
-            "history": copy.deepcopy(self.history), "best": self.best,
+            "rng": state.pack(self.rng),
+            "crops": state.pack(self.crops),
+            "generators": state.pack_generators(),
+            "seen": self.seen.state(),
+            "epoch": self.epoch,
+            "position": self.position,
+            "history": copy.deepcopy(self.history),
+            "best": self.best,
         }
 
     def load(self, tree: Tree) -> None:
@@ -417,9 +543,4 @@ class CrumbLearner:
         self.seen.load(tree["seen"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
         self.history, self.best = copy.deepcopy(tree["history"]), tree["best"]
-        self._test = self._test_samples = None
-
-
-def classes_of(stages: Sequence[Stage]) -> list[int]:
-    """Classes in the order in which stages bring them."""
-    return [c for stage in stages for c in stage.classes]
+        self._test = None

@@ -1,4 +1,4 @@
-"""Weights: torchvision's, the stand-in's own base, pretraining of head and codebook, and files of the original's form."""
+"""Weights: torchvision's, the stand-in's base, pretraining of head and codebook, files of the original's form."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import attrs
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from cl_kernel import Asset, BadInput, Field, MissingAsset, Site, digest_tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.models import Split
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb import standin
 from cl_plugin_crumb.losses import Weights
@@ -38,8 +38,9 @@ def build_squeezenet(options: choices.Squeezenet, fields: Mapping[str, Field], n
 
 def build_mobilenet(options: choices.Mobilenet, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
     """Model ``crumb:mobilenet``."""
-    network = networks.mobilenet(n_outputs, cut=options.cut, frozen=options.frozen, size=options.size,
-                                 live_batchnorm=options.live_batchnorm)
+    network = networks.mobilenet(
+        n_outputs, cut=options.cut, frozen=options.frozen, size=options.size, live_batchnorm=options.live_batchnorm
+    )
     return _with_weights(network, options.weights, choices.WEIGHTS["mobilenet"], site)
 
 
@@ -75,8 +76,10 @@ def _fill(network: nn.Module, values: list[Tensor], *, where: str) -> None:
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{last}.")}
     for (name, tensor), value in zip(own.items(), values, strict=False):
         if tensor.shape != value.shape:
-            raise BadInput(f"the weights do not fit the network: {name} is {list(tensor.shape)}, the file has "
-                           f"{list(value.shape)}", where=where)
+            raise BadInput(
+                f"the weights do not fit the network: {name} is {list(tensor.shape)}, the file has {list(value.shape)}",
+                where=where,
+            )
     if len(values) < len(own):
         raise BadInput(f"the weights end early: {len(values)} tensors for {len(own)}", where=where)
     network.load_state_dict(dict(zip(own, values, strict=False)), strict=False)
@@ -87,7 +90,11 @@ def _fill(network: nn.Module, values: list[Tensor], *, where: str) -> None:
 
 def base_weights(options: choices.Tiny, site: Site) -> dict[str, Tensor]:
     """Weights of the tiny network after training as a whole on the base set: Adam, one-cycle rate up to 3e-3."""
-    inputs = {"what": "tiny base", "version": 2, **{k: v for k, v in attrs.asdict(options).items() if k.startswith("base")}}
+    inputs = {
+        "what": "tiny base",
+        "version": 2,
+        **{k: v for k, v in attrs.asdict(options).items() if k.startswith("base")},
+    }
     made = site.cache.make("crumb-base", inputs, lambda folder: _train_base(options, site, folder))
     return state.read_weights(made / "net.pth")
 
@@ -124,12 +131,20 @@ def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, 
     """
     if options.start == "none" or not network.is_cut:
         return
-    inputs = {"what": "head and codebook", "version": 2, "network": digest_tree(state.pack(network.lower)),
-              "head": digest_tree(_all_but_last(network.upper)), "base": options.base,
-              "codebook": None if codebook is None else digest_tree(state.pack(codebook)), 
-              **{k: v for k, v in attrs.asdict(options).items() if k.startswith("pretrain_")},
-              "momentum": options.momentum, "weight_decay": options.weight_decay}
-    made = site.cache.make("crumb-pretrained", inputs, lambda folder: _train_head(network, codebook, options, site, folder))
+    inputs = {
+        "what": "head and codebook",
+        "version": 2,
+        "network": digest_tree(state.pack(network.lower)),
+        "head": digest_tree(_all_but_last(network.upper)),
+        "base": options.base,
+        "codebook": None if codebook is None else digest_tree(state.pack(codebook)),
+        **{k: v for k, v in attrs.asdict(options).items() if k.startswith("pretrain_")},
+        "momentum": options.momentum,
+        "weight_decay": options.weight_decay,
+    }
+    made = site.cache.make(
+        "crumb-pretrained", inputs, lambda folder: _train_head(network, codebook, options, site, folder)
+    )
     if options.start in ("pretrained", "weights"):
         found = state.read_weights(made / "net.pth")
         network.upper.load_state_dict(found, strict=False)
@@ -154,7 +169,9 @@ def _train_head(network: Split, codebook: Codebook | None, options: choices.Crum
         torch.manual_seed(0)
         networks.renew_last(head, n_classes)
         parameters = [*head.parameters(), *(book.parameters() if book is not None else ())]
-        optimizer = torch.optim.SGD(parameters, options.pretrain_lr, options.momentum, weight_decay=options.weight_decay)
+        optimizer = torch.optim.SGD(
+            parameters, options.pretrain_lr, options.momentum, weight_decay=options.weight_decay
+        )
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         features = torch.cat([network.features(part.to(device).float().div(255)) for part in images.split(500)])
         targets = torch.from_numpy(labels).to(device)
@@ -202,8 +219,11 @@ def load_files(stem: str, network: Split, codebook: Codebook | None, start: str,
         upper = [v for k, v in tensors.items() if k.startswith("block.")]
         own = network.lower.state_dict()
         if [t.shape for t in own.values()] != [t.shape for t in lower]:
-            raise BadInput(f"the extractor has {len(lower)} tensors of other shapes than this network's {len(own)}",
-                           where=str(path), fix="use the network and cut that the weights were trained with")
+            raise BadInput(
+                f"the extractor has {len(lower)} tensors of other shapes than this network's {len(own)}",
+                where=str(path),
+                fix="use the network and cut that the weights were trained with",
+            )
         network.lower.load_state_dict(dict(zip(own, lower, strict=True)))
         if keep_last:
             network.upper.load_state_dict(dict(zip(network.upper.state_dict(), upper, strict=True)))
@@ -213,8 +233,11 @@ def load_files(stem: str, network: Split, codebook: Codebook | None, start: str,
         path = Path(f"{stem}_mem.pth")
         blocks = state.read_file(path)
         if not isinstance(blocks, Tensor) or blocks.shape != codebook.blocks.shape:
-            raise BadInput(f"the file holds no codebook of {list(codebook.blocks.shape)}", where=str(path),
-                           fix="give codec.n_blocks and codec.length of the pretraining")
+            raise BadInput(
+                f"the file holds no codebook of {list(codebook.blocks.shape)}",
+                where=str(path),
+                fix="give codec.n_blocks and codec.length of the pretraining",
+            )
         with torch.no_grad():
             codebook.blocks.copy_(blocks)
         codebook.settle()
@@ -226,5 +249,8 @@ def check_stem(stem: str) -> None:
     :raises MissingAsset: naming the files.
     """
     if not Path(f"{stem}_net.pth").is_file() and not Path(f"{stem}_mem.pth").is_file():
-        raise MissingAsset(f"neither {stem}_net.pth nor {stem}_mem.pth exists", where="learner.pretrained",
-                           fix="clk run --plugin crumb --test pretrain-imagenet makes them")
+        raise MissingAsset(
+            f"neither {stem}_net.pth nor {stem}_mem.pth exists",
+            where="learner.pretrained",
+            fix="clk run --plugin crumb --test pretrain-imagenet makes them",
+        )

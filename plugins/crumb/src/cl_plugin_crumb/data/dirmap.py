@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 
 COLUMNS = ("class", "object", "session", "im_num", "im_path")
 
@@ -33,8 +33,11 @@ def check(table: pd.DataFrame, where: str) -> None:
     :raises BadInput: naming the column or the first row.
     """
     if missing := [name for name in COLUMNS if name not in table.columns]:
-        raise BadInput(f"the dirmap has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}",
-                       where=where, fix=f"a dirmap has the columns {', '.join(COLUMNS)}")
+        raise BadInput(
+            f"the dirmap has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}",
+            where=where,
+            fix=f"a dirmap has the columns {', '.join(COLUMNS)}",
+        )
     if table.empty:
         raise BadInput("the dirmap has no rows", where=where)
     empty = table[list(COLUMNS)].isna().any(axis=1)
@@ -43,8 +46,12 @@ def check(table: pd.DataFrame, where: str) -> None:
     spaced = table["im_path"].astype(str).str.contains(r"\s", regex=True)
     if spaced.any():
         at = int(spaced.to_numpy().argmax())
-        raise BadInput(f"the image path {table['im_path'].iloc[at]!r} contains a space, and file lists separate path "
-                       f"and label by one", where=f"{where}, row {at + 2}", fix="rename the file or folder")
+        raise BadInput(
+            f"the image path {table['im_path'].iloc[at]!r} contains a space, and file lists separate path "
+            f"and label by one",
+            where=f"{where}, row {at + 2}",
+            fix="rename the file or folder",
+        )
 
 
 def statistics(table: pd.DataFrame, *, full_session: int = 15) -> dict[str, dict[str, float]]:
@@ -65,8 +72,10 @@ def statistics(table: pd.DataFrame, *, full_session: int = 15) -> dict[str, dict
         "sessions per object": spread(clips.groupby(["class", "object"]).size()),
         "sessions per class": spread(clips.groupby("class").size()),
         "objects per class": spread(clips[["class", "object"]].drop_duplicates().groupby("class").size()),
-        "sessions": {"all": float(len(images)), f"with at least {full_session} images":
-                     float((images >= full_session).sum())},
+        "sessions": {
+            "all": float(len(images)),
+            f"with at least {full_session} images": float((images >= full_session).sum()),
+        },
     }
 
 

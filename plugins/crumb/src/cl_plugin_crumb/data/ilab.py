@@ -10,16 +10,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 
-CLASSES = ("boat", "bus", "car", "equip", "f1car", "heli", "mil", "monster", "pickup", "plane", "semi", "tank",
-           "train", "ufo", "van")
+CLASSES = (
+    "boat",
+    "bus",
+    "car",
+    "equip",
+    "f1car",
+    "heli",
+    "mil",
+    "monster",
+    "pickup",
+    "plane",
+    "semi",
+    "tank",
+    "train",
+    "ufo",
+    "van",
+)
 CLASS_IDS = {name: number for number, name in enumerate(CLASSES, 1)}
 DROPPED = "semi"
 FRAMES, SESSIONS, OBJECTS = 15, 8, 28
 
-_NAME = re.compile(r"(?P<class>[a-z0-9]+)-i(?P<instance>\d+)-b(?P<background>\d+)-c(?P<camera>\d+)-r(?P<rotation>\d+)"
-                   r"-l(?P<lighting>\d+)")
+_NAME = re.compile(
+    r"(?P<class>[a-z0-9]+)-i(?P<instance>\d+)-b(?P<background>\d+)-c(?P<camera>\d+)-r(?P<rotation>\d+)"
+    r"-l(?P<lighting>\d+)"
+)
 _FIELDS = ("instance", "background", "camera", "rotation", "lighting")
 
 
@@ -27,8 +44,9 @@ def number(table: pd.DataFrame) -> pd.DataFrame:
     """Sort, and number objects in their class, sessions in their object and images in their session, all from 1."""
     table = table.sort_values(["class", *_FIELDS], kind="stable").reset_index(drop=True)
     table["object"] = table.groupby("class")["instance"].transform(lambda v: v.rank(method="dense")).astype(int)
-    table["session"] = table.groupby(["class", "instance"])["background"].transform(
-        lambda v: v.rank(method="dense")).astype(int)
+    table["session"] = (
+        table.groupby(["class", "instance"])["background"].transform(lambda v: v.rank(method="dense")).astype(int)
+    )
     table["im_num"] = table.groupby(["class", "object", "session"]).cumcount() + 1
     return table[["class", "object", "session", "im_num", "im_path", *_FIELDS]]
 
@@ -72,16 +90,20 @@ def sample(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return number(pd.concat(kept))
 
 
-def distribute(table: pd.DataFrame, source: Path, target: Path,
-               on_step: Callable[[int, int], None] | None = None) -> pd.DataFrame:
+def distribute(
+    table: pd.DataFrame, source: Path, target: Path, on_step: Callable[[int, int], None] | None = None
+) -> pd.DataFrame:
     """Copy the sample into ``<class>/obj_<o>/sess_<s>/`` and number its classes; images already there are left alone.
 
     :raises BadInput: when a session has not 15 images.
     """
     sizes = table.groupby(["class", "object", "session"]).size()
     if (sizes != FRAMES).any():
-        raise BadInput(f"session {sizes.index[(sizes != FRAMES).to_numpy().argmax()]} has not {FRAMES} images",
-                       where="iLab sample", fix="clk crumb sample ilab2mlight")
+        raise BadInput(
+            f"session {sizes.index[(sizes != FRAMES).to_numpy().argmax()]} has not {FRAMES} images",
+            where="iLab sample",
+            fix="clk crumb sample ilab2mlight",
+        )
     paths = []
     for done, row in enumerate(table.itertuples(index=False), 1):
         name = f"{row[0]}/obj_{row[1]}/sess_{row[2]}/{Path(row[4]).name}"

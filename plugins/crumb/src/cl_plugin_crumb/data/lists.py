@@ -13,14 +13,19 @@ import numpy as np
 import pandas as pd
 from attrs import frozen
 
-from cl_kernel.errors import BadInput, BadSetting
+from cl_kernel import BadInput, BadSetting
 from cl_plugin_crumb.data import dirmap
 
 SCENARIOS = ("iid", "class_iid", "instance", "class_instance")
 
 TEST_SESSIONS: dict[str, tuple[int, ...]] = {
-    "core50": (3, 7, 10), "toybox": (3, 6, 9), "ilab2mlight": (4, 8), "icubworldtransf": (0,), "cifar100": (1,),
-    "imagenet": (1,), "ilab2mlight+core50": (3, 7, 10, 15, 19),
+    "core50": (3, 7, 10),
+    "toybox": (3, 6, 9),
+    "ilab2mlight": (4, 8),
+    "icubworldtransf": (0,),
+    "cifar100": (1,),
+    "imagenet": (1,),
+    "ilab2mlight+core50": (3, 7, 10, 15, 19),
 }
 CLASSES_PER_TASK = {"cifar100": 5, "imagenet": 100}
 
@@ -79,25 +84,34 @@ def class_order(table: pd.DataFrame, dataset: str, rng: np.random.RandomState) -
     rng.shuffle(first)
     second = np.sort(present[present > CLASS_SHIFT])
     rng.shuffle(second)
-    return np.concatenate([first[:len(first) // 2 * 2], second])
+    return np.concatenate([first[: len(first) // 2 * 2], second])
 
 
 def _clips(table: pd.DataFrame, rng: np.random.RandomState) -> list[pd.DataFrame]:
     """Clips in random order, each in temporal order."""
-    groups = {key: rows.sort_values("im_num", kind="stable")
-              for key, rows in table.groupby(["object", "session", "class"], sort=True)}
+    groups = {
+        key: rows.sort_values("im_num", kind="stable")
+        for key, rows in table.groupby(["object", "session", "class"], sort=True)
+    }
     keys = sorted(groups)
     rng.shuffle(keys)
     return [groups[key] for key in keys]
 
 
-def _class_tasks(table: pd.DataFrame, scenario: str, order: np.ndarray, n_class: int, offline: bool, run: int,
-                 rng: np.random.RandomState) -> list[pd.DataFrame]:
+def _class_tasks(
+    table: pd.DataFrame,
+    scenario: str,
+    order: np.ndarray,
+    n_class: int,
+    offline: bool,
+    run: int,
+    rng: np.random.RandomState,
+) -> list[pd.DataFrame]:
     tasks = []
     for end in range(n_class, len(order) + n_class, n_class):
         if offline:
             rng.shuffle(order[:end])  # the reference draws here, in place: later orders depend on it (Q18)
-        rows = table[table["class"].isin(order[0 if offline else end - n_class:end])]
+        rows = table[table["class"].isin(order[0 if offline else end - n_class : end])]
         if scenario == "class_iid":
             tasks.append(rows.sample(frac=1, random_state=run))
         else:
@@ -108,19 +122,31 @@ def _class_tasks(table: pd.DataFrame, scenario: str, order: np.ndarray, n_class:
 def _iid_tasks(table: pd.DataFrame, size: int, offline: bool, run: int, shipped: bool) -> list[pd.DataFrame]:
     rows = table.sample(frac=1, random_state=run).reset_index(drop=True)
     extra = 1 if shipped else 0
-    chunks = [rows.iloc[0 if offline else start:start + size + extra] for start in range(0, len(rows), size)]
+    chunks = [rows.iloc[0 if offline else start : start + size + extra] for start in range(0, len(rows), size)]
     return [chunk.sample(frac=1, random_state=run) for chunk in chunks] if offline else chunks
 
 
-def _instance_tasks(table: pd.DataFrame, n_instance: int, offline: bool, rng: np.random.RandomState) -> list[pd.DataFrame]:
+def _instance_tasks(
+    table: pd.DataFrame, n_instance: int, offline: bool, rng: np.random.RandomState
+) -> list[pd.DataFrame]:
     clips = _clips(table, rng)
     starts = range(0, len(clips), n_instance)
-    return [pd.concat(clips[0 if offline else start:start + n_instance]) for start in starts]
+    return [pd.concat(clips[0 if offline else start : start + n_instance]) for start in starts]
 
 
-def make(dataset: str, table: pd.DataFrame, scenario: str, *, run: int = 0, offline: bool = False,
-         test_sessions: Sequence[int] | None = None, n_class: int = 0, n_instance: int = 80,
-         task_size_iid: int = 1200, shipped: bool = False) -> Lists:
+def make(
+    dataset: str,
+    table: pd.DataFrame,
+    scenario: str,
+    *,
+    run: int = 0,
+    offline: bool = False,
+    test_sessions: Sequence[int] | None = None,
+    n_class: int = 0,
+    n_instance: int = 80,
+    task_size_iid: int = 1200,
+    shipped: bool = False,
+) -> Lists:
     """Lists of one run.
 
     :param table: as :func:`prepare` gives it.
@@ -143,11 +169,17 @@ def make(dataset: str, table: pd.DataFrame, scenario: str, *, run: int = 0, offl
         train, test = balance_clips(train), balance_clips(test)
     for side, rows in (("training", train), ("test", test)):
         if rows.empty:
-            raise BadInput(f"no {side} images: test sessions {sorted(sessions)} of sessions "
-                           f"{sorted(table['session'].unique().tolist())}", where=f"dirmap of {dataset}")
+            raise BadInput(
+                f"no {side} images: test sessions {sorted(sessions)} of sessions "
+                f"{sorted(table['session'].unique().tolist())}",
+                where=f"dirmap of {dataset}",
+            )
     if lost := sorted(set(table["class"]) - set(train["class"]), key=str):
-        raise BadInput(f"class {', '.join(map(str, lost))} has no training images", where=f"dirmap of {dataset}",
-                       fix="leave the class out, or choose other test sessions")
+        raise BadInput(
+            f"class {', '.join(map(str, lost))} has no training images",
+            where=f"dirmap of {dataset}",
+            fix="leave the class out, or choose other test sessions",
+        )
     rng = np.random.RandomState(run)
     if scenario.startswith("class"):
         order = class_order(train, dataset, rng)
@@ -160,8 +192,12 @@ def make(dataset: str, table: pd.DataFrame, scenario: str, *, run: int = 0, offl
     labels = {c: label for label, c in enumerate(classes)}
     tasks = [rows.assign(task=number, label=rows["class"].map(labels)) for number, rows in enumerate(tasks)]
     test = test[test["class"].isin(classes)]
-    return Lists(tasks=tuple(tasks), test=test.assign(label=test["class"].map(labels)), classes=classes,
-                 keeps_rows=scenario == "iid")
+    return Lists(
+        tasks=tuple(tasks),
+        test=test.assign(label=test["class"].map(labels)),
+        classes=classes,
+        keeps_rows=scenario == "iid",
+    )
 
 
 def folder(dataset: str, scenario: str, run: int, offline: bool) -> Path:
@@ -180,12 +216,23 @@ def texts(lists: Lists) -> dict[str, str]:
     everything = pd.concat(lists.tasks)
     if not lists.keeps_rows:
         everything = everything.reset_index(drop=True)
-    out["train_all.txt"] = everything[[c for c in everything if c not in ("task", "label")] + ["task", "label"]].to_csv()
+    out["train_all.txt"] = everything[
+        [c for c in everything if c not in ("task", "label")] + ["task", "label"]
+    ].to_csv()
     return out
 
 
-def write(root: Path, dataset: str, table: pd.DataFrame, scenario: str, *, n_runs: int, offline: bool = False,
-          shipped: bool = False, **options: object) -> list[Path]:
+def write(
+    root: Path,
+    dataset: str,
+    table: pd.DataFrame,
+    scenario: str,
+    *,
+    n_runs: int,
+    offline: bool = False,
+    shipped: bool = False,
+    **options: object,
+) -> list[Path]:
     """Write the lists of ``n_runs`` runs below ``root``; the options are those of :func:`make`.
 
     :return: the folders written.
@@ -211,8 +258,11 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.rpartition(" ")
         if not name or " " in name or not label.isdigit():
-            raise BadInput(f"{line!r} does not read 'path label'", where=f"{path}, line {number}",
-                           fix="paths must not contain spaces")
+            raise BadInput(
+                f"{line!r} does not read 'path label'",
+                where=f"{path}, line {number}",
+                fix="paths must not contain spaces",
+            )
         names.append(name)
         labels.append(int(label))
     return names, np.asarray(labels, dtype=np.int64)

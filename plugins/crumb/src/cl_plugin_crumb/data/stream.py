@@ -13,20 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from attrs import define, field
-from cl_kernel import (
-    ArraySamples,
-    BadInput,
-    Field,
-    MissingAsset,
-    Samples,
-    Site,
-    Stage,
-    Stream,
-    fingerprint,
-    subset,
-)
 from PIL import Image
 
+from cl_kernel import ArraySamples, BadInput, Field, MissingAsset, Samples, Site, Stage, Stream, fingerprint, subset
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb import standin
 from cl_plugin_crumb.data import dirmap, lists
@@ -46,8 +35,11 @@ def read_image(path: Path, size: int) -> np.ndarray:
                 rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(rgb)
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"cannot read the image: {error}", where=str(path),
-                       fix="mend the file, or go on without it: --on-bad-sample skip") from error
+        raise BadInput(
+            f"cannot read the image: {error}",
+            where=str(path),
+            fix="mend the file, or go on without it: --on-bad-sample skip",
+        ) from error
 
 
 @define
@@ -88,12 +80,21 @@ class ImageFiles:
 
 def image_fields(size: int, n_classes: int) -> dict[str, Field]:
     """Fields of labelled square images."""
-    return {"image": Field(shape=(size, size, 3), dtype="uint8", kind="image"),
-            "class": Field(shape=(), dtype="int64", kind="class", n=n_classes)}
+    return {
+        "image": Field(shape=(size, size, 3), dtype="uint8", kind="image"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=n_classes),
+    }
 
 
-def of_lists(name: str, made: lists.Lists, images: Samples, rows_of: Mapping[str, int], class_names: Mapping[object, str],
-             digest: str, info: Mapping[str, object]) -> Stream:
+def of_lists(
+    name: str,
+    made: lists.Lists,
+    images: Samples,
+    rows_of: Mapping[str, int],
+    class_names: Mapping[object, str],
+    digest: str,
+    info: Mapping[str, object],
+) -> Stream:
     """A stream in the order of task lists; test set j holds the classes that task j brings.
 
     :param images: all images with the labels of these lists; ``rows_of``: path -> row of it.
@@ -114,24 +115,46 @@ def of_lists(name: str, made: lists.Lists, images: Samples, rows_of: Mapping[str
                 raise BadInput(f"no test images of class {own}", where=f"data set {name!r}")
             test_sets[stage_name] = members
     names = tuple(str(class_names[c]) for c in made.classes)
-    return Stream(name=name, task="image -> class", stages=stages, test=subset(images, test_rows), test_sets=test_sets,
-                  class_names=names, fingerprint=digest, info=dict(info))
+    return Stream(
+        name=name,
+        task="image -> class",
+        stages=stages,
+        test=subset(images, test_rows),
+        test_sets=test_sets,
+        class_names=names,
+        fingerprint=digest,
+        info=dict(info),
+    )
 
 
 def build_standin(options: choices.Ministream, site: Site) -> Stream:
     """The embedded stream; the class order is that of ``options.order``, or of the run's seed."""
     images = standin.stream(options.data_seed, n_objects=options.n_objects)
     order = site.seed if options.order < 0 else options.order
-    made = lists.make("ministream", images.table, options.scenario, run=order, offline=options.offline,
-                      test_sessions=standin.TEST_SESSIONS, n_class=options.classes_per_task,
-                      n_instance=options.clips_per_task, task_size_iid=options.images_per_task)
+    made = lists.make(
+        "ministream",
+        images.table,
+        options.scenario,
+        run=order,
+        offline=options.offline,
+        test_sessions=standin.TEST_SESSIONS,
+        n_class=options.classes_per_task,
+        n_instance=options.clips_per_task,
+        task_size_iid=options.images_per_task,
+    )
     label_of = {c: label for label, c in enumerate(made.classes)}
     labels = images.table["class"].map(label_of).to_numpy(np.int64)
     samples = ArraySamples(image_fields(standin.SIZE, len(made.classes)), {"image": images.pixels, "class": labels})
     rows_of = {path: row for row, path in enumerate(images.table["im_path"])}
-    return of_lists("ministream", made, samples, rows_of, dict(enumerate(images.names)),
-                    fingerprint(images.pixels, options.scenario, order, options.offline),
-                    {"scenario": options.scenario, "offline": options.offline, "run": order})
+    return of_lists(
+        "ministream",
+        made,
+        samples,
+        rows_of,
+        dict(enumerate(images.names)),
+        fingerprint(images.pixels, options.scenario, order, options.offline),
+        {"scenario": options.scenario, "offline": options.offline, "run": order},
+    )
 
 
 def build_dirmap(dataset: str, options: choices.Dirmap, site: Site) -> Stream:
@@ -142,19 +165,38 @@ def build_dirmap(dataset: str, options: choices.Dirmap, site: Site) -> Stream:
     root, tables = _locate(dataset, options, site)
     table = lists.prepare(dataset, tables)
     order = site.seed if options.order < 0 else options.order
-    made = lists.make(dataset, table, options.scenario, run=order, offline=options.offline,
-                      test_sessions=options.test_sessions or None, n_class=options.classes_per_task,
-                      n_instance=options.clips_per_task, task_size_iid=options.images_per_task)
+    made = lists.make(
+        dataset,
+        table,
+        options.scenario,
+        run=order,
+        offline=options.offline,
+        test_sessions=options.test_sessions or None,
+        n_class=options.classes_per_task,
+        n_instance=options.clips_per_task,
+        task_size_iid=options.images_per_task,
+    )
     everything = pd.concat([*_own_rows(made, options.offline), made.test]).drop_duplicates("im_path")
     paths = everything["im_path"].astype(str).tolist()
     if absent := [path for path in paths if not (root / path).is_file()][:1]:
-        raise MissingAsset(f"an image of the dirmap is missing: {absent[0]}", where=str(root),
-                           fix=f"clk crumb check {dataset} says how many")
-    samples = ImageFiles(root, paths, everything["label"].to_numpy(np.int64), options.size, len(made.classes), site.n_workers)
+        raise MissingAsset(
+            f"an image of the dirmap is missing: {absent[0]}",
+            where=str(root),
+            fix=f"clk crumb check {dataset} says how many",
+        )
+    samples = ImageFiles(
+        root, paths, everything["label"].to_numpy(np.int64), options.size, len(made.classes), site.n_workers
+    )
     names = dict(zip(table["class"], table.get("class_str", table["class"].astype(str)), strict=True))
-    return of_lists(dataset, made, samples, {path: row for row, path in enumerate(paths)}, names,
-                    fingerprint(dataset, options.scenario, order, options.offline, *paths),
-                    {"scenario": options.scenario, "offline": options.offline, "run": order})
+    return of_lists(
+        dataset,
+        made,
+        samples,
+        {path: row for row, path in enumerate(paths)},
+        names,
+        fingerprint(dataset, options.scenario, order, options.offline, *paths),
+        {"scenario": options.scenario, "offline": options.offline, "run": order},
+    )
 
 
 def _locate(dataset: str, options: choices.Dirmap, site: Site) -> tuple[Path, dict[str, pd.DataFrame]]:
@@ -203,7 +245,7 @@ def build_imagenet(options: choices.Dirmap, site: Site) -> Stream:
 
 
 def build_icubworld(options: choices.Dirmap, site: Site) -> Stream:
-    """iCubWorld Transformations."""
+    """ICubWorld Transformations."""
     return build_dirmap("icubworldtransf", options, site)
 
 
@@ -217,21 +259,29 @@ def folder_table(root: Path) -> pd.DataFrame:
 
     :raises MissingAsset: without such folders. :raises BadInput: for a class without images on one side.
     """
-    sides = {"train": 0, "val": 1 if (root / "val").is_dir() else 1}
+    sides = {"train": 0, "val": 1}
     if not (root / "val").is_dir() and (root / "test").is_dir():
         sides = {"train": 0, "test": 1}
     if missing := [side for side in sides if not (root / side).is_dir()]:
-        raise MissingAsset(f"no folder {' or '.join(missing)}", where=str(root),
-                           fix="lay the images out as train/CLASS/*.jpg and val/CLASS/*.jpg")
+        raise MissingAsset(
+            f"no folder {' or '.join(missing)}",
+            where=str(root),
+            fix="lay the images out as train/CLASS/*.jpg and val/CLASS/*.jpg",
+        )
     classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
     rows = []
     for side, session in sides.items():
         for name in classes:
             files = sorted(p for p in (root / side / name).glob("*") if p.suffix in IMAGE_ENDINGS)
             if not files:
-                raise BadInput(f"class {name} has no images in {side}/", where=str(root / side / name),
-                               fix="add images, or leave the class out on both sides")
-            rows += [(name, 0, session, number, path.relative_to(root).as_posix()) for number, path in enumerate(files, 1)]
+                raise BadInput(
+                    f"class {name} has no images in {side}/",
+                    where=str(root / side / name),
+                    fix="add images, or leave the class out on both sides",
+                )
+            rows += [
+                (name, 0, session, number, path.relative_to(root).as_posix()) for number, path in enumerate(files, 1)
+            ]
     if not rows:
         raise BadInput("no classes below train/", where=str(root))
     return pd.DataFrame(rows, columns=["class", "object", "session", "im_num", "im_path"])
@@ -244,17 +294,26 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
         candidates = [r / options.path if options.path else r for r in site.roots]
         root = next((c for c in candidates if (c / "train").is_dir()), None)
         if root is None:
-            raise MissingAsset(f"no folder with train/CLASS/ and val/CLASS/ in it ({options.path or 'no path given'})",
-                               where=", ".join(map(str, site.roots)) or "no data root given",
-                               fix="--dataset crumb:folder:PATH, or --data-root DIR")
+            raise MissingAsset(
+                f"no folder with train/CLASS/ and val/CLASS/ in it ({options.path or 'no path given'})",
+                where=", ".join(map(str, site.roots)) or "no data root given",
+                fix="--dataset crumb:folder:PATH, or --data-root DIR",
+            )
     table = folder_table(root)
     dirmap.check(table, str(root))
     if options.limit:
         keep = table.groupby(["class", "session"]).cumcount() < options.limit
         table = table[keep]
     order = site.seed if options.order < 0 else options.order
-    made = lists.make("folder", table, options.scenario, run=order, test_sessions=(1,), offline=options.offline,
-                      n_class=options.classes_per_task)
+    made = lists.make(
+        "folder",
+        table,
+        options.scenario,
+        run=order,
+        test_sessions=(1,),
+        offline=options.offline,
+        n_class=options.classes_per_task,
+    )
     everything = pd.concat([*_own_rows(made, options.offline), made.test])
     paths, labels = everything["im_path"].tolist(), everything["label"].to_numpy(np.int64)
     files = ImageFiles(root, paths, labels, options.size, len(made.classes), site.n_workers)
@@ -264,11 +323,20 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
         paths = [paths[row] for row in good]
         samples = ArraySamples(files.spec, {"image": images, "class": labels[good]})
         kept = set(paths)
-        made = lists.Lists(tasks=tuple(t[t["im_path"].isin(kept)] for t in made.tasks),
-                           test=made.test[made.test["im_path"].isin(kept)], classes=made.classes)
-    return of_lists(root.name, made, samples, {path: row for row, path in enumerate(paths)},
-                    {c: str(c) for c in made.classes}, fingerprint(options.scenario, order, options.size, *paths),
-                    {"scenario": options.scenario, "offline": options.offline, "run": order})
+        made = lists.Lists(
+            tasks=tuple(t[t["im_path"].isin(kept)] for t in made.tasks),
+            test=made.test[made.test["im_path"].isin(kept)],
+            classes=made.classes,
+        )
+    return of_lists(
+        root.name,
+        made,
+        samples,
+        {path: row for row, path in enumerate(paths)},
+        {c: str(c) for c in made.classes},
+        fingerprint(options.scenario, order, options.size, *paths),
+        {"scenario": options.scenario, "offline": options.offline, "run": order},
+    )
 
 
 def _read_all(files: ImageFiles, site: Site) -> tuple[list[int], np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from attrs import frozen
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 
 CATEGORIES = {
     "households": ("cup", "mug", "spoon", "ball"),
@@ -19,8 +19,12 @@ CATEGORIES = {
     "vehicles": ("car", "truck", "airplane", "helicopter"),
 }
 CLASS_IDS = {name: number for number, name in enumerate((n for names in CATEGORIES.values() for n in names), 1)}
-SESSIONS = {name: number for number, name in enumerate(
-    ("rxplus", "ryplus", "rzplus", "rxminus", "ryminus", "rzminus", "tx", "ty", "tz", "hodgepodge"), 1)}
+SESSIONS = {
+    name: number
+    for number, name in enumerate(
+        ("rxplus", "ryplus", "rzplus", "rxminus", "ryminus", "rzminus", "tx", "ty", "tz", "hodgepodge"), 1
+    )
+}
 
 FRAMES, ALL_SESSIONS, MANY_OBJECTS = 15, 10, 30
 
@@ -56,13 +60,19 @@ def videos(root: Path) -> Iterator[Video]:
                         continue
                     number = place.name.removeprefix(f"{category}_").removesuffix("_pivothead")
                     if session not in SESSIONS or not number.isdigit():
-                        raise BadInput(f"the name {path.name!r} tells no session (one of {', '.join(SESSIONS)}) or its "
-                                       f"folder {place.name!r} no object number", where=str(path))
+                        raise BadInput(
+                            f"the name {path.name!r} tells no session (one of {', '.join(SESSIONS)}) or its "
+                            f"folder {place.name!r} no object number",
+                            where=str(path),
+                        )
                     found = True
                     yield Video(path=path, category=category, object=int(number), session=SESSIONS[session])
     if not found:
-        raise MissingAsset("no Toybox videos", where=str(root),
-                           fix=f"unpack the parts so that {', '.join(CATEGORIES)} lie in this folder")
+        raise MissingAsset(
+            "no Toybox videos",
+            where=str(root),
+            fix=f"unpack the parts so that {', '.join(CATEGORIES)} lie in this folder",
+        )
 
 
 def ffmpeg() -> str:
@@ -87,7 +97,7 @@ def frames_of(video: Video, root: Path) -> list[Path]:
     place = _place(video, root)
     if not (place / f".{video.path.stem}.done").exists():
         return []
-    numbered = sorted(((int(p.stem.rpartition("_")[2]), p) for p in place.glob(f"{video.path.stem}_*.png")))
+    numbered = sorted((int(p.stem.rpartition("_")[2]), p) for p in place.glob(f"{video.path.stem}_*.png"))
     return [path for _, path in numbered]
 
 
@@ -107,20 +117,39 @@ def extract_one(video: Video, root: Path, *, fps: float | None = 1.0, size: int 
     place = _place(video, root)
     place.mkdir(parents=True, exist_ok=True)
     rate = f"fps={fps:g}," if fps else ""
-    command = [ffmpeg(), "-nostdin", "-loglevel", "error", "-y", "-i", str(video.path),
-               "-vf", f"{rate}scale={size}:{size}", str(place / f"{video.path.stem}_%d.png")]
+    command = [
+        ffmpeg(),
+        "-nostdin",
+        "-loglevel",
+        "error",
+        "-y",
+        "-i",
+        str(video.path),
+        "-vf",
+        f"{rate}scale={size}:{size}",
+        str(place / f"{video.path.stem}_%d.png"),
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     n = len(list(place.glob(f"{video.path.stem}_*.png")))
     if ran.returncode or not n:
         words = ran.stderr.strip().splitlines() or ["no frame came out"]
-        raise BadInput(f"ffmpeg cannot read the video: {words[-1]}", where=str(video.path),
-                       fix="fetch the file again, or go on without it: --on-bad-sample skip")
+        raise BadInput(
+            f"ffmpeg cannot read the video: {words[-1]}",
+            where=str(video.path),
+            fix="fetch the file again, or go on without it: --on-bad-sample skip",
+        )
     (place / f".{video.path.stem}.done").touch()
     return n
 
 
-def extract(root: Path, *, fps: float | None = 1.0, n_workers: int = 0, on_bad: Callable[[str, Exception], None],
-            on_step: Callable[[int, int], None] | None = None) -> pd.DataFrame:
+def extract(
+    root: Path,
+    *,
+    fps: float | None = 1.0,
+    n_workers: int = 0,
+    on_bad: Callable[[str, Exception], None],
+    on_step: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
     """Extract all clips, several at once, and index the frames. Stopped half way, it goes on where it stopped.
 
     :param on_bad: called with a clip that cannot be read; may raise.

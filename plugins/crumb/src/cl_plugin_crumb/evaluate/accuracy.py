@@ -30,8 +30,9 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5))
     return [100.0 * float(found.mean()) for found in hits(scores, labels, ks)]
 
 
-def by_task(scores: np.ndarray, labels: np.ndarray, seen: Sequence[Iterable[int]],
-            ks: Sequence[int] = (1, 5)) -> dict[str, list[float | None]]:
+def by_task(
+    scores: np.ndarray, labels: np.ndarray, seen: Sequence[Iterable[int]], ks: Sequence[int] = (1, 5)
+) -> dict[str, list[float | None]]:
     """The three accuracies of spec 7 from one pass over the test images.
 
     :param seen: classes that each task brought so far.

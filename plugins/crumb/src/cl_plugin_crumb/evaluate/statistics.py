@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from scipy import stats
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 SIGNIFICANT = 0.05 / 6
 """Level of the shape-bias tests, corrected for six of them."""
@@ -50,8 +50,11 @@ class ShapeBias:
 
 def _paired(a: Runs, b: Runs) -> None:
     if len(a) != len(b) or any(len(x) != len(y) for x, y in zip(a, b, strict=True)):
-        raise BadInput(f"batches do not pair: {[len(x) for x in a]} against {[len(y) for y in b]}",
-                       where="batch accuracies", fix="score both arms on the same runs with the same batches")
+        raise BadInput(
+            f"batches do not pair: {[len(x) for x in a]} against {[len(y) for y in b]}",
+            where="batch accuracies",
+            fix="score both arms on the same runs with the same batches",
+        )
 
 
 def paired_t_test(ours: Runs, arm: Runs) -> TTest:
@@ -65,7 +68,9 @@ def paired_t_test(ours: Runs, arm: Runs) -> TTest:
     if np.array_equal(a, b):
         return TTest(statistic=0.0, p=1.0, n=len(a), mean_difference=0.0)
     found = stats.ttest_rel(a, b)
-    return TTest(statistic=float(found.statistic), p=float(found.pvalue), n=len(a), mean_difference=float((a - b).mean()))
+    return TTest(
+        statistic=float(found.statistic), p=float(found.pvalue), n=len(a), mean_difference=float((a - b).mean())
+    )
 
 
 def relative_drop(plain: np.ndarray, disturbed: np.ndarray) -> np.ndarray:
@@ -73,8 +78,9 @@ def relative_drop(plain: np.ndarray, disturbed: np.ndarray) -> np.ndarray:
     return (plain - disturbed) / plain
 
 
-def shape_bias(ours: Sequence[tuple[np.ndarray, np.ndarray]],
-               control: Sequence[tuple[np.ndarray, np.ndarray]]) -> ShapeBias:
+def shape_bias(
+    ours: Sequence[tuple[np.ndarray, np.ndarray]], control: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> ShapeBias:
     """Compare what a disturbance costs.
 
     :param ours: per run, batch accuracies without and with the disturbance; ``control`` the same.
@@ -86,8 +92,11 @@ def shape_bias(ours: Sequence[tuple[np.ndarray, np.ndarray]],
     per_run = [float(b.mean() - a.mean()) for a, b in zip(mine, theirs, strict=True)]
     a, b = np.concatenate(mine), np.concatenate(theirs)
     return ShapeBias(
-        advantage=float(b.mean() - a.mean()), p=float(stats.wilcoxon(a, b).pvalue) if (a != b).any() else 1.0,
-        spread=float(np.std(per_run, ddof=1)) if len(per_run) > 1 else 0.0, drops=(float(a.mean()), float(b.mean())))
+        advantage=float(b.mean() - a.mean()),
+        p=float(stats.wilcoxon(a, b).pvalue) if (a != b).any() else 1.0,
+        spread=float(np.std(per_run, ddof=1)) if len(per_run) > 1 else 0.0,
+        drops=(float(a.mean()), float(b.mean())),
+    )
 
 
 def t_tests(arms: Mapping[str, Runs], ours: str = "unablated") -> dict[str, TTest]:

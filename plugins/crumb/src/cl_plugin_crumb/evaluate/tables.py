@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 Accuracies = Mapping[str, Any]
 """run -> source (``direct``, ``mem``) -> set -> ``{"all_epochs": task x epoch x k, "best_epochs": task x k}``."""
@@ -116,7 +116,9 @@ def merge_runs(folders: Sequence[Path], target: Path) -> list[Path]:
             (target / "all_epochs" / path.name).write_text(path.read_text())
             written.append(target / "all_epochs" / path.name)
     if stats := [place / "mem_stats.csv" for place in folders if (place / "mem_stats.csv").exists()]:
-        pd.concat([pd.read_csv(path, index_col=0) for path in stats], ignore_index=True).to_csv(target / "mem_stats.csv")
+        pd.concat([pd.read_csv(path, index_col=0) for path in stats], ignore_index=True).to_csv(
+            target / "mem_stats.csv"
+        )
         written.append(target / "mem_stats.csv")
     return written
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting
 
 SCORES_AT_ONCE = 1 << 20
 """Scores held at a time while assigning: 4 MB in float32, so that a chunk stays in the processor's cache."""
@@ -57,12 +57,22 @@ def _need_rows(strategy: str, n_blocks: int, needed: int, length: int) -> None:
     if n_blocks != needed:
         raise BadSetting(
             f"{strategy} with blocks of length {length} has exactly {needed} rows, not {n_blocks}",
-            where="codec.n_blocks", fix=f"--set codec.n_blocks={needed}")
+            where="codec.n_blocks",
+            fix=f"--set codec.n_blocks={needed}",
+        )
 
 
-def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | None = None,
-                 sparsity: float | None = None, jitter: float = 0.0, generator: torch.Generator | None = None,
-                 rng: np.random.RandomState | None = None) -> Tensor:
+def start_values(
+    strategy: str,
+    n_blocks: int,
+    length: int,
+    *,
+    sigma: float | None = None,
+    sparsity: float | None = None,
+    jitter: float = 0.0,
+    generator: torch.Generator | None = None,
+    rng: np.random.RandomState | None = None,
+) -> Tensor:
     """Start values of a codebook (spec 2.3); the draws come in the order that the reference makes them.
 
     :param sigma: standard deviation the matched strategies copy; ``sparsity``: their share of zeros.
@@ -76,8 +86,11 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
     if strategy == "random_distmatch_sparse_scratch_pretrain":
         strategy, (sigma, sparsity) = "random_distmatch_sparse", SCRATCH
     if strategy.startswith(("random_distmatch", "random_everyperm", "distmatch_", "rigid_")) and sigma is None:
-        raise BadSetting(f"{strategy} needs the spread of the maps it copies", where="codec.sigma",
-                         fix=f"known for the SqueezeNet cuts {sorted(MATCHED)}; give codec.sigma and codec.sparsity")
+        raise BadSetting(
+            f"{strategy} needs the spread of the maps it copies",
+            where="codec.sigma",
+            fix=f"known for the SqueezeNet cuts {sorted(MATCHED)}; give codec.sigma and codec.sparsity",
+        )
     match strategy:
         case "random_standard_normal":
             return torch.randn(n_blocks, length, generator=generator)
@@ -107,8 +120,11 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
         case "random_everyperm_remove_half_rows":
             _need_rows(strategy, n_blocks, 2**length // 2, length)
             if length > 8:
-                raise BadSetting(f"{strategy} numbers its rows in 8 bits: blocks of length {length} do not fit",
-                                 where="codec.length", fix="use a length of at most 8")
+                raise BadSetting(
+                    f"{strategy} numbers its rows in 8 bits: blocks of length {length} do not fit",
+                    where="codec.length",
+                    fix="use a length of at most 8",
+                )
             values = _every_pattern(2**length, length, sigma, generator)
             rows = np.arange(2**length, dtype=np.uint8)
             (rng or np.random.RandomState()).shuffle(rows)
@@ -122,10 +138,19 @@ def start_values(strategy: str, n_blocks: int, length: int, *, sigma: float | No
 
 
 STRATEGIES = (
-    "random_standard_normal", "normal_MobileNet", "random_uniform", "random_distmatch_dense",
-    "random_distmatch_sparse", "random_distmatch_sparse_scratch_pretrain", "random_everyperm",
-    "random_everyperm_shuffled", "random_everyperm_remove_half_rows", "sample_first_batch", "zeros",
-    "distmatch_augmented_sparse", "rigid_everyperm",
+    "random_standard_normal",
+    "normal_MobileNet",
+    "random_uniform",
+    "random_distmatch_dense",
+    "random_distmatch_sparse",
+    "random_distmatch_sparse_scratch_pretrain",
+    "random_everyperm",
+    "random_everyperm_shuffled",
+    "random_everyperm_remove_half_rows",
+    "sample_first_batch",
+    "zeros",
+    "distmatch_augmented_sparse",
+    "rigid_everyperm",
 )
 
 
@@ -145,8 +170,11 @@ def check_length(channels: int, length: int) -> None:
     """
     if length < 1 or channels % length:
         fits = [n for n in range(1, channels + 1) if channels % n == 0]
-        raise BadSetting(f"blocks of length {length} do not divide the {channels} channels of the map",
-                         where="codec.length", fix=f"one of {', '.join(map(str, fits))}")
+        raise BadSetting(
+            f"blocks of length {length} do not divide the {channels} channels of the map",
+            where="codec.length",
+            fix=f"one of {', '.join(map(str, fits))}",
+        )
 
 
 def slices(features: Tensor, length: int) -> Tensor:
@@ -184,9 +212,9 @@ def assign(features: Tensor, codebook: Tensor) -> Tensor:
     out = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     scores = torch.empty(min(chunk, len(rows)), n_blocks, dtype=directions.dtype, device=rows.device)
     for start in range(0, len(rows), chunk):
-        part = rows[start:start + chunk]
-        torch.mm(part, directions, out=scores[:len(part)])
-        torch.argmax(scores[:len(part)], dim=1, out=out[start:start + len(part)])
+        part = rows[start : start + chunk]
+        torch.mm(part, directions, out=scores[: len(part)])
+        torch.argmax(scores[: len(part)], dim=1, out=out[start : start + len(part)])
     return out.view(batch, height, width, channels // length)
 
 
@@ -216,8 +244,9 @@ def pack(indices: Tensor, n_blocks: int) -> np.ndarray:
     return indices.flatten(1).cpu().numpy().astype(code_dtype(n_blocks))
 
 
-def unpack(codes: np.ndarray | Tensor, shape: tuple[int, int, int], length: int,
-           device: torch.device | str | None = None) -> Tensor:
+def unpack(
+    codes: np.ndarray | Tensor, shape: tuple[int, int, int], length: int, device: torch.device | str | None = None
+) -> Tensor:
     """Stored rows to block numbers: [B, h w S] -> int64 [B, h, w, S].
 
     :param shape: C, h, w of the map.

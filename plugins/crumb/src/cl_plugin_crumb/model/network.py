@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting
 from cl_kernel.torch.models import Normalise, Split
 
 
@@ -34,8 +34,9 @@ class Resize(nn.Module):
         return F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
 
 
-def split(before: Sequence[nn.Module], layers: Sequence[nn.Module], cut: int, *, frozen: bool,
-          live_batchnorm: bool = False) -> Split:
+def split(
+    before: Sequence[nn.Module], layers: Sequence[nn.Module], cut: int, *, frozen: bool, live_batchnorm: bool = False
+) -> Split:
     """``layers`` cut before number ``cut``: frozen below, plastic above; or all of it plastic.
 
     :param before: what is done to images first.
@@ -93,8 +94,9 @@ def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int 
     return network.to(memory_format=torch.channels_last)
 
 
-def mobilenet(n_outputs: int, *, cut: int = 8, frozen: bool = True, size: int = 224,
-              live_batchnorm: bool = False) -> Split:
+def mobilenet(
+    n_outputs: int, *, cut: int = 8, frozen: bool = True, size: int = 224, live_batchnorm: bool = False
+) -> Split:
     """MobileNetV2 cut before ``features[cut]`` (spec 3). Random weights.
 
     :raises BadSetting: for a cut outside the 19 feature layers.
@@ -112,8 +114,12 @@ class Residual(nn.Module):
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
-            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out))
+            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
         self.shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,9 +129,18 @@ class Residual(nn.Module):
 
 def tiny(n_outputs: int, *, frozen: bool = True) -> Split:
     """The stand-in's network: a residual extractor 3x32x32 -> 64x8x8 and a three-layer head (spec 4.4)."""
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), Residual(16, 32, 2),
-              Residual(32, 64, 2), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 96, 3, 2, 1), nn.ReLU(),
-              class_layer(96, n_outputs)]
+    layers = [
+        nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Residual(16, 32, 2),
+        Residual(32, 64, 2),
+        nn.Conv2d(64, 64, 3, 1, 1),
+        nn.ReLU(),
+        nn.Conv2d(64, 96, 3, 2, 1),
+        nn.ReLU(),
+        class_layer(96, n_outputs),
+    ]
     return split([Resize(32), Normalise((0.45,) * 3, (0.25,) * 3)], layers, TINY_CUT, frozen=frozen)
 
 
@@ -146,8 +161,9 @@ def perturb(features: Tensor, kind: str, generator: torch.Generator | None = Non
     :raises BadSetting: for an unknown kind.
     """
     if kind not in PERTURBATIONS:
-        raise BadSetting(f"unknown perturbation {kind!r}", where="perturbation",
-                         fix=f"one of {', '.join(PERTURBATIONS)}")
+        raise BadSetting(
+            f"unknown perturbation {kind!r}", where="perturbation", fix=f"one of {', '.join(PERTURBATIONS)}"
+        )
     _, channels, height, width = features.shape
     half = round(0.5 * channels)
 
@@ -171,8 +187,9 @@ def perturb(features: Tensor, kind: str, generator: torch.Generator | None = Non
     return out
 
 
-def crop_box(height: int, width: int, scale: tuple[float, float], rng: random.Random,
-             ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> tuple[int, int, int, int]:
+def crop_box(
+    height: int, width: int, scale: tuple[float, float], rng: random.Random, ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> tuple[int, int, int, int]:
     """A random part of a map: top, left, height, width; ten tries, then the whole map (spec 6)."""
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for _ in range(10):
@@ -196,7 +213,7 @@ def resized_crops(features: Tensor, rng: random.Random, scale: tuple[float, floa
     out = []
     for one in features:
         top, left, h, w = crop_box(height, width, scale, rng)
-        part = one[None, :, top:top + h, left:left + w]
+        part = one[None, :, top : top + h, left : left + w]
         out.append(F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False))
     return torch.cat(out)
 
