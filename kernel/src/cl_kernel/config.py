@@ -23,8 +23,12 @@ _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*)?\.?\d*([eE][-+]?\d+)?\Z")
 class RunOptions:
     """Settings of the run itself, section ``run``."""
 
-    seed: int = field(default=0, metadata=doc("seed of everything random"))
-    device: str = field(default="auto", metadata=doc("auto, cpu, cuda or cuda:N"))
+    seed: int = field(default=0, validator=attrs.validators.ge(0), metadata=doc("seed of everything random"))
+    device: str = field(
+        default="auto",
+        validator=attrs.validators.matches_re(r"auto|cpu|mps|cuda(:\d+)?"),
+        metadata=doc("auto, cpu, cuda or cuda:N"),
+    )
     memory: str = field(default="", metadata=doc("replay capacity in examples (500) or bytes (1.5MB)"))
     evaluate: Literal["all", "seen"] = field(default="all", metadata=doc("which test sets are scored after a stage"))
     initial_scores: bool = field(default=False, metadata=doc("score before the first stage, for forward transfer"))
@@ -239,13 +243,26 @@ def parse_assignments(texts: Sequence[str]) -> Layer:
     return Layer("--set", values)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that appears twice is an error, not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base, after looking at the keys."""
+        keys = [key.value for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if key.value in keys[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        return content
+
+
 def read_yaml(path: Path) -> Layer:
     """A settings file: nested sections or dotted keys.
 
     :raises BadSetting: when it cannot be read, naming file and line.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _UniqueKeys)
     except FileNotFoundError as error:
         raise BadSetting(f"settings file {path} does not exist", where="--config-file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -274,10 +291,11 @@ def flatten(
     """Nested sections as dotted keys; only the known sections nest, so mappings as values stay whole."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        if key in sections and isinstance(value, Mapping):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
-            flat[str(key)] = value
+        nested = key in sections and isinstance(value, Mapping)
+        for name, inner in {f"{key}.{name}": v for name, v in value.items()}.items() if nested else [(str(key), value)]:
+            if name in flat:
+                raise BadSetting(f"{name} is set twice, to {flat[name]!r} and to {inner!r}", where="settings")
+            flat[name] = inner
     return flat
 
 

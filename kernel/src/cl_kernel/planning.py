@@ -137,6 +137,7 @@ def plan(registry: Registry, request: Request) -> Plan:
             settings_layers.append(Layer(f"{section} {argument}", {f"{section}.{offer.record.argument}": argument}))
     if record is not None and record.run:
         classes["experiment"] = record.options
+    _nothing_ignored(request, record, profile, pieces)
     resolved = config.resolve_settings(classes, [*piece_layers, *settings_layers])
     name = record.name if record else chosen.get("learner", "run")
     requires = [(offer.name, offer.record.requires) for offer, _ in pieces.values()]
@@ -201,6 +202,22 @@ def _profile(record: Experiment | None, request: Request) -> str:
         return request.profile
     with_data = [name for name in ("small", "paper") if name in known]
     return with_data[0] if request.data_roots and with_data else "tiny"
+
+
+def _nothing_ignored(
+    request: Request, record: Experiment | None, profile: str, pieces: Mapping[str, tuple[Offer, str]]
+) -> None:
+    """Refuse what was asked for and would have no effect: a profile nobody has, a capacity without a memory."""
+    known = {"tiny", "paper", *(name for offer, _ in pieces.values() for name in offer.record.profiles)}
+    if record is None and profile not in known:
+        raise UnknownName.of("profile", profile, known - {"*"}, where="--profile")
+    asked = any(values.get("run.memory") for origin, values in request.overrides if origin in ("--memory", "--set"))
+    if asked and not request.beside and pieces and "codec" not in pieces:
+        raise Mismatch(
+            f"a memory size was given, but learner {pieces['learner'][0].name} runs without a memory",
+            where="--memory",
+            fix="give --replay POLICY+CODEC (clk list replays), or leave --memory out",
+        )
 
 
 def _layers(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
