@@ -159,7 +159,7 @@ class Pipeline:
     pool: int = field(default=80, validator=_at_least(2), metadata=doc("pictures looked at a prompt (K)"))
     negative_ratio: float = field(default=0.2, metadata=doc("background pictures a label, as a part of M"))
     test_ratio: float = field(default=0.3, metadata=doc("part of a bucket that is tested on"))
-    epochs: int = field(default=60, validator=_at_least(1), metadata=doc("epochs of the classifiers"))
+    epochs: int = field(default=30, validator=_at_least(1), metadata=doc("epochs of the classifiers"))
     moco_epochs: int = field(
         default=1, validator=_at_least(0), metadata=doc("epochs of MoCo on bucket 0; 0 leaves it out")
     )

@@ -75,7 +75,7 @@ class Options:
     :param distributor: img2dataset's ``multiprocessing``, ``ray`` or ``pyspark``.
     """
 
-    limits: Limits = Limits()
+    limits: Limits = field(factory=Limits)
     template: str = "{download_url}"
     folder: str = ""
     engine: str = "auto"

@@ -86,7 +86,9 @@ def decode(
                     out, target
                 )
                 data = out.getvalue()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except UnidentifiedImageError:
+        return Picture(status="decode", error="no picture format")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         return Picture(status="decode", error=f"{type(error).__name__}: {str(error)[:120]}")
     if len(data) < limits.min_size:
         return Picture(status="bytes", width=width, height=height, error=f"{len(data)} bytes")

@@ -7,6 +7,7 @@ row costs one row. Nothing here holds more than a few blocks.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import sqlite3
 import threading
@@ -222,6 +223,12 @@ class _Joined:
                 return b"\n"
 
 
+def _close(files: _Joined) -> None:
+    if files._stream is not None:
+        files._stream.close()
+        files._stream = None
+
+
 def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
     """Columns of the first 100 rows, and the bytes read to find out. Older Webscope releases have 24.
 
@@ -240,6 +247,12 @@ def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
             fix="is this yfcc100m_dataset, tab separated and without header?",
         )
     return most, head
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 class _WithHead:
@@ -330,26 +343,27 @@ def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator
 
     :param wanted: ``(chunk) -> bool``; unwanted chunks are read over, not parsed.
     """
-    streams: dict[str, Iterator[bytes]] = {}
-    if source.sqlite:
-        n_columns, dataset = len(COLUMNS), _sqlite_blocks(source.sqlite, chunk_size)
-    else:
-        joined = _Joined(source.dataset)
-        n_columns, head = count_columns(joined)
-        dataset = line_blocks(_WithHead(head, joined), chunk_size)  # type: ignore[arg-type]
-    for name in ("autotags", "lines", "hashes", "exif"):
-        if path := getattr(source, name):
-            streams[name] = line_blocks(_Joined([path]), chunk_size)  # type: ignore[arg-type]
-    for chunk, data in enumerate(dataset):
-        others = {name: next(stream, b"") for name, stream in streams.items()}
-        block = None
-        if wanted is None or wanted(chunk):
-            block = Block(
-                first=chunk * chunk_size,
-                dataset=data,
-                **{name: others.get(name) for name in ("autotags", "lines", "hashes", "exif")},
-            )
-        yield chunk, block, n_columns
+    with contextlib.ExitStack() as stack:
+
+        def joined(paths: Sequence[str]) -> Any:
+            files = _Joined(paths)
+            stack.callback(_close, files)
+            return files
+
+        if source.sqlite:
+            n_columns, dataset = len(COLUMNS), _sqlite_blocks(source.sqlite, chunk_size)
+        else:
+            files = joined(source.dataset)
+            n_columns, head = count_columns(files)
+            dataset = line_blocks(_WithHead(head, files), chunk_size)  # type: ignore[arg-type]
+        sides = ("autotags", "lines", "hashes", "exif")
+        streams = {name: line_blocks(joined([path]), chunk_size) for name in sides if (path := getattr(source, name))}
+        for chunk, data in enumerate(dataset):
+            others = {name: next(stream, b"") for name, stream in streams.items()}
+            block = None
+            if wanted is None or wanted(chunk):
+                block = Block(first=chunk * chunk_size, dataset=data, **{name: others.get(name) for name in sides})
+            yield chunk, block, n_columns
 
 
 def _sqlite_blocks(path: str, n: int) -> Iterator[bytes]:
@@ -733,8 +747,9 @@ class HashIndex:
         raw_ids, raw_values = self._folder / "hash.ids", self._folder / "hash.values"
         n = 0
         with raw_ids.open("wb") as id_file, raw_values.open("wb") as value_file:
-            for block in line_blocks(_Joined([self._path]), 1 << 18):  # type: ignore[arg-type]
-                clean, _, n_lines = regular(block, 2, short=True)
+            files = _Joined([self._path])
+            for block in line_blocks(files, 1 << 18):  # type: ignore[arg-type]
+                clean, _, _ = regular(block, 2, short=True)
                 table = read_csv(clean, {"first": pa.string(), "rest": pa.string()})
                 ids = numbers(table["first"], pa.int64())
                 keep = ~_nulls(ids)

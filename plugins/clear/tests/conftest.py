@@ -1,0 +1,77 @@
+"""Small stores and labelled folders shared by the tests; torch on one thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from cl_plugin_clear import standin
+from cl_plugin_clear.data import buckets, concepts, dataset, download, features, ingest
+from cl_plugin_clear.data.images import Limits
+from cl_plugin_clear.data.metadata import Filter, Source
+
+LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
+FAST = download.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
+
+
+def build_store(folder: Path, n: int = 700, *, chunk_size: int = 200, n_buckets: int = 3) -> Path:
+    """A store of the stand-in, up to features."""
+    standin.write_metadata(folder / "raw", n)
+    root = folder / "store"
+    ingest.ingest(root, Source.of_folder(folder / "raw"), chunk_size=chunk_size, rule=Filter(), n_threads=2)
+    download.download(root, FAST)
+    buckets.make_split(root, "equal", buckets.Rule(n=n_buckets))
+    features.embed(root, "equal", standin.toy_clip(), shard_rows=90, n_threads=1)
+    return root
+
+
+GROUP = concepts.Concepts(name="T", group=("a disc", "a ring", "some stripes"), split="equal", model="toy", class_size=10, pool=40,
+                          background=True, negative_ratio=0.2)  # fmt: skip
+LABELS = {"a disc": "disc", "a ring": "ring", "some stripes": "stripes"}
+
+
+@pytest.fixture(scope="session")
+def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Never changed by a test."""
+    return build_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def store(finished_store: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change; that it works is itself the proof that stores can be moved."""
+    return Path(shutil.copytree(finished_store, tmp_path / "moved" / "store"))
+
+
+@pytest.fixture(scope="session")
+def finished_folder(finished_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled folder with features and training folder; never changed by a test."""
+    out = tmp_path_factory.mktemp("labelled") / "T"
+    dataset.retrieve_group(finished_store, out, GROUP, standin.toy_clip(), label_map=LABELS)
+    dataset.build_folder(finished_store, out, save_all_metadata=True)
+    dataset.write_features(out, "clip", extractor())
+    dataset.write_training_folder(out, ratio=0.3, feature_sets=["clip"])
+    return out
+
+
+@pytest.fixture
+def folder(finished_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished_folder, tmp_path / "elsewhere" / "T"))
+
+
+def extractor() -> Callable[[list[Path]], object]:
+    from PIL import Image
+
+    def extract(paths: list[Path]) -> object:
+        pictures = []
+        for path in paths:
+            with Image.open(path) as image:
+                pictures.append(image.convert("RGB"))
+        return standin.toy_clip().images(pictures)
+
+    return extract

@@ -1,0 +1,337 @@
+"""Downloads: a lying local server, the toy host, a local folder; killed, moved, repeated."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from cl_kernel.errors import BadSetting, Mismatch
+from cl_kernel.files import DiskFull
+from cl_plugin_clear import standin
+from cl_plugin_clear.data import download as d
+from cl_plugin_clear.data import images, ingest
+from cl_plugin_clear.data.metadata import Filter, Source
+from cl_plugin_clear.data.store import Store
+from PIL import Image
+
+from .conftest import FAST, LIMITS
+
+BEHAVIOURS = ("fine", "missing", "gone", "html", "wrong_type", "cut", "slow", "endless", "huge", "redirect", "unavailable",
+              "error_then_fine", "error", "small", "elongated", "closed", "missing_with_picture")  # fmt: skip
+EXPECTED = {"fine": "ok", "missing": "http", "gone": "http", "html": "decode", "wrong_type": "ok", "cut": "http", "slow": "http",
+            "endless": "http", "huge": "too_large", "redirect": "ok", "unavailable": "unavailable", "error_then_fine": "ok",
+            "error": "decode", "small": "too_small_edge", "elongated": "aspect", "closed": "http", "missing_with_picture": "ok"}  # fmt: skip
+
+
+def jpeg(width: int = 80, height: int = 70) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 20, 200)).save(out, "JPEG")
+    return out.getvalue()
+
+
+class Liar(http.server.BaseHTTPRequestHandler):
+    """Behaves as the first part of the path says."""
+
+    calls: Counter[str] = Counter()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def answer(self, body: bytes, code: int = 200, kind: str = "image/jpeg", length: int | None = None) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        what = self.path.split("/")[1]
+        Liar.calls[self.path] += 1
+        try:
+            match what:
+                case "fine" | "photo_unavailable.jpg":
+                    self.answer(jpeg())
+                case "missing":
+                    self.answer(b"no such photo", 404, "text/plain")
+                case "missing_with_picture":
+                    self.answer(jpeg(), 404)
+                case "gone":
+                    self.answer(b"", 410)
+                case "html":
+                    self.answer(b"<html>log in first</html>", 200, "text/html")
+                case "wrong_type":
+                    self.answer(jpeg(), 200, "text/html")
+                case "cut":
+                    self.answer(jpeg()[:200], length=5000)
+                case "slow":
+                    time.sleep(1.0)
+                    self.answer(jpeg())
+                case "endless":
+                    self.send_response(200)
+                    self.end_headers()
+                    for _ in range(40):
+                        self.wfile.write(b"x" * 100)
+                        time.sleep(0.05)
+                case "huge":
+                    self.answer(b"", length=10**9)
+                case "redirect":
+                    self.send_response(302)
+                    self.send_header("Location", "/fine/elsewhere")
+                    self.end_headers()
+                case "unavailable":
+                    self.send_response(302)
+                    self.send_header("Location", "/photo_unavailable.jpg")
+                    self.end_headers()
+                case "error_then_fine" if Liar.calls[self.path] > 2:
+                    self.answer(jpeg())
+                case "error" | "error_then_fine":
+                    self.answer(b"sorry", 503)
+                case "small":
+                    self.answer(jpeg(40, 30))
+                case "elongated":
+                    self.answer(jpeg(200, 60))
+                case "closed":
+                    self.connection.close()
+        except OSError:
+            pass  # the client had enough
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Quiet(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *args: object) -> None:
+            pass
+
+    Liar.calls.clear()
+    with Quiet(("127.0.0.1", 0), Liar) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+def web_store(folder: Path, base: str, behaviours: list[str], chunk_size: int = 8) -> Path:
+    """A store whose records ask the server for these behaviours, all dates good."""
+    rows = []
+    for i, what in enumerate(behaviours):
+        fields = [""] * 23
+        fields[0], fields[3], fields[4], fields[14] = (
+            str(100 + i),
+            "2010-01-01 00:00:00.0",
+            "1300000000",
+            f"{base}/{what}/{i}",
+        )
+        fields[21], fields[22] = "jpg", "0"
+        rows.append("\t".join(fields))
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "yfcc100m_dataset").write_text("\n".join(rows) + "\n")
+    ingest.ingest(folder / "store", Source.of_folder(folder / "raw"), chunk_size=chunk_size, rule=Filter())
+    return folder / "store"
+
+
+def statuses(root: Path) -> dict[int, str]:
+    store = Store.open(root)
+    return {
+        row["id"]: row["status"]
+        for chunk in store.chunks()
+        for row in store.read_chunk(chunk, ["id", "status"]).to_pylist()
+    }
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*"))
+            if p.is_file() and p.name != ".lock" and ".scratch" not in p.parts}  # fmt: skip
+
+
+def test_every_lie_ends_in_the_right_status(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, list(BEHAVIOURS))
+    options = evolve(FAST, n_threads=8, timeout_s=0.4, deadline_s=0.8)
+    state = d.download(root, options)
+    found = statuses(root)
+    assert {what: found[100 + i] for i, what in enumerate(BEHAVIOURS)} == EXPECTED
+    assert sum(state.counts.values()) == len(BEHAVIOURS)
+    assert Liar.calls["/html/3"] == images.ATTEMPTS
+    assert Liar.calls["/missing/1"] == 1
+    rows = {row["id"]: row for c in Store.open(root).chunks() for row in Store.open(root).read_chunk(c).to_pylist()}
+    for i, what in enumerate(BEHAVIOURS):
+        row = rows[100 + i]
+        assert (
+            (root / row["rel_path"]).stat().st_size == row["bytes"]
+            if EXPECTED[what] == "ok"
+            else row["rel_path"] is None
+        )
+        assert EXPECTED[what] == "ok" or row["error"] or row["width"]
+    on_disk = {p.name for p in (root / "images").rglob("*") if p.is_file()}
+    assert on_disk == {f"{100 + i}.jpg" for i, what in enumerate(BEHAVIOURS) if EXPECTED[what] == "ok"}
+
+
+def test_failed_records_can_be_tried_once_more(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine", "error_then_fine", "fine"])
+    Liar.calls["/error_then_fine/1"] = -4
+    d.download(root, FAST)
+    assert statuses(root)[101] == "decode"
+    done = d.download(root, FAST, retry=["decode"])
+    assert statuses(root)[101] == "ok"
+    assert done.n_chunks == 1
+    assert Liar.calls["/fine/0"] == 1
+
+
+def test_an_unreachable_host_is_a_status_not_an_end(tmp_path: Path) -> None:
+    root = web_store(tmp_path, "http://127.0.0.1:1", ["fine"] * 3)
+    d.download(root, FAST)
+    assert set(statuses(root).values()) == {"http"}
+
+
+def test_addresses_of_no_known_kind_are_a_status(tmp_path: Path) -> None:
+    root = web_store(tmp_path, "nowhere", ["fine"])
+    d.download(root, FAST)
+    assert statuses(root) == {100: "http"}
+
+
+def test_known_unavailable_pictures_are_recognised(server: str, tmp_path: Path) -> None:
+    import hashlib
+
+    root = web_store(tmp_path, server, ["fine"])
+    d.download(root, evolve(FAST, unavailable=frozenset([hashlib.sha256(jpeg()).hexdigest()])))
+    assert statuses(root) == {100: "unavailable"}
+
+
+def test_templates_slice_fields_and_name_unknown_ones() -> None:
+    values = {"hash": "0123456789", "id": 7}
+    assert d.fill("{hash[0:3]}/{hash[3:6]}/{hash}.jpg", values) == "012/345/0123456789.jpg"
+    assert d.fill("{id}{hash[-2:]}", values) == "789"
+    with pytest.raises(BadSetting, match="'hsah'"):
+        d.fill("{hsah}", values)
+
+
+def test_pictures_come_from_a_local_folder(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine"] * 3)
+    (tmp_path / "mine").mkdir()
+    for i in (0, 2):
+        (tmp_path / "mine" / f"{100 + i}.jpg").write_bytes(jpeg())
+    d.download(root, evolve(FAST, folder=str(tmp_path / "mine"), template="{id}.{ext}"))
+    assert statuses(root) == {100: "ok", 101: "http", 102: "ok"}
+    assert not Liar.calls
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
+    standin.write_metadata(tmp_path / "raw", 200)
+    for name, n in (("one", 1), ("many", 16)):
+        ingest.ingest(tmp_path / name, Source.of_folder(tmp_path / "raw"), chunk_size=70, rule=Filter(), n_threads=n)
+        d.download(tmp_path / name, evolve(FAST, n_threads=n))
+    assert everything(tmp_path / "one") == everything(tmp_path / "many")
+
+
+def test_pictures_on_disk_are_believed_only_if_they_pass(finished_store: Path, tmp_path: Path) -> None:
+    whole = everything(finished_store)
+    root = tmp_path / "half"
+    standin.write_metadata(tmp_path / "raw", 700)
+    ingest.ingest(root, Source.of_folder(tmp_path / "raw"), chunk_size=200, rule=Filter(), n_threads=2)
+    shutil.copytree(finished_store / "images" / "0", root / "images" / "0")
+    pictures = sorted((root / "images" / "0").iterdir())
+    pictures[0].write_bytes(pictures[0].read_bytes()[:300])  # as a killed machine leaves it
+    pictures[1].unlink()
+    state = d.download(root, FAST)
+    assert state.n_reused_pictures == len(pictures) - 2
+    assert {k: v for k, v in everything(root).items() if not k.startswith(("buckets", "features"))} == {
+        k: v for k, v in whole.items() if not k.startswith(("buckets", "features"))}  # fmt: skip
+
+
+def test_other_limits_for_the_same_store_are_refused(store: Path) -> None:
+    with pytest.raises(BadSetting, match="min_edge"):
+        d.download(store, evolve(FAST, limits=evolve(LIMITS, min_edge=51)))
+
+
+def test_a_full_disk_is_named_and_loses_no_chunk(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = web_store(tmp_path, server, ["fine"] * 12, chunk_size=4)
+    written = []
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFull, match="disk is full"):
+        d.download(root, evolve(FAST, n_threads=1))
+    monkeypatch.undo()
+    assert len(Store.open(root).chunks("downloaded")) == 1
+    state = d.download(root, FAST)
+    assert set(statuses(root).values()) == {"ok"}
+    assert state.n_reused_chunks == 1
+    assert state.n_reused_pictures == 2
+
+
+def test_img2dataset_is_for_the_web_only(tmp_path: Path) -> None:
+    root = web_store(tmp_path, "toy://1", ["1"])
+    with pytest.raises(Mismatch, match="web"):
+        d.download(root, evolve(FAST, engine="img2dataset"))
+
+
+@pytest.mark.slow
+def test_img2dataset_brings_the_same_pictures(server: str, tmp_path: Path) -> None:
+    pytest.importorskip("img2dataset")
+    kinds = ["fine", "html", "missing", "redirect", "small", "elongated"]
+    for engine in ("threads", "img2dataset"):
+        root = web_store(tmp_path / engine, server, kinds)
+        code = ("from cl_plugin_clear.data.download import *; from cl_plugin_clear.data.images import Limits; from pathlib import Path\n"
+                "import sys\nif __name__ == '__main__':\n"
+                f"    download(Path(sys.argv[1]), Options(limits=Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0), engine={engine!r}, "
+                "n_threads=4, n_processes=1, retry_wait_s=0.0, timeout_s=5))\n")  # fmt: skip
+        (tmp_path / "go.py").write_text(code)
+        subprocess.run(
+            [sys.executable, "-W", "ignore", str(tmp_path / "go.py"), str(root)],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+    a, b = tmp_path / "threads" / "store", tmp_path / "img2dataset" / "store"
+    assert statuses(a) == statuses(b) | {101: "decode"}
+    assert statuses(b)[101] in ("decode", "http")
+    assert {k: v for k, v in everything(a).items() if k.startswith("images")} == {
+        k: v for k, v in everything(b).items() if k.startswith("images")
+    }
+
+
+@pytest.mark.slow
+def test_killed_moved_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    import numpy as np
+
+    standin.write_metadata(tmp_path / "raw", 1500)
+    for name in ("whole", "killed"):
+        ingest.ingest(tmp_path / name, Source.of_folder(tmp_path / "raw"), chunk_size=100, rule=Filter(), n_threads=1)
+    d.download(tmp_path / "whole", FAST)
+
+    def command(root: Path) -> list[str]:
+        return [sys.executable, "-m", "cl_kernel.cli", "clear", "download", "--threads", "2", "--min-edge", "50", "--max-aspect-ratio", "2",
+                "--retry-wait", "0", "--root", str(root)]  # fmt: skip
+
+    rng, root = np.random.default_rng(3), tmp_path / "killed"
+    for attempt in range(6):
+        process = subprocess.Popen(command(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(1.5 + 1.5 * float(rng.random()))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        moved = tmp_path / f"place {attempt}"
+        root.rename(moved)
+        root = moved
+    subprocess.run(command(root), check=True, capture_output=True)
+    assert everything(root) == everything(tmp_path / "whole")

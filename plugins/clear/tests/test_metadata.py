@@ -1,0 +1,267 @@
+"""Metadata into the store: every form of the source, every kind of bad row, killed and resumed."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from cl_kernel.errors import BadInput, BadSetting, MissingAsset, RunConflict
+from cl_plugin_clear import standin
+from cl_plugin_clear.data import metadata as m
+from cl_plugin_clear.data.ingest import ingest
+from cl_plugin_clear.data.store import Store
+
+N = 60
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    standin.write_metadata(tmp_path / "raw", 200)
+    return tmp_path / "raw"
+
+
+def lines(raw: Path, name: str) -> list[str]:
+    return (raw / f"yfcc100m_{name}").read_text().splitlines()
+
+
+def rewrite(raw: Path, name: str, rows: list[str]) -> None:
+    (raw / f"yfcc100m_{name}").write_bytes("\n".join(rows).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def parse(raw: Path, tmp_path: Path, name: str = "store", **options: object) -> pa.Table:
+    ingest(
+        tmp_path / name,
+        Source.of_folder(raw) if not options else Source(**options),
+        chunk_size=64,
+        rule=m.Filter(),
+        n_threads=2,
+    )  # type: ignore[arg-type]
+    store = Store.open(tmp_path / name)
+    return pa.concat_tables([store.read_chunk(chunk) for chunk in store.chunks()])
+
+
+Source = m.Source
+
+
+def test_every_row_has_one_status_and_stays_in_source_order(raw: Path, tmp_path: Path) -> None:
+    table = parse(raw, tmp_path)
+    assert table.num_rows == 200
+    assert table["row"].to_pylist() == list(range(200))
+    assert [str(i) for i in table["id"].to_pylist()] == [line.split("\t")[0] for line in lines(raw, "dataset")]
+    assert set(table["status"].to_pylist()) == {"pending", "date", "video"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "status"),
+    [
+        ("dataset", lambda line: line + "\textra", "columns"),
+        ("dataset", lambda line: "\t".join(line.split("\t")[:9]), "columns"),
+        ("dataset", lambda line: "", "columns"),
+        ("dataset", lambda line: line.replace("\t", "\t\udcff", 1), "utf8"),
+        ("dataset", lambda line: "x" + line, "number"),
+        ("dataset", lambda line: "\t".join([*line.split("\t")[:4], "soon", *line.split("\t")[5:]]), "number"),
+        ("autotags-v1", lambda line: "7\toutdoor:0.5", "ids"),
+        ("autotags-v1", lambda line: line.split("\t")[0] + "\toutdoor:high", "tags"),
+        ("autotags-v1", lambda line: line.split("\t")[0] + "\toutdoor", "tags"),
+        ("lines", lambda line: "3\t9999", "ids"),
+        ("lines", lambda line: "x\t" + line.split("\t")[1], "number"),
+        ("hash", lambda line: "5\tabc", "hash"),
+        ("exif", lambda line: "12\tMake:x", "ids"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_costs_one_row(raw: Path, tmp_path: Path, file: str, change: object, status: str) -> None:
+    before = parse(raw, tmp_path, "before")
+    good = [row for row, s in enumerate(before["status"].to_pylist()) if s == "pending"]
+    hit = good[7]
+    rows = lines(raw, file)
+    rows[hit] = change(rows[hit])  # type: ignore[operator]
+    rewrite(raw, file, rows)
+    after = parse(raw, tmp_path, "after")
+    assert after["status"][hit].as_py() == status
+    assert after["error"][hit].as_py()
+    keep = pa.array([row for row in range(200) if row != hit])
+    assert after.take(keep).equals(before.take(keep))
+
+
+def test_a_shorter_side_file_costs_the_rows_it_lacks(raw: Path, tmp_path: Path) -> None:
+    rewrite(raw, "lines", lines(raw, "lines")[:150])
+    statuses = parse(raw, tmp_path)["status"].to_pylist()
+    assert set(statuses[150:]) == {"ids"}
+    assert "ids" not in statuses[:150]
+
+
+def test_a_hash_file_in_another_order_is_looked_up(raw: Path, tmp_path: Path) -> None:
+    straight = parse(raw, tmp_path, "straight")
+    rewrite(raw, "hash", list(reversed(lines(raw, "hash"))))
+    assert parse(raw, tmp_path, "turned").equals(straight)
+
+
+def test_windows_line_ends_and_a_missing_last_newline_change_nothing(raw: Path, tmp_path: Path) -> None:
+    straight = parse(raw, tmp_path, "straight")
+    for name in ("dataset", "autotags-v1", "lines", "hash", "exif"):
+        (raw / f"yfcc100m_{name}").write_bytes("\r\n".join(lines(raw, name)).encode())
+    assert parse(raw, tmp_path, "windows").equals(straight)
+
+
+def test_quotes_are_text(raw: Path, tmp_path: Path) -> None:
+    rows = lines(raw, "dataset")
+    fields = rows[3].split("\t")
+    fields[6] = '"never closed'
+    rows[3] = "\t".join(fields)
+    rewrite(raw, "dataset", rows)
+    table = parse(raw, tmp_path)
+    assert table.num_rows == 200
+    assert table["title"][3].as_py() == '"never closed'
+
+
+def test_ten_bz2_parts_the_sqlite_release_and_24_columns_give_the_same_rows(raw: Path, tmp_path: Path) -> None:
+    def of(folder: Path, name: str) -> pa.Table:
+        ingest(tmp_path / name, Source.of_folder(folder), chunk_size=64, rule=m.Filter(), n_threads=1)
+        store = Store.open(tmp_path / name)
+        return pa.concat_tables([store.read_chunk(c) for c in store.chunks()]).drop(
+            ["line_num", "hash_value", "auto_tag_scores"]
+        )
+
+    rows = lines(raw, "dataset")
+    for path in raw.iterdir():
+        if path.name != "yfcc100m_dataset":
+            path.unlink()
+    plain = of(raw, "plain")
+    parts, database, old = tmp_path / "parts", tmp_path / "sqlite", tmp_path / "old"
+    for place in (parts, database, old):
+        place.mkdir()
+    for k in range(10):
+        piece = "\n".join(rows[20 * k : 20 * k + 20]) + ("\n" if k != 4 else "")
+        (parts / f"yfcc100m_dataset-{k}.bz2").write_bytes(bz2.compress(piece.encode()))
+    connection = sqlite3.connect(database / "yfcc100m_dataset.sql")
+    connection.execute(f"create table yfcc100m_dataset ({', '.join(m.SQLITE_COLUMNS)})")
+    connection.executemany(
+        f"insert into yfcc100m_dataset values ({', '.join('?' * 23)})", [row.split("\t") for row in rows]
+    )
+    connection.commit()
+    connection.close()
+    (old / "yfcc100m_dataset").write_text("".join(f"{i}\t{row}\n" for i, row in enumerate(rows)))
+    assert of(parts, "p").equals(plain)
+    assert of(database, "d").equals(plain)
+    assert of(old, "o").equals(plain)
+    ingest(tmp_path / "o2", Source.of_folder(old), chunk_size=64, rule=m.Filter(), n_threads=1)
+    assert Store.open(tmp_path / "o2").read_chunk(1)["line_num"].to_pylist() == list(range(64, 128))
+
+
+@pytest.mark.parametrize(("n_lines", "read_size"), [(1, 3), (7, 10), (7, 1 << 20), (1000, 5)])
+def test_blocks_hold_whole_lines(n_lines: int, read_size: int) -> None:
+    import io
+
+    text = b"".join(b"x" * (i % 5) + b"\n" for i in range(50)) + b"no newline at the end"
+    blocks = list(m.line_blocks(io.BytesIO(text), n_lines, read_size))
+    assert b"".join(blocks) == text + b"\n"
+    assert [block.count(b"\n") for block in blocks] == [n_lines] * (51 // n_lines) + (
+        [51 % n_lines] if 51 % n_lines else []
+    )
+
+
+def test_dates_in_columns_equal_dates_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    texts = ["2011-05-03 10:00:00.0", "2012-02-29 00:00:00.9", "2011-02-29 00:00:00.0", "2011-13-01 00:00:00.0", "null", "", "2011",
+             "2011-05-03T10:00:00", "2011-05-03 24:00:00.0", "2011-05-03 10:60:00.0", "2011-5-3 10:00:00.00", "20110503T101112",
+             "2011-05-03 10:00:00,5", "0000-01-01 00:00:00.0", "2011-W05-3", "2011-05-03 10:00:00Z", "2011-05-03 10:00:00.123456"]  # fmt: skip
+    for _ in range(300):
+        year, month, day = rng.integers(1, 9999), rng.integers(0, 14), rng.integers(0, 33)
+        texts.append(
+            f"{year:04d}-{month:02d}-{day:02d} {rng.integers(0, 25):02d}:{rng.integers(0, 61):02d}:{rng.integers(0, 61):02d}.0"
+        )
+    found = m.taken_micros(pa.array(texts))
+    expected = [m.taken_seconds(text) for text in texts]
+    assert [None if v == np.iinfo(np.int64).min else v / 1e6 for v in found.tolist()] == [
+        None if s != s else s for s in expected
+    ]
+
+
+def test_equal_dates_are_rejected_and_slack_lets_them_pass() -> None:
+    assert not m.keeps(0, 100.0, 100)
+    assert m.keeps(0, 99.0, 100)
+    assert m.keeps(0, 100.0 + 3600, 100, slack_hours=2)
+    assert m.keeps(0, float("nan"), 100, use_valid_date=False)
+    assert not m.keeps(1, 99.0, 100, use_valid_date=False)
+
+
+def test_complete_chunks_are_not_parsed_again_and_a_lost_part_is(raw: Path, tmp_path: Path) -> None:
+    source = Source.of_folder(raw)
+    first = ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    assert (first.n_parsed, first.n_reused) == (4, 0)
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "s" / "meta").iterdir()}
+    (tmp_path / "s" / "meta" / "part-000001.json").unlink()
+    (tmp_path / "s" / "meta" / "part-000003.parquet").unlink()
+    again = ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    assert (again.n_parsed, again.n_reused) == (2, 2)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "s" / "meta").iterdir()} == whole
+
+
+def test_other_settings_or_another_source_are_refused(raw: Path, tmp_path: Path) -> None:
+    source = Source.of_folder(raw)
+    ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    with pytest.raises(BadSetting, match="chunk_size"):
+        ingest(tmp_path / "s", source, chunk_size=32, rule=m.Filter())
+    with pytest.raises(BadSetting, match="filter"):
+        ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter(use_valid_date=False))
+
+
+def test_two_writers_are_kept_apart(raw: Path, tmp_path: Path) -> None:
+    ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=m.Filter())
+    with Store.open(tmp_path / "s").held(), pytest.raises(RunConflict, match="another process"):
+        ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=m.Filter())
+
+
+def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingAsset, match="no metadata"):
+        Source.of_folder(tmp_path)
+    (tmp_path / "yfcc100m_dataset").write_text("a,b,c\n1,2,3\n")
+    with pytest.raises(BadInput, match="1 columns"):
+        ingest(tmp_path / "s", Source.of_folder(tmp_path), chunk_size=64, rule=m.Filter())
+    (tmp_path / "yfcc100m_dataset").unlink()
+    (tmp_path / "yfcc100m_dataset.bz2").write_bytes(bz2.compress(b"x" * 10**5)[:40])
+    with pytest.raises(BadInput, match="damaged"):
+        ingest(tmp_path / "s2", Source.of_folder(tmp_path), chunk_size=64, rule=m.Filter())
+
+
+def test_nothing_in_the_store_names_an_absolute_path(finished_store: Path) -> None:
+    marks = [str(finished_store.parent).encode(), str(finished_store).encode()]
+    for path in finished_store.rglob("*"):
+        if path.is_file() and path.suffix in (".toml", ".json", ".parquet"):
+            content = path.read_bytes()
+            assert not any(mark in content for mark in marks), path
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    standin.write_metadata(tmp_path / "raw", 3000)
+    command = [sys.executable, "-m", "cl_kernel.cli", "clear", "metadata", "--source", str(tmp_path / "raw"), "--chunk-size", "40",
+               "--threads", "2", "--root"]  # fmt: skip
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(1.2 + 2.0 * float(rng.random()))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    for path in sorted((tmp_path / "whole" / "meta").glob("part-*")):
+        other = tmp_path / "killed" / "meta" / path.name
+        if path.suffix == ".json":
+            assert json.loads(other.read_text()) == json.loads(path.read_text())
+        else:
+            assert other.read_bytes() == path.read_bytes()
+    assert not [p for p in os.listdir(tmp_path / "killed" / "meta") if p.endswith(".tmp")]
