@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from cl_kernel.errors import BadSetting, UnknownName, nearest
+from cl_kernel import BadSetting, UnknownName, nearest
 from cl_plugin_recall.settings import Recall
 
 CONFIGS = (

@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen, validators
 
-from cl_kernel.records import doc
+from cl_kernel import doc
 
 Protocol = Literal["sequential", "disjoint", "overlapped"]
 
@@ -229,6 +229,9 @@ class Recall:
         default=False, metadata=doc("leave 255 out of helper training instead of calling it background (pitfall 7)")
     )
     inpaint_void: bool = field(default=True, metadata=doc("inpaint 255 too, as the method was run (pitfall 8)"))
+    reuse: bool = field(
+        default=True, metadata=doc("take step-0 models and helpers from the cache when all they depend on is equal")
+    )
     devices: int = field(
         default=1, validator=validators.ge(1), metadata=doc("devices that share a batch through tf.distribute")
     )

@@ -23,7 +23,9 @@ from cl_plugin_recall.settings import Shapes
 
 FORMS = ("disc", "square", "ring", "triangle", "cross")
 HUES = ("red", "green", "cyan", "violet")
-CLASSES = tuple(f"{hue}_{form}" for hue in HUES for form in FORMS)
+KINDS = tuple((form, (form + turn) % len(HUES)) for turn in range(len(HUES)) for form in range(len(FORMS)))
+"""Form and hue of class k at entry k - 1: the first fifteen classes show every form and every hue."""
+CLASSES = tuple(f"{HUES[hue]}_{FORMS[form]}" for form, hue in KINDS)
 """Class k is entry k - 1."""
 PERIODS = (14.0, 10.0, 7.5, 5.5, 4.0)
 """Stripe period of each form, in pixels."""
@@ -34,12 +36,12 @@ FIRST = 15
 
 def form_of(c: int) -> int:
     """Index of the form of class ``c``."""
-    return (c - 1) % len(FORMS)
+    return KINDS[c - 1][0]
 
 
 def hue_of(c: int) -> float:
     """Hue of class ``c``, in [0, 1)."""
-    return ((c - 1) // len(FORMS)) / len(HUES)
+    return KINDS[c - 1][1] / len(HUES)
 
 
 def generator_class(c: int) -> int:
@@ -129,7 +131,7 @@ def build(settings: Shapes, site: Site) -> Stream:
         labels = [decode_png(png) for _, png in pairs]
         sides.append(presence(labels, len(CLASSES), [f"stand-in {name} image {row}" for row in range(len(pairs))]))
     digest = fingerprint(
-        "shapes 1",
+        "shapes 2",
         settings.per_class_first,
         settings.per_class_later,
         settings.n_val,
@@ -283,7 +285,7 @@ def export_classifier(folder: Path, side: int = 64, seed: int = 3) -> None:
         pictures = []
         for _ in range(24):
             image = np.full((side, side, 3), 0.5)
-            draw(image, np.zeros((side, side), np.uint8), form + 1, rng)
+            draw(image, np.zeros((side, side), np.uint8), form + 1, rng)  # class k <= 5 has form k - 1
             pictures.append(image.astype(np.float32))
         templates.append(statistics(tf.constant(np.stack(pictures)))[1].numpy())
     centres = np.stack([np.median(t, 0) for t in templates]).astype(np.float32)

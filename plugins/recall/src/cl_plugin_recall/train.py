@@ -43,6 +43,7 @@ class RecallLearner:
         self.encoder = self.network.encoder
         self.decoder = self.network.new_decoder(parts.stream.n_classes, self.site.rng("recall decoder"))
         self.source = parts.source
+        self.gallery = parts.stream.test  # shown by finish(), when nothing is learnt any more
         self.helpers: dict[str, Decoder] = {}
         self.sizes = [len(stage.classes) for stage in parts.stream.stages]
         self.stage = 0
@@ -104,7 +105,8 @@ class RecallLearner:
         inputs = artefacts.first_inputs(self, stage)
         if not self.done and not self.phase:
             artefacts.warn_of_reused_index(self, ctx, inputs)
-        kept = None if "first" in self.done or self.phase == "first" else ctx.cache.folder("recall-first", inputs)
+        fresh = "first" not in self.done and self.phase != "first" and self.settings.reuse
+        kept = ctx.cache.folder("recall-first", inputs) if fresh else None
         if kept is not None:
             values = load_tree(kept / "weights.tree")
             self.encoder.assign(values["encoder"])
@@ -124,7 +126,7 @@ class RecallLearner:
                 whole=True,
             )
         self.done.append("first")
-        if kept is None:
+        if kept is None and self.settings.reuse:
             ctx.cache.make("recall-first", inputs, lambda place: artefacts.save_first(self, place))
         self._model_changed()
 
@@ -172,7 +174,8 @@ class RecallLearner:
             if not len(images):
                 raise Mismatch(f"no image for the helper of classes {group}", where="dataset.protocol_helpers")
             inputs = artefacts.helper_inputs(self, stage, group, images)
-            kept = None if self.phase == name else ctx.cache.folder("recall-helper", inputs)
+            fresh = self.phase != name and self.settings.reuse
+            kept = ctx.cache.folder("recall-helper", inputs) if fresh else None
             if kept is not None:
                 decoder.assign(load_tree(kept / "weights.tree"))
                 self.done.append(name)

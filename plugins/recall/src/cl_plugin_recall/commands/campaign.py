@@ -11,12 +11,12 @@ import numpy as np
 from attrs import frozen
 
 from cl_kernel import BadSetting, Request, UnknownName, discover, execute, plan, write_json
+from cl_plugin_recall.commands import METRIC, assignments
 from cl_plugin_recall.experiments import ABLATIONS, TESTS
 
 Handler = Callable[[Namespace, Any], int]
 CONFIGS = ("OVERLAPPED", "DISJOINT", "SEQUENTIAL")
 SOURCES = ("gan", "flickr")
-METRIC = "recall:segmentation"
 
 
 @frozen(kw_only=True)
@@ -56,12 +56,10 @@ def run_all(parser: ArgumentParser) -> Handler:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_kernel.config import parse_assignments
-
         names = [_test(part) for part in namespace.tests.split(",") if part]
         configs = [part.strip().upper() for part in namespace.configs.split(",") if part]
         todo = tasks(names, configs, [part for part in namespace.sources.split(",") if part], not namespace.no_joint)
-        extra = dict(parse_assignments(namespace.assignments).values)
+        extra = assignments(namespace.assignments)
         registry = discover()
         planned = [
             (task, plan(registry, _request(task, namespace, extra))) for task in todo
@@ -139,14 +137,12 @@ def ablate(parser: ArgumentParser) -> Handler:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_kernel.config import parse_assignments
-
         variants = [part for part in namespace.variants.split(",") if part]
         if unknown := [v for v in variants if v != "recall" and v not in ABLATIONS]:
             raise BadSetting(
                 f"unknown variant {unknown[0]!r}", where="--variants", fix=f"known: {', '.join(['recall', *ABLATIONS])}"
             )
-        extra = dict(parse_assignments(namespace.assignments).values)
+        extra = assignments(namespace.assignments)
         registry = discover()
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for seed in (int(part) for part in namespace.seeds.split(",")):

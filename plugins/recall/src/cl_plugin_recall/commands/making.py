@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadInput, BadSetting, Cache, Site
+from cl_kernel import BadInput, BadSetting, Site
+from cl_plugin_recall.commands import shared_cache
 from cl_plugin_recall.experiments import VOC_CLASSES
 from cl_plugin_recall.settings import GanReplay, Shapes, Voc
 
@@ -228,12 +229,11 @@ def map_classes(parser: ArgumentParser) -> Handler:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_kernel.session import default_cache
         from cl_plugin_recall import standin
         from cl_plugin_recall.replay import mapping as maps
         from cl_plugin_recall.replay.hub import load_classifier
 
-        site = Site(roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=Cache(default_cache()))
+        site = Site(roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=shared_cache())
         embedded = not namespace.data_root
         if embedded:
             names, images = standin.CLASSES, _standin_images(site)

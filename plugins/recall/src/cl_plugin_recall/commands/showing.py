@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
+import yaml
 from attrs import frozen
 
-from cl_kernel import BadInput, BadSetting, write_text
+from cl_kernel import BadInput, BadSetting, Site, write_text
+from cl_plugin_recall.commands import METRIC, shared_cache
+from cl_plugin_recall.configuration import learner_configuration
 from cl_plugin_recall.evaluate import report
 from cl_plugin_recall.experiments import TESTS
 
 Handler = Callable[[Namespace, Any], int]
-METRIC = "recall:segmentation"
 
 
 @frozen(kw_only=True)
@@ -191,23 +194,24 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
     :raises BadInput: when the run saved no such step.
     """
     from cl_kernel import Parts, discover, resolve
-    from cl_kernel.session import make_site, plan, request_of
+    from cl_plugin_recall.train import RecallLearner
     from cl_plugin_recall.weights import checkpoints, saved
 
+    info = json.loads((folder / "run.json").read_text())
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
     registry = discover()
-    planned = plan(registry, request_of(folder))
-    registry.configure(planned.resolved.flat())
-    site = make_site(registry, planned, None, lambda event: None)
-    sections, pieces = planned.resolved.sections, planned.pieces
-    stream = resolve(pieces["dataset"][0].record.build)(sections.get("dataset"), site)
-    parts = Parts(
-        stream=stream,
-        site=site,
-        memory=None,
-        source=resolve(pieces["source"][0].record.build)(sections["source"], site) if "source" in pieces else None,
-        model=lambda fields, n: resolve(pieces["model"][0].record.build)(sections["model"], fields, n, site),
-    )
-    learner = resolve(pieces["learner"][0].record.build)(sections["learner"], parts)
+    offers = {kind: registry.find(kind, info["pieces"][kind])[0].record for kind in ("dataset", "model", "learner")}
+    chosen = {kind: _settings(record.settings, settings.get(kind) or {}) for kind, record in offers.items()}
+    registry.configure({f"{kind}.{name}": value for kind in settings for name, value in (settings[kind] or {}).items()})
+    roots = tuple(Path(root).resolve() for root in info["request"]["data_roots"])
+    site = Site(seed=info["seed"], profile=info["profile"], roots=roots, cache=shared_cache())
+    stream = resolve(offers["dataset"].build)(chosen["dataset"], site)
+
+    def model(fields: Any, n: int) -> Any:
+        return resolve(offers["model"].build)(chosen["model"], fields, n, site)
+
+    without_replay = attrs.evolve(learner_configuration(chosen["learner"]), interleave_ratio_old=0, devices=1)
+    learner = RecallLearner(without_replay, Parts(stream=stream, site=site, model=model), None)
     steps = saved.steps(folder)
     if not steps or (step is not None and step not in steps):
         raise BadInput(
@@ -223,6 +227,11 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
         checkpoints.load(saved.decoder(folder, step), {n: tuple(v.shape) for n, v in learner.decoder.named.items()})
     )
     return learner, step
+
+
+def _settings(cls: Any, values: dict[str, Any]) -> Any:
+    """A settings object from plain values; lists become tuples."""
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def validate(parser: ArgumentParser) -> Handler:

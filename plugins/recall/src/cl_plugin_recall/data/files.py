@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cl_kernel.errors import BadInput
-from cl_kernel.streams import Field
+from cl_kernel import BadInput, Field
 
 
 def objects(values: Sequence[object]) -> np.ndarray:
@@ -27,7 +26,7 @@ def objects(values: Sequence[object]) -> np.ndarray:
 def record_fields(n_classes: int) -> dict[str, Field]:
     """Fields of images with masks of any size."""
     return {
-        "image": Field(shape=(None, None, 3), dtype="object", kind="image", encoding="jpeg"),
+        "image": Field(shape=(), dtype="object", kind="image", encoding="jpeg"),
         "mask": Field(shape=(None, None), dtype="uint8", kind="mask", n=n_classes),
     }
 

@@ -10,7 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.model import LEGACY_INPUT, InputSpec
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from attrs import define, field
 
-from cl_kernel.errors import BadInput, MissingAsset
-from cl_kernel.streams import Field
+from cl_kernel import BadInput, Field, MissingAsset
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.files import decode_png, objects, stems
 from cl_plugin_recall.data.images import augment, decode_jpeg, resize_bilinear, subtract_mean

@@ -76,7 +76,7 @@ def write_reports(learner: RecallLearner, ctx: Context) -> None:
 
 def write_overlays(learner: RecallLearner, ctx: Context) -> None:
     """One sheet: photo, truth, prediction of some validation images, spread over the set."""
-    test = learner.stream.test
+    test = learner.gallery
     rows = np.unique(np.linspace(0, len(test) - 1, min(learner.settings.overlays, len(test))).astype(np.int64))
     batch: dict[str, Any] = test.take(rows, ["image", "mask"])
     images = [

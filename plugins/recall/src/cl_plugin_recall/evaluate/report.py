@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 from cl_plugin_recall.experiments import TESTS
 
 JOINT_FALLBACK = 71.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 from cl_plugin_recall.backend import tf
 
 GENERATOR_ORIGIN = "tfhub.dev/deepmind/biggan-deep-512/1 (now on Kaggle Models), unpacked into a folder"

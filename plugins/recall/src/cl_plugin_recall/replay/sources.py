@@ -225,7 +225,7 @@ def build_flickr(settings: FlickrReplay, site: Site) -> Source:
     if settings.folder:
         return FolderSource(Path(settings.folder).expanduser(), "flickr", settings.per_class)
     if settings.stand_in:
-        inputs = {"recipe": 1, "per_class": settings.per_class, "seed": site.seed}
+        inputs = {"recipe": 2, "per_class": settings.per_class, "seed": site.seed}
         folder = site.cache.make(
             "recall-standin-photos",
             inputs,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cl_kernel.errors import BadCheckpoint, MissingAsset
+from cl_kernel import BadCheckpoint, MissingAsset
 from cl_plugin_recall.backend import tf
 
 
