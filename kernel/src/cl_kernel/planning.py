@@ -140,16 +140,31 @@ def plan(registry: Registry, request: Request) -> Plan:
     _nothing_ignored(request, record, profile, pieces)
     resolved = config.resolve_settings(classes, [*piece_layers, *settings_layers])
     name = record.name if record else chosen.get("learner", "run")
-    requires = [(offer.name, offer.record.requires) for offer, _ in pieces.values()]
-    for owner, modules in [*requires, (name, record.requires if record else ())]:
-        if missing := [module for module in modules if util.find_spec(module) is None]:
+    beside = list(record.beside) if record and not request.beside else []
+    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
+
+
+def check_installed(planned: Plan) -> None:
+    """Refuse a run whose pieces need packages that are not here; planning and showing it need none of them.
+
+    :raises MissingAsset: naming the piece and the packages.
+    """
+    offers = [*(offer for offer, _ in planned.pieces.values()), *planned.metrics]
+    for offer in [*offers, *([planned.experiment] if planned.experiment else [])]:
+        if missing := [module for module in offer.record.requires if not importable(module)]:
             raise MissingAsset(
-                f"{owner} needs the package {', '.join(missing)}",
+                f"{offer.name} needs the package {', '.join(missing)}",
                 where="this Python environment",
                 fix=f"pip install {' '.join(missing)}",
             )
-    beside = list(record.beside) if record and not request.beside else []
-    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
+
+
+def importable(module: str) -> bool:
+    """Whether a package is installed; it is not imported."""
+    try:
+        return util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _experiment(registry: Registry, request: Request) -> tuple[Offer | None, Layer | None]:

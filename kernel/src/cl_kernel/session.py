@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cl_kernel.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunC
 from cl_kernel.files import Cache, write_json, write_text
 from cl_kernel.manager import Registry, discover, resolve
 from cl_kernel.outputs import RunFolder, environment, new_folder, read_json
-from cl_kernel.planning import Plan, Request, ask, comparable, plan
+from cl_kernel.planning import Plan, Request, ask, check_installed, comparable, importable, plan
 from cl_kernel.site import Parts, Site
 
 
@@ -96,6 +95,7 @@ def execute(
     :param resume: go on from the newest whole checkpoint.
     :raises Interrupted: after a signal; the run has saved itself.
     """
+    check_installed(planned)
     if folder is None:
         folder = new_folder(base, f"{planned.name}-{planned.profile}-s{planned.options.seed}")
     run = RunFolder(folder)
@@ -188,7 +188,7 @@ def _one(
     tables: Mapping[str, Any] = results.get("metrics", {})
     summary = next(iter(tables.values()))["summary"] if tables else {}
     emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
-    if planned.options.plots and util.find_spec("matplotlib") is not None and results.get("metrics"):
+    if planned.options.plots and importable("matplotlib") and results.get("metrics"):
         from cl_kernel.plots import draw_run
 
         draw_run(run.path, results)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 from cl_kernel.console import Console
 from cl_kernel.errors import BadSetting
 from cl_kernel.manager import Registry, discover
+from cl_kernel.planning import importable
 
 Handler = Callable[[Namespace, Console], int]
 
@@ -130,7 +130,7 @@ def _troubles(registry: Registry, plugin: str, roots: tuple[Path, ...]) -> list[
             if offer.plugin != plugin:
                 continue
             for module in getattr(offer.record, "requires", ()):
-                if util.find_spec(module) is None:
+                if not importable(module):
                     found[f"{kind} {offer.record.name}"] = f"pip install {module}"
             for asset in getattr(offer.record, "needs", ()):
                 if registry.locate(asset, roots) is None:
@@ -158,7 +158,7 @@ def _machine() -> list[tuple[str, str, str, str]]:
         ("submitit", "clk sweep --executor slurm"),
         ("tensorboardX", "--tracker tensorboard"),
     ):
-        there = util.find_spec(module) is not None
+        there = importable(module)
         rows.append(
             (
                 "package",
