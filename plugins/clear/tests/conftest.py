@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import buckets, concepts, dataset, download, features, ingest
 from cl_plugin_clear.data.images import Limits

@@ -3,5 +3,13 @@
 from cl_kernel.testing import PluginContract
 
 
-class TestClear(PluginContract):
+class TestContract(PluginContract):
     plugin = "clear"
+    test = "iid/singlememory_fixed_2_retrain"
+    settings = {
+        "learner.epochs": 4,
+        "dataset.n_buckets": 4,
+        "dataset.n_test": 20,
+        "dataset.n_train": 30,
+        "run.memory": "180",
+    }

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from cl_kernel.errors import BadInput, BadSetting, MissingAsset, RunConflict
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import metadata as m

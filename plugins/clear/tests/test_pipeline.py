@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
+
 from cl_kernel.errors import BadInput, BadSetting, MissingAsset
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import (
@@ -355,7 +356,12 @@ def test_forgotten_photos_are_gone_everywhere(store: Path, folder: Path) -> None
 
 def test_task_files_hold_every_picture_with_blanks_escaped(folder: Path, tmp_path: Path) -> None:
     files = crowd.task_files(folder, tmp_path / "tasks", "https://host/a b", length=20, crop=64)
-    rows = [row for path in files if path.name.startswith("original") for row in csv.DictReader(path.read_text().splitlines())]
+    rows = [
+        row
+        for path in files
+        if path.name.startswith("original")
+        for row in csv.DictReader(path.read_text().splitlines())
+    ]
     assert len(rows) == 3 * 36
     assert len({row["ID"] for row in rows}) == 3 * 36
     assert all(" " not in row["image_url"] for row in rows)

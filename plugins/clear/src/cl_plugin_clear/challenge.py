@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
-from cl_kernel.files import write_json
+from cl_kernel import BadInput, BadSetting, MissingAsset, write_json
 from cl_kernel.torch import device as devices
 from cl_kernel.torch import state
 from cl_plugin_clear import evaluate

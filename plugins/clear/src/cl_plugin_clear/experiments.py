@@ -78,6 +78,7 @@ def methods() -> Iterator[tuple[str, str, dict[str, Any]]]:
                         "replay": "clear:two-buffer+clk:raw",
                         "policy.alpha": alpha,
                         "policy.dynamic": kind == "dynamic",
+                        "policy.by_bucket": True,
                     },
                 )
     yield "all", "everything at once, the upper bound", {"learner.keep": "all"}

@@ -13,13 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel.errors import BadSetting, Mismatch
+from cl_kernel import BadSetting, Mismatch
 from cl_kernel.torch import distributed
 from cl_plugin_clear.weights import load_backbone
 
 if TYPE_CHECKING:
-    from cl_kernel.site import Site
-    from cl_kernel.streams import Field
+    from cl_kernel import Field
+    from cl_kernel import Site
     from cl_plugin_clear.settings import Cnn, Linear, Mlp
 
 

@@ -88,7 +88,7 @@ def train_over(
         policy = (
             BiasedReservoir(capacity, alpha=alpha, dynamic=dynamic, by_bucket=True)
             if settings.keep == "memory"
-            else TwoBufferMemory(capacity, alpha, dynamic)
+            else TwoBufferMemory(capacity, alpha, dynamic, by_bucket=True)
         )
         memory = Memory(policy, RawCodec(spec), capacity, site.rng("memory", seed))  # type: ignore[arg-type]
     device = devices.resolve(site.device)

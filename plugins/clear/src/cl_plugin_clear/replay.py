@@ -90,15 +90,17 @@ def two_buffers(
 
 
 class TwoBufferMemory:
-    """Policy of the memory beside the present bucket: a call is the *previous* bucket, fed when the next one arrives.
+    """Policy of the memory beside the present bucket, fed with each bucket when the next one arrives.
 
-    With S items before the present bucket an item is accepted with p = min(1, alpha k / S), or min(1, alpha) when
-    dynamic, and overwrites a uniformly drawn slot; the first bucket fills the memory. p is one number for a whole
-    call, so here a batch is not the same as its items one at a time.
+    The S-th item is accepted with p = min(1, alpha k / S), or min(1, alpha) when dynamic, and overwrites a uniformly
+    drawn slot; while there is room all are accepted.
+
+    ``by_bucket`` is the paper's form: a call is a whole bucket, and p is the same for all of it, with S counted at its
+    end. Here, and only here, a batch is not the same as its items one at a time.
     """
 
-    def __init__(self, capacity: int, alpha: float = 1.0, dynamic: bool = False) -> None:
-        self.capacity, self.alpha, self.dynamic, self.seen = capacity, alpha, dynamic, 0
+    def __init__(self, capacity: int, alpha: float = 1.0, dynamic: bool = False, by_bucket: bool = False) -> None:
+        self.capacity, self.alpha, self.dynamic, self.by_bucket, self.seen = capacity, alpha, dynamic, by_bucket, 0
         self._slots = SlotGroups(capacity)
 
     def __len__(self) -> int:
@@ -111,15 +113,17 @@ class TwoBufferMemory:
 
     def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Slot of each item, -1 = not kept; later items may overwrite earlier ones' slots."""
-        first = self.seen == 0
-        self.seen += len(groups)
-        slots = np.full(len(groups), -1, np.int64)
-        n_free = min(self.capacity - len(self), len(groups)) if first else 0
-        slots[:n_free] = np.arange(len(self), len(self) + n_free)
-        if not first:
-            p = min(1.0, self.alpha) if self.dynamic else min(1.0, self.alpha * self.capacity / self.seen)
-            accepted = np.flatnonzero(rng.random(len(groups)) < p)
-            slots[accepted] = rng.integers(len(self), size=len(accepted))
+        n, n_old = len(groups), len(self)
+        n_free = min(self.capacity - n_old, n)
+        slots = np.full(n, -1, np.int64)
+        slots[:n_free] = np.arange(n_old, n_old + n_free)
+        place = self.seen + n if self.by_bucket else self.seen + np.arange(n_free, n) + 1
+        p = np.minimum(1.0, self.alpha if self.dynamic else self.alpha * self.capacity / place) * np.ones(n - n_free)
+        u = rng.random(n - n_free)
+        # given u < p, u / p is uniform again: one number accepts and chooses the slot, every slot reachable (P11)
+        chosen = np.minimum(u / np.maximum(p, 1e-300) * self.capacity, self.capacity - 1)
+        slots[n_free:] = np.where(u < p, chosen, -1)
+        self.seen += n
         kept = slots >= 0
         self._slots.put(slots[kept], groups[kept])
         return slots
@@ -144,4 +148,4 @@ class TwoBufferMemory:
 
 def build_two_buffer(settings: TwoBuffer, capacity: int) -> TwoBufferMemory:
     """Replay policy ``two-buffer``."""
-    return TwoBufferMemory(capacity, settings.alpha, settings.dynamic)
+    return TwoBufferMemory(capacity, settings.alpha, settings.dynamic, settings.by_bucket)

@@ -93,6 +93,7 @@ class TwoBuffer:
         default=1.0, validator=_at_least(0.0), metadata=doc("preference for the present", source="sec. 5")
     )
     dynamic: bool = field(default=False, metadata=doc("accept with min(1, alpha) instead of min(1, alpha k / S)"))
+    by_bucket: bool = field(default=False, metadata=doc("each addition is a whole time bucket, as in the paper"))
 
 
 @frozen(kw_only=True)

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cl_kernel.errors import BadInput
-from cl_kernel.streams import ArraySamples, Field, Stage, Stream, fingerprint
+from cl_kernel import ArraySamples, BadInput, Field, Stage, Stream, fingerprint
 
 if TYPE_CHECKING:
-    from cl_kernel.site import Site
+    from cl_kernel import Site
     from cl_plugin_clear.settings import ToyDrift, ToyPictures
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "stripes")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_kernel.errors import BadInput
-from cl_kernel.files import atomic
+from cl_kernel import BadInput, atomic
 
 T = TypeVar("T")
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from cl_kernel.console import Console
 
-Handler = Callable[[Namespace, "Console"], int]
+class Console(Protocol):
+    """Where results go: the kernel's console."""
+
+    def print(self, text: str = "") -> None:
+        """A line for people."""
+
+    def say(self, text: str) -> None:
+        """A line about what is happening."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table."""
+
+    def json(self, content: Any) -> None:
+        """The whole result for machines."""
+
+
+Handler = Callable[[Namespace, Console], int]
 
 
 def add_root(parser: ArgumentParser) -> None:

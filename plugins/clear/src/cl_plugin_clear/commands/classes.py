@@ -6,11 +6,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_kernel.errors import BadInput, BadSetting
+from cl_kernel import BadInput, BadSetting
 from cl_plugin_clear.commands import Handler, add_root, numbers
 
 if TYPE_CHECKING:
-    from cl_kernel.console import Console
+    from cl_plugin_clear.commands import Console
 
 
 def concepts(parser: ArgumentParser) -> Handler:

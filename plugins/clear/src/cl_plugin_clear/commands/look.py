@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cl_plugin_clear.commands import Handler, add_root, numbers
 
 if TYPE_CHECKING:
-    from cl_kernel.console import Console
+    from cl_plugin_clear.commands import Console
 
 
 def explore(parser: ArgumentParser) -> Handler:
@@ -33,7 +33,7 @@ def explore(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import sys
 
-        from cl_kernel.files import write_text
+        from cl_kernel import write_text
         from cl_plugin_clear.data.explore import Explorer, page
         from cl_plugin_clear.data.features import open_model
 

@@ -10,7 +10,7 @@ from cl_plugin_clear.commands import Handler
 from cl_plugin_clear.commands.classes import _label_map
 
 if TYPE_CHECKING:
-    from cl_kernel.console import Console
+    from cl_plugin_clear.commands import Console
 
 
 def mturk(parser: ArgumentParser) -> Handler:
@@ -25,7 +25,7 @@ def mturk(parser: ArgumentParser) -> Handler:
     parser.add_argument("--label-map", type=Path, default=None, metavar="JSON", help="in: task label -> class")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_kernel.errors import BadSetting
+        from cl_kernel import BadSetting
         from cl_plugin_clear.data import crowd
 
         if args.action == "out":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cl_plugin_clear.commands import Handler
 
 if TYPE_CHECKING:
-    from cl_kernel.console import Console
+    from cl_plugin_clear.commands import Console
 
 
 def moco(parser: ArgumentParser) -> Handler:
@@ -53,7 +53,7 @@ def run_moco(args: Namespace, say: Any, console: Console | None = None) -> int:
     """Train as the flags say."""
     import attrs
 
-    from cl_kernel.errors import BadSetting
+    from cl_kernel import BadSetting
     from cl_plugin_clear.settings import Moco
     from cl_plugin_clear.train import moco as training
 
@@ -181,7 +181,7 @@ def results(parser: ArgumentParser) -> Handler:
     parser.add_argument("--name", default="method")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_kernel.errors import BadInput
+        from cl_kernel import BadInput
         from cl_plugin_clear import evaluate as metrics
         from cl_plugin_clear.data.oldresults import read_matrix
 

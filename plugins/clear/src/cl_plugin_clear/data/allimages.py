@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cl_kernel.files import full_disk_named, write_json
+from cl_kernel import write_json
 from cl_plugin_clear.data.concepts import read_json_object
+from cl_plugin_clear.data.disk import full_disk_named
 from cl_plugin_clear.data.download import Options, fetch_one, fill, reader
 from cl_plugin_clear.data.images import Limits, decode
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 LABELED_IMAGES = "labeled_images"
 SEEDS = (0, 1, 2, 3, 4)

@@ -9,8 +9,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
-from cl_kernel.files import write_json
+from cl_kernel import BadInput, BadSetting, MissingAsset, write_json
 from cl_plugin_clear.data.retrieval import check_sizes
 
 CLEAR10 = ("laptop", "camera", "bus", "sweater", "dress", "racing", "hockey", "cosplay", "baseball", "soccer")

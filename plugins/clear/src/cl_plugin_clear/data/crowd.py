@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_kernel.errors import BadInput
-from cl_kernel.files import write_json, write_text
+from cl_kernel import BadInput, write_json, write_text
 from cl_plugin_clear.data.build import LABELED_IMAGES, class_names
 from cl_plugin_clear.data.concepts import read_json_object
 from cl_plugin_clear.data.dataset import members_of, place

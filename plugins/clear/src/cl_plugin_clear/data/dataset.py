@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
-from cl_kernel.files import full_disk_named, write_json, write_text
+from cl_kernel import BadInput, BadSetting, MissingAsset, write_json, write_text
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.build import LABELED_IMAGES, SEEDS, class_names, list_bucket, map_labels
 from cl_plugin_clear.data.concepts import Concepts, read_json_object
+from cl_plugin_clear.data.disk import full_disk_named
 from cl_plugin_clear.data.features import Embedder, Features
 from cl_plugin_clear.data.metadata import COLUMNS
 from cl_plugin_clear.data.retrieval import BACKGROUND, normalise, retrieve
@@ -378,7 +378,7 @@ def save_torch(path: Path, content: Any) -> None:
     """``torch.save``, whole or not at all."""
     import torch
 
-    from cl_kernel.files import atomic
+    from cl_kernel import atomic
 
     with full_disk_named(path), atomic(path) as file:
         torch.save(content, file)

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field, frozen
 
-from cl_kernel.errors import BadSetting, Mismatch
-from cl_kernel.files import full_disk_named
+from cl_kernel import BadSetting, Mismatch
+from cl_plugin_clear.data.disk import full_disk_named
 from cl_plugin_clear.data.images import ATTEMPTS, Limits, Picture, decode
 from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.features import Embedder, Features
 from cl_plugin_clear.data.retrieval import normalise, search

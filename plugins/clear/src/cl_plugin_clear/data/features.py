@@ -12,8 +12,7 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
-from cl_kernel.errors import BadInput, BadSetting, Mismatch, MissingAsset
-from cl_kernel.files import atomic, write_json
+from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, atomic, write_json
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.retrieval import normalise
 from cl_plugin_clear.data.split import SHARD_ROWS, shard_sizes

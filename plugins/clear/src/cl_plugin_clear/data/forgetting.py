@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cl_kernel.files import write_json
+from cl_kernel import write_json
 from cl_plugin_clear.data.features import save_npy
 from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.store import Store, write_parquet

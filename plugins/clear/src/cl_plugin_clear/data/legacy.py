@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from attrs import frozen
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 from cl_plugin_clear.data.dataset import place
 from cl_plugin_clear.data.images import Limits, decode
 from cl_plugin_clear.data.metadata import COLUMNS, TABLE

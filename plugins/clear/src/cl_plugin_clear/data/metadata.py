@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 from attrs import frozen
 from dateutil.parser import isoparser
 
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset
 
 COLUMNS = (
     "ID", "USER_ID", "NICKNAME", "DATE_TAKEN", "DATE_UPLOADED", "DEVICE", "TITLE", "DESCRIPTION", "USER_TAGS",
@@ -247,12 +247,6 @@ def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
             fix="is this yfcc100m_dataset, tab separated and without header?",
         )
     return most, head
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
 
 
 class _WithHead:

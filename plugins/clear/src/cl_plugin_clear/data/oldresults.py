@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 _LOG = re.compile(r"Top1_Acc_(?:Stream|Exp)/eval_phase/test_stream/Task0*(\d+)(?:/Exp0*(\d+))?\s*=\s*([0-9.eE+-]+)")
 MATRIX_KEY = "b1_b2_accuracy_matrix"

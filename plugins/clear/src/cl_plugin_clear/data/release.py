@@ -13,9 +13,7 @@ import numpy as np
 from attrs import define, field, frozen
 from PIL import Image
 
-from cl_kernel import Asset, Field, Stage, Stream, fingerprint
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
-from cl_kernel.streams import ArraySamples
+from cl_kernel import ArraySamples, Asset, BadInput, BadSetting, Field, MissingAsset, Stage, Stream, fingerprint
 from cl_plugin_clear.data.build import LABELED_IMAGES
 from cl_plugin_clear.data.dataset import bucket_number, load_features, members_of, read_class_names
 from cl_plugin_clear.data.split import train_test, train_test_by_class

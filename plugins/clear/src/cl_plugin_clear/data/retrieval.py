@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from attrs import define, frozen
 
-from cl_kernel.errors import BadInput, BadSetting
+from cl_kernel import BadInput, BadSetting
 
 BACKGROUND = "BACKGROUND"
 BLOCK_ROWS = 16_384

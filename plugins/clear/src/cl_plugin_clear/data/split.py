@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from dateutil.parser import isoparse
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 FIRST_YEAR, LAST_YEAR = 2004, 2014
 SHARD_ROWS = 500_000

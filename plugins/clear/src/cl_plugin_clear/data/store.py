@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset, RunConflict
-from cl_kernel.files import atomic, full_disk_named, write_json, write_text
+from cl_kernel import BadInput, BadSetting, MissingAsset, RunConflict, atomic, write_json, write_text
+from cl_plugin_clear.data.disk import full_disk_named
 
 if TYPE_CHECKING:
     import duckdb

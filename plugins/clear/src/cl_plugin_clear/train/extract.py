@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cl_kernel.errors import MissingAsset
+from cl_kernel import MissingAsset
 from cl_kernel.torch import device as devices
 from cl_plugin_clear.data.features import open_model
 from cl_plugin_clear.data.release import read_picture

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel.errors import BadInput
-from cl_kernel.files import atomic, write_json
+from cl_kernel import BadInput, atomic, write_json
 from cl_kernel.torch import device as devices
 from cl_kernel.torch.loaders import ahead
 from cl_plugin_clear.data.release import read_picture

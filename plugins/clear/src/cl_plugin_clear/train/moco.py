@@ -20,10 +20,10 @@ from attrs import asdict, define
 from PIL import Image
 from torch import Tensor
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
-from cl_kernel.files import atomic, full_disk_named, write_json
+from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, write_json
 from cl_kernel.torch import distributed
 from cl_kernel.torch.loaders import ahead
+from cl_plugin_clear.data.disk import full_disk_named
 from cl_plugin_clear.model import MoCo, contrast, encoder
 from cl_plugin_clear.train.augment import view
 
