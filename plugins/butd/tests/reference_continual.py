@@ -16,11 +16,21 @@ from cl_plugin_butd.weights import from_continual, load_renamed
 
 
 def build(config: dict[str, Any]) -> ContinualCounterStream:
-    topology = Topology(filters=config["nfilters"], strides=config["strides"], blocks=[0, *config["blocks"]],
-                        in_shape=config["inshape"], n_occurrence=config["ncls"], separable=False, reorder=False)
-    return ContinualCounterStream(topology, [TaskSpec(n_classes=config["ncls"] + 1) for _ in config["directions"]],
-                                  [config["ncls"]], ModulationSpec(kind="weight-mul",
-                                                                   factor=config["modulation_factor"]))
+    topology = Topology(
+        filters=config["nfilters"],
+        strides=config["strides"],
+        blocks=[0, *config["blocks"]],
+        in_shape=config["inshape"],
+        n_occurrence=config["ncls"],
+        separable=False,
+        reorder=False,
+    )
+    return ContinualCounterStream(
+        topology,
+        [TaskSpec(n_classes=config["ncls"] + 1) for _ in config["directions"]],
+        [config["ncls"]],
+        ModulationSpec(kind="weight-mul", factor=config["modulation_factor"]),
+    )
 
 
 def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -28,10 +38,14 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
     heads = {(0, index): task for task, index in enumerate(config["index_in_weight_names"])}
     net = build(config)
     # the published file also holds tables nobody reads (pitfall 11)
-    wanted = {name: from_continual(name, heads) for name, shape, _ in case["packed_index"]["w0"]
-              if not (name.endswith(("running_mean", "running_var")) and len(shape) == 2)}
-    load_renamed(net, {wanted[n]: torch.from_numpy(v.copy())
-                       for n, v in unpack(case, arrays, "w0").items() if n in wanted})
+    wanted = {
+        name: from_continual(name, heads)
+        for name, shape, _ in case["packed_index"]["w0"]
+        if not (name.endswith(("running_mean", "running_var")) and len(shape) == 2)
+    }
+    load_renamed(
+        net, {wanted[n]: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items() if n in wanted}
+    )
 
     directions = max(shape[0] for name, shape, _ in case["packed_index"]["w0"] if name not in wanted)
 
@@ -55,8 +69,8 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
         for step in range(2):
             run = logits(f"train{task}", task)
             loss = F.binary_cross_entropy_with_logits(
-                run["occurrence"], torch.from_numpy(arrays[f"train{task}.label_existence"])) + F.cross_entropy(
-                run["task"], torch.from_numpy(arrays[f"train{task}.label_task"]))
+                run["occurrence"], torch.from_numpy(arrays[f"train{task}.label_existence"])
+            ) + F.cross_entropy(run["task"], torch.from_numpy(arrays[f"train{task}.label_task"]))
             np.testing.assert_allclose(loss.item(), arrays[f"phase{task}.loss{step}"], rtol=1e-4)
             optimizer.zero_grad()
             loss.backward()
@@ -77,8 +91,9 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
             run = evaluate(net, logits, earlier)
             for ours, theirs in (("task", "task_logits"), ("occurrence", "occurrence"), ("bu2", "bu2")):
                 expected = arrays[f"phase{task}.eval_task{earlier}.{theirs}"]
-                np.testing.assert_allclose(run[ours].reshape(expected.shape), expected, rtol=case["tolerance"],
-                                           atol=case["tolerance"])
+                np.testing.assert_allclose(
+                    run[ours].reshape(expected.shape), expected, rtol=case["tolerance"], atol=case["tolerance"]
+                )
             if earlier < task:
                 assert torch.equal(run["task"], kept[earlier]), "an earlier task's logits moved"
             kept[earlier] = run["task"]

@@ -11,34 +11,59 @@ from cl_plugin_butd.losses import instruction_loss, occurrence_accuracy, task_ac
 from cl_plugin_butd.model.counter_stream import CounterStream, Topology, n_parameters
 from cl_plugin_butd.weights import from_first_generation, load_renamed
 
-NORMS = {"BatchNorm": "batch", "BatchNormNoStats": "batch-no-stats", "InstanceNorm": "instance", "GroupNorm": "group",
-         "none": "none"}
-VARIANTS = {"BUTDModelShared": "shared", "BUTDModelSeparate": "separate", "BUTDModelDuplicate": "duplicate",
-            "BUModelSimple": "shared"}
+NORMS = {
+    "BatchNorm": "batch",
+    "BatchNormNoStats": "batch-no-stats",
+    "InstanceNorm": "instance",
+    "GroupNorm": "group",
+    "none": "none",
+}
+VARIANTS = {
+    "BUTDModelShared": "shared",
+    "BUTDModelSeparate": "separate",
+    "BUTDModelDuplicate": "duplicate",
+    "BUModelSimple": "shared",
+}
 
 
 def unpack(case: dict[str, Any], arrays: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
     flat = arrays[group]
-    return {name: flat[offset:offset + int(np.prod(shape, dtype=int))].reshape(shape)
-            for name, shape, offset in case["packed_index"][group]}
+    return {
+        name: flat[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
+        for name, shape, offset in case["packed_index"][group]
+    }
 
 
 def topology(config: dict[str, Any], *, reorder: bool = False) -> Topology:
     blocks = config["ns"]
     if config["flag_at"] == "BU1_SIMPLE":
         blocks = [n // 3 for n in blocks]
-    return Topology(filters=config["nfilters"], strides=config["strides"], blocks=blocks, in_shape=config["inshape"],
-                    instruction=config["flag_size"], n_occurrence=config["n_occurrence"],
-                    outputs=config["nclasses"], placement=config["flag_at"], variant=VARIANTS[config["variant"]],
-                    bu_to_td=config["lateral_bu_to_td"], td_to_bu=config["lateral_td_to_bu"],
-                    td_image=config["td_image_loss"], final_td_conv=config["final_td_conv"],
-                    head_layers=config["head_layers"], orig_relus=config["orig_relus"], norm=NORMS[config["norm"]], reorder=reorder)
+    return Topology(
+        filters=config["nfilters"],
+        strides=config["strides"],
+        blocks=blocks,
+        in_shape=config["inshape"],
+        instruction=config["flag_size"],
+        n_occurrence=config["n_occurrence"],
+        outputs=config["nclasses"],
+        placement=config["flag_at"],
+        variant=VARIANTS[config["variant"]],
+        bu_to_td=config["lateral_bu_to_td"],
+        td_to_bu=config["lateral_td_to_bu"],
+        td_image=config["td_image_loss"],
+        final_td_conv=config["final_td_conv"],
+        head_layers=config["head_layers"],
+        orig_relus=config["orig_relus"],
+        norm=NORMS[config["norm"]],
+        reorder=reorder,
+    )
 
 
 def our_name(case: dict[str, Any], name: str, shape: tuple[int, ...]) -> str:
     config = case["config"]
-    return from_first_generation(name, shape, separate=VARIANTS[config["variant"]] == "separate",
-                                 head_layers=config["head_layers"])
+    return from_first_generation(
+        name, shape, separate=VARIANTS[config["variant"]] == "separate", head_layers=config["head_layers"]
+    )
 
 
 def our_names(case: dict[str, Any], group: str) -> dict[str, str]:
@@ -97,13 +122,18 @@ def check_counter_stream(case: dict[str, Any], arrays: dict[str, np.ndarray]) ->
     check_steps(case, arrays, net, inputs, names)
 
 
-def check_steps(case: dict[str, Any], arrays: dict[str, np.ndarray], net: CounterStream,
-                inputs: dict[str, torch.Tensor], names: dict[str, str]) -> None:
+def check_steps(
+    case: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    net: CounterStream,
+    inputs: dict[str, torch.Tensor],
+    names: dict[str, str],
+) -> None:
     config = case["config"]
     if config["optimizer"] == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), config["lr"],
-                                                           momentum=config["momentum"] or 0.0,
-                                                           weight_decay=config["weight_decay"])
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            net.parameters(), config["lr"], momentum=config["momentum"] or 0.0, weight_decay=config["weight_decay"]
+        )
     else:
         optimizer = torch.optim.Adam(net.parameters(), config["lr"], weight_decay=config["weight_decay"])
     net.train()
@@ -111,17 +141,29 @@ def check_steps(case: dict[str, Any], arrays: dict[str, np.ndarray], net: Counte
     grad_small: dict[str, np.ndarray] = {}
     for step in range(config["steps"]):
         out = net(inputs["image"], inputs["flag"])
-        terms = instruction_loss(out, inputs["label_task"], inputs["label_existence"],
-                                 weight=inputs["loss_weight"] if config["weighted_loss"] else None,
-                                 drawing=inputs.get("seg"))
+        terms = instruction_loss(
+            out,
+            inputs["label_task"],
+            inputs["label_existence"],
+            weight=inputs["loss_weight"] if config["weighted_loss"] else None,
+            drawing=inputs.get("seg"),
+        )
         if step == 0:
-            acc = task_accuracy(out.task, inputs["label_task"],
-                                inputs["loss_weight"] if config["weighted_loss"] else None)
+            acc = task_accuracy(
+                out.task, inputs["label_task"], inputs["loss_weight"] if config["weighted_loss"] else None
+            )
             np.testing.assert_allclose(acc, arrays["acc0.task_per_example"], rtol=1e-5)
-            np.testing.assert_allclose(occurrence_accuracy(out.occurrence, inputs["label_existence"]),
-                                       arrays["acc0.occurrence_per_example"], rtol=1e-5)
-        for name, value in (("occurrence", terms.occurrence), ("task", terms.task), ("td_mse", terms.td_image),
-                            ("total", terms.total)):
+            np.testing.assert_allclose(
+                occurrence_accuracy(out.occurrence, inputs["label_existence"]),
+                arrays["acc0.occurrence_per_example"],
+                rtol=1e-5,
+            )
+        for name, value in (
+            ("occurrence", terms.occurrence),
+            ("task", terms.task),
+            ("td_mse", terms.td_image),
+            ("total", terms.total),
+        ):
             if f"loss{step}.{name}" in arrays:
                 np.testing.assert_allclose(value.item(), arrays[f"loss{step}.{name}"], rtol=1e-4, err_msg=name)
         optimizer.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from cl_plugin_butd.data import persons, spatial
 from cl_plugin_butd.data.directions import adjacency, direction_index, published_direction_index
 from cl_plugin_butd.data.glyphs import EMNIST_CONFUSED, Glyphs
@@ -22,14 +23,23 @@ def same_picture(actual: np.ndarray, expected: np.ndarray, name: str) -> None:
 def check_emnist(case: Case, arrays: Arrays) -> None:
     config = case["config"]
     n_classes = arrays["valid_pairs"].shape[0]
-    glyphs = Glyphs(name="raw", images=arrays["raw.images"], labels=arrays["raw.labels"],
-                    class_names=tuple(str(c) for c in range(n_classes)),
-                    usable=tuple(c for c in range(n_classes) if c not in EMNIST_CONFUSED))
+    glyphs = Glyphs(
+        name="raw",
+        images=arrays["raw.images"],
+        labels=arrays["raw.labels"],
+        class_names=tuple(str(c) for c in range(n_classes)),
+        usable=tuple(c for c in range(n_classes) if c not in EMNIST_CONFUSED),
+    )
     recipe = spatial.SpatialRecipe(
-        n_characters=config["nchars"], extended=config["extended"], n_train=config["n_train_images"],
-        n_test=config["n_test_images"], n_val=config["n_val_images"], n_held_strings=config["ntest_strings"],
-        string_seed=config["string_seed"])
-    assert spatial.SPLIT_SEEDS == config["split_seeds"]
+        n_characters=config["nchars"],
+        extended=config["extended"],
+        n_train=config["n_train_images"],
+        n_test=config["n_test_images"],
+        n_val=config["n_val_images"],
+        n_held_strings=config["ntest_strings"],
+        string_seed=config["string_seed"],
+    )
+    assert config["split_seeds"] == spatial.SPLIT_SEEDS
     strings = spatial.held_strings(recipe, glyphs.usable)
     assert np.array_equal(strings, arrays["test_strings"])
     allowed = spatial.allowed_pairs(recipe, strings, n_classes, glyphs.usable)
@@ -51,10 +61,13 @@ def check_emnist(case: Case, arrays: Arrays) -> None:
             answer = spatial.neighbour(picture.characters, direction, place, recipe.per_row, n_classes)
             assert answer == arrays[f"{split}.label_task"][i], where
             assert [direction, picture.characters[place]] == arrays[f"{split}.flag"][i].tolist(), where
-            assert np.array_equal(picture.characters.reshape(arrays[f"{split}.label_ordered"][i].shape),
-                                  arrays[f"{split}.label_ordered"][i]), where
-            assert np.array_equal(np.bincount(picture.characters, minlength=n_classes),
-                                  arrays[f"{split}.label_existence"][i]), where
+            assert np.array_equal(
+                picture.characters.reshape(arrays[f"{split}.label_ordered"][i].shape),
+                arrays[f"{split}.label_ordered"][i],
+            ), where
+            assert np.array_equal(
+                np.bincount(picture.characters, minlength=n_classes), arrays[f"{split}.label_existence"][i]
+            ), where
             if i < len(arrays[f"{split}.image"]):
                 if split == "train" and config["augment"]:
                     # the augmenter is another library's: same range and as much ink, give or take
@@ -87,9 +100,13 @@ def check_directions(case: Case, arrays: Arrays) -> None:
 def check_persons(case: Case, arrays: Arrays) -> None:
     config = case["config"]
     people = persons.People(images=arrays["raw.images"], masks=arrays["raw.masks"], labels=arrays["raw.labels"])
-    recipe = persons.PersonsRecipe(extended=config["extended"], hide_many=config["hide_many"],
-                                   n_configurations=config["nsamples"], n_test=config["n_test"])
-    assert persons.SPLIT_SEEDS == config["split_seeds"]
+    recipe = persons.PersonsRecipe(
+        extended=config["extended"],
+        hide_many=config["hide_many"],
+        n_configurations=config["nsamples"],
+        n_test=config["n_test"],
+    )
+    assert config["split_seeds"] == persons.SPLIT_SEEDS
     train, test = persons.allowed_instances(recipe, people)
     assert np.array_equal(train, arrays["train_allowed"].astype(bool))
     assert np.array_equal(test, arrays["test_allowed"].astype(bool))
@@ -117,8 +134,9 @@ def check_persons(case: Case, arrays: Arrays) -> None:
             table, weight = persons.labels_of(scene, people)
             assert np.array_equal(table, arrays[f"{split}.label_all"][i]), where
             assert np.array_equal(weight, arrays[f"{split}.loss_weight"][i]), where
-            assert np.array_equal(np.bincount(scene.people, minlength=people.n_people),
-                                  arrays[f"{split}.label_existence"][i]), where
+            assert np.array_equal(
+                np.bincount(scene.people, minlength=people.n_people), arrays[f"{split}.label_existence"][i]
+            ), where
             if i < len(arrays[f"{split}.image"]) and not (split == "train" and config["augment"]):
                 same_picture(persons.render(recipe, people, scene), arrays[f"{split}.image"][i], where)
                 same_picture(persons.render(recipe, people, scene, only=place), arrays[f"{split}.seg"][i], where)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from cl_plugin_butd.losses import (
     OnlineEwc,
     OnlinePathIntegral,
@@ -18,13 +19,7 @@ from cl_plugin_butd.losses import (
 )
 from cl_plugin_butd.model.blocks import Norm
 from cl_plugin_butd.model.counter_stream import TaskArgumentTop
-from cl_plugin_butd.model.modulation import (
-    ActivationModulation,
-    binary_mask,
-    expand,
-    interpolate,
-    modulation_size,
-)
+from cl_plugin_butd.model.modulation import ActivationModulation, binary_mask, expand, interpolate, modulation_size
 from cl_plugin_butd.train.schedule import cyclic_rate, is_better, mean_image, warmup_factors
 from cl_plugin_butd.weights import from_split_top
 
@@ -47,8 +42,13 @@ def check_mod_act(case: Case, arrays: Arrays) -> None:
     _, channels, height, width = t["x"].shape
     for task in range(sum(name.startswith("channel.") for name in arrays) // 2):
         layer = ActivationModulation(channels, height, width)
-        layer.load_state_dict({f"{part}.{kind}": t[f"{part}.{task}.{kind}"] for part in ("channel", "pixel")
-                               for kind in ("weight", "bias")})
+        layer.load_state_dict(
+            {
+                f"{part}.{kind}": t[f"{part}.{task}.{kind}"]
+                for part in ("channel", "pixel")
+                for kind in ("weight", "bias")
+            }
+        )
         close(layer.modulate_pixels(t["x"]), arrays[f"t{task}.pixel"], case)
         close(layer(t["x"]), arrays[f"t{task}.pixel_then_channel"], case)
 
@@ -127,8 +127,12 @@ def check_split_top(case: Case, arrays: Arrays, *, per_task: bool) -> None:
     weights = {name[2:]: value for name, value in t.items() if name.startswith("w.")}
     n_tasks = weights["h_top_td.1.running_mean"].shape[0]
     top = TaskArgumentTop(t["bu"].shape[1], n_tasks, t["flag"].shape[1] - n_tasks, per_task=per_task)
-    top.load_state_dict({**top.state_dict(), **{ours: value for name, value in weights.items()
-                                               if (ours := from_split_top(name, tuple(value.shape)))}})
+    top.load_state_dict(
+        {
+            **top.state_dict(),
+            **{ours: value for name, value in weights.items() if (ours := from_split_top(name, tuple(value.shape)))},
+        }
+    )
     bu = t["bu"].flatten(1)
     top.train()
     out, embed = top(bu, t["flag"])
@@ -144,15 +148,18 @@ def check_lwf(case: Case, arrays: Arrays) -> None:
     close(distillation(t["new3"], t["old3"], t["presence"]), arrays["loss_presence_weighted"], case)
     for name in arrays:
         if name.startswith("convex_mix_lambda"):
-            weight, ce = (float(x) for x in name.removeprefix("convex_mix_lambda").removesuffix("_on_unweighted")
-                          .split("_ce"))
+            weight, ce = (
+                float(x) for x in name.removeprefix("convex_mix_lambda").removesuffix("_on_unweighted").split("_ce")
+            )
             close(weight * (weight * distillation(t["new"], t["old"])) + (1 - weight) * ce, arrays[name], case)
 
 
 def check_quadratic(case: Case, arrays: Arrays) -> None:
     t = tensors(arrays)
-    part = {side: {name.removeprefix(f"{side}."): value for name, value in t.items() if name.startswith(f"{side}.")}
-            for side in ("new", "old", "imp")}
+    part = {
+        side: {name.removeprefix(f"{side}."): value for name, value in t.items() if name.startswith(f"{side}.")}
+        for side in ("new", "old", "imp")
+    }
     close(quadratic(part["new"], part["old"], part["imp"]), arrays["penalty"], case)
     close(mas_objective(t["logits"]), arrays["mas_objective"], case)
 
@@ -161,8 +168,11 @@ def check_online(case: Case, arrays: Arrays) -> None:
     t = tensors(arrays)
     p = {"weight": t["w0"].requires_grad_(), "bias": t["b0"].requires_grad_()}
     before = {kind: {name: t[f"{kind}_old.{name}"] for name in p} for kind in ("fisher", "score")}
-    online = {"ewc": OnlineEwc(p, before["fisher"]), "pi": OnlinePathIntegral(p, before["score"]),
-              "rw": OnlineWalk(p, (before["fisher"], before["score"]), period=2)}
+    online = {
+        "ewc": OnlineEwc(p, before["fisher"]),
+        "pi": OnlinePathIntegral(p, before["score"]),
+        "rw": OnlineWalk(p, (before["fisher"], before["score"]), period=2),
+    }
     optimizer = torch.optim.SGD(p.values(), 0.1)
     for step, (x, y) in enumerate(zip(t["X"], t["Y"], strict=True)):
         for name, regulariser in online.items():
@@ -194,8 +204,11 @@ def check_head_select(case: Case, arrays: Arrays) -> None:
 def check_schedules(case: Case, arrays: Arrays) -> None:
     cyclic = case["config"]["cyclic"]
     steps = len(arrays["cyclic_lr"])
-    close([cyclic_rate(i, cyclic["base"], cyclic["max"], cyclic["step_up"]) for i in range(steps)],
-          arrays["cyclic_lr"], case)
+    close(
+        [cyclic_rate(i, cyclic["base"], cyclic["max"], cyclic["step_up"]) for i in range(steps)],
+        arrays["cyclic_lr"],
+        case,
+    )
     for name in arrays:
         if name.startswith("warmup_"):
             words = name.split("_")

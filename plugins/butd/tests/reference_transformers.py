@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from reference_counter_stream import unpack
+
+from cl_plugin_butd.model.hub import HubVit, rename_for_installed
 from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
 from cl_plugin_butd.weights import from_task_select, load_renamed
-from reference_counter_stream import unpack
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -21,14 +23,25 @@ def shape(config: dict[str, Any]) -> VitShape:
 
 def sizes(case: Case, arrays: Arrays) -> dict[str, int]:
     config = case["config"]
-    return {"image": config["image"], "patch": config["patch"], "n_tasks": arrays["task"].shape[1],
-            "n_arguments": arrays["argument"].shape[1], "n_classes": config["classes"]}
+    return {
+        "image": config["image"],
+        "patch": config["patch"],
+        "n_tasks": arrays["task"].shape[1],
+        "n_arguments": arrays["argument"].shape[1],
+        "n_classes": config["classes"],
+    }
 
 
 def load(net: torch.nn.Module, case: Case, arrays: Arrays) -> None:
-    load_renamed(net, {from_task_select(name): torch.from_numpy(value.copy())
-                       for name, value in unpack(case, arrays, "w0").items() if not ignored(name, net)},
-                 allow_missing=())
+    load_renamed(
+        net,
+        {
+            from_task_select(name): torch.from_numpy(value.copy())
+            for name, value in unpack(case, arrays, "w0").items()
+            if not ignored(name, net)
+        },
+        allow_missing=(),
+    )
 
 
 def ignored(name: str, net: torch.nn.Module) -> bool:
@@ -50,17 +63,50 @@ def check_encoder(case: Case, arrays: Arrays) -> None:
 
 def check_encdec(case: Case, arrays: Arrays) -> None:
     config = case["config"]
-    check(TaskSelectEncoderDecoder(shape(config["enc"]), shape(config["dec"]), deepest_first=config["use_butd"],
-                                   **sizes(case, arrays)), case, arrays)
+    check(
+        TaskSelectEncoderDecoder(
+            shape(config["enc"]), shape(config["dec"]), deepest_first=config["use_butd"], **sizes(case, arrays)
+        ),
+        case,
+        arrays,
+    )
 
 
 def check_two_stream(case: Case, arrays: Arrays) -> None:
     config = case["config"]
-    check(TaskSelectTwoStream(shape(config), mix=config["mix"], self_attention=config["self_attention"],
-                              **sizes(case, arrays)), case, arrays)
+    check(
+        TaskSelectTwoStream(
+            shape(config), mix=config["mix"], self_attention=config["self_attention"], **sizes(case, arrays)
+        ),
+        case,
+        arrays,
+    )
+
+
+def check_guided(case: Case, arrays: Arrays) -> None:
+    config = case["config"]
+    net = HubVit(
+        hidden=config["hidden"],
+        layers=config["layers"],
+        heads=config["heads"],
+        ffn=config["ffn"],
+        image=config["image"],
+        patch=config["patch"],
+        qkv_bias=config["qkv_bias"],
+        n_classes=arrays["out"].shape[1],
+        n_outputs=arrays["out"].shape[2],
+        guided=(arrays["task"].shape[1], arrays["argument"].shape[1]),
+    )
+    named = {name: torch.from_numpy(value.copy()) for name, value in unpack(case, arrays, "w0").items()}
+    load_renamed(net, rename_for_installed(named, net))
+    net.eval()
+    with torch.no_grad():
+        out = net(*(torch.from_numpy(arrays[name]) for name in ("image", "task", "argument")))
+    np.testing.assert_allclose(out, arrays["out"], rtol=1e-4, atol=1e-4)
 
 
 TRANSFORMERS = {
+    "vit_guided": check_guided,
     "vit_butd": check_two_stream,
     "vit_encoder": check_encoder,
     "vit_encdec": check_encdec,

@@ -58,8 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not (path / "manifest.json").exists():
         metafunc.parametrize("case", [{"kind": "no manifest", "where": str(path)}], ids=["missing"])
     elif manifest(path).get("plugin") != PLUGIN:
-        metafunc.parametrize("case", [{"kind": "other plugin", "plugin": manifest(path).get("plugin")}],
-                             ids=["no cases for this plugin"])
+        metafunc.parametrize(
+            "case", [{"kind": "other plugin", "plugin": manifest(path).get("plugin")}], ids=["no cases for this plugin"]
+        )
     else:
         found = cases(path)
         metafunc.parametrize("case", found, ids=[case["case"] for case in found])

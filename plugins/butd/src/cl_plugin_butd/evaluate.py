@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cl_kernel.errors import BadInput
 
 from cl_kernel import Samples, Stream, write_json
+from cl_kernel.errors import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,9 @@ def confusion(answers: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.
     return table
 
 
-def person_table(person: np.ndarray, feature: np.ndarray, right: np.ndarray, n_people: int = 6,
-                 n_features: int = 7) -> dict[str, Any]:
+def person_table(
+    person: np.ndarray, feature: np.ndarray, right: np.ndarray, n_people: int = 6, n_features: int = 7
+) -> dict[str, Any]:
     """Accuracy of each person and feature; means are over the cells that were asked about.
 
     :return: ``table`` [people, features] (nan where never asked), ``features`` and ``mean``.
@@ -39,11 +40,15 @@ def person_table(person: np.ndarray, feature: np.ndarray, right: np.ndarray, n_p
     np.add.at(hits, (person, feature), right)
     with np.errstate(invalid="ignore", divide="ignore"):
         table = hits / total
-    means = np.asarray([np.mean(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan
-                        for column in table.T])
+    means = np.asarray(
+        [np.mean(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan for column in table.T]
+    )
     queried = means[list(FEATURE_COLUMNS)]
-    return {"table": table, "features": means,
-            "mean": float(queried[~np.isnan(queried)].mean()) if (~np.isnan(queried)).any() else None}
+    return {
+        "table": table,
+        "features": means,
+        "mean": float(queried[~np.isnan(queried)].mean()) if (~np.isnan(queried)).any() else None,
+    }
 
 
 def not_border(predicted: np.ndarray, border: int) -> float:
@@ -65,7 +70,9 @@ def zero_forgetting(rows: Sequence[Sequence[float | None]]) -> dict[str, Any]:
     return {"average": float(np.mean(last)), "forgetting": float(np.mean(drops)) if drops else 0.0, "exact": exact}
 
 
-def compose(answer: Any, image: np.ndarray, argument: np.ndarray, chain: Sequence[int], border: int | None) -> np.ndarray:
+def compose(
+    answer: Any, image: np.ndarray, argument: np.ndarray, chain: Sequence[int], border: int | None
+) -> np.ndarray:
     """Follow a chain of directions: the answer to one is the argument of the next.
 
     Once a border is met the answer stays the border (the published code multiplied by the wrong mask).
@@ -89,28 +96,80 @@ def compose(answer: Any, image: np.ndarray, argument: np.ndarray, chain: Sequenc
     return current
 
 
+def write_composition(learner: Any, ctx: Context, words: Sequence[str]) -> dict[str, Any]:
+    """Follow a chain of directions on the test pictures and compare with the direction it adds up to.
+
+    :return: and write to ``reports/compose.json``: accuracy of the chain, of the direct answer, and their agreement.
+    :raises BadInput: when the stream lacks a direction of the chain, or their sum.
+    """
+    stream = ctx.stream
+    names = [stage.name for stage in stream.stages]
+    ways = [tuple(way) for way in stream.info["directions"]]
+    if missing := [word for word in words if word not in names]:
+        raise BadInput(
+            f"the stream has no direction {', '.join(missing)}", where="learner.compose", fix=f"use {', '.join(names)}"
+        )
+    chain = [names.index(word) for word in words]
+    total = (sum(ways[t][0] for t in chain), sum(ways[t][1] for t in chain))
+    if total not in ways:
+        raise BadInput(
+            f"{' then '.join(words)} adds up to {total}, which is no direction of the stream",
+            where="learner.compose",
+            fix="add that direction to dataset.directions",
+        )
+    direct = ways.index(total)
+    rows = stream.test_sets[names[direct]]
+    taken = stream.test.take(rows, ["image", "argument", "class"])
+    border = stream.n_classes - 1 if stream.info.get("border") else None
+    found = compose(learner.classes, taken["image"], taken["argument"], chain, border)
+    straight = learner.classes(taken["image"], np.full(len(rows), direct, np.int64), taken["argument"])
+    result = {
+        "chain": list(words),
+        "equals": names[direct],
+        "accuracy": float((found == taken["class"]).mean()),
+        "direct": float((straight == taken["class"]).mean()),
+        "agreement": float((found == straight).mean()),
+    }
+    write_json(ctx.folder / "reports" / "compose.json", result)
+    ctx.note(f"{' then '.join(words)}: {result['accuracy']:.3f}; {names[direct]} directly: {result['direct']:.3f}")
+    return result
+
+
 def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
     """Write ``reports/`` in the run folder: confusion matrices, pictures with the query marked, the learning curve."""
     stream, folder = ctx.stream, ctx.folder / "reports"
     folder.mkdir(exist_ok=True)
     labels = stream.test.take(np.arange(len(stream.test)), ["class"])["class"]
     predicted = np.concatenate([out["class"] for out in learner.predict(stream.test)])
-    tables = {name: confusion(labels[rows], predicted[rows], stream.n_classes).tolist()
-              for name, rows in stream.test_sets.items()}
+    tables = {
+        name: confusion(labels[rows], predicted[rows], stream.n_classes).tolist()
+        for name, rows in stream.test_sets.items()
+    }
     write_json(folder / "confusion.json", {"classes": list(stream.class_names), "sets": tables})
     write_json(folder / "curve.json", {"columns": ["stage", "epoch", "loss"], "rows": [list(r) for r in curve]})
     if "person" in stream.spec:
         taken = stream.test.take(np.arange(len(stream.test)), ["argument", "task"])
         report = person_table(taken["argument"], taken["task"], predicted == labels)
-        write_json(folder / "persons.json", {"table": np.where(np.isnan(report["table"]), None,
-                                                               report["table"].astype(object)).tolist(),
-                                             "mean": report["mean"]})
+        write_json(
+            folder / "persons.json",
+            {
+                "table": np.where(np.isnan(report["table"]), None, report["table"].astype(object)).tolist(),
+                "mean": report["mean"],
+            },
+        )
     if n_pictures:
         draw(folder, stream, tables, curve, labels, predicted, n_pictures)
 
 
-def draw(folder: Path, stream: Stream, tables: Mapping[str, list[list[int]]], curve: Sequence[Sequence[float]],
-         labels: np.ndarray, predicted: np.ndarray, n_pictures: int) -> None:
+def draw(
+    folder: Path,
+    stream: Stream,
+    tables: Mapping[str, list[list[int]]],
+    curve: Sequence[Sequence[float]],
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    n_pictures: int,
+) -> None:
     """The same as pictures."""
     from matplotlib.figure import Figure
 
@@ -130,12 +189,14 @@ def draw(folder: Path, stream: Stream, tables: Mapping[str, list[list[int]]], cu
         axes.set_title(f"{name}: right answer down, given across")
         figure.savefig(folder / f"confusion-{safe(name)}.png", dpi=110)
     for name, rows in stream.test_sets.items():
-        draw_predictions(folder / f"pictures-{safe(name)}.png", stream.test, rows[:n_pictures], labels, predicted,
-                         stream)
+        draw_predictions(
+            folder / f"pictures-{safe(name)}.png", stream.test, rows[:n_pictures], labels, predicted, stream
+        )
 
 
-def draw_predictions(path: Path, samples: Samples, rows: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
-                     stream: Stream) -> None:
+def draw_predictions(
+    path: Path, samples: Samples, rows: np.ndarray, labels: np.ndarray, predicted: np.ndarray, stream: Stream
+) -> None:
     """Pictures with what was asked, answered and right; the queried place is framed where the samples know it."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -155,8 +216,11 @@ def draw_predictions(path: Path, samples: Samples, rows: np.ndarray, labels: np.
         argument = int(taken["argument"][i])
         about = names[argument] if argument < len(names) else str(argument)
         given, right = names[int(predicted[rows[i]])], names[int(labels[rows[i]])]
-        axis.set_title(f"{asked} of {about}: {given}" + ("" if given == right else f" (is {right})"), fontsize=8,
-                       color="black" if given == right else "firebrick")
+        axis.set_title(
+            f"{asked} of {about}: {given}" + ("" if given == right else f" (is {right})"),
+            fontsize=8,
+            color="black" if given == right else "firebrick",
+        )
         if has_box:
             y, x, h, w = (int(v) for v in taken["box"][i])
             axis.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor="tab:orange"))

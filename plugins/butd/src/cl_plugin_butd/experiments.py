@@ -12,8 +12,11 @@ Values = Mapping[str, Any]
 _LATER = {"later_lr": 3e-3, "later_epochs": 6}
 
 BASELINES: dict[str, tuple[str, Values, Values]] = {
-    "masks": ("a binary mask of the frozen weights and a head a task", {"later_lr": 1e-4, "weight_decay": 1e-5},
-              {"later_lr": 1e-2, "weight_decay": 0.0}),
+    "masks": (
+        "a binary mask of the frozen weights and a head a task",
+        {"later_lr": 1e-4, "weight_decay": 1e-5},
+        {"later_lr": 1e-2, "weight_decay": 0.0},
+    ),
     "classifier": ("a head a task, nothing else learns", {"later_lr": 1e-4}, {"later_lr": 1e-2}),
     "naive": ("everything learns, nothing is kept", {}, {}),
     "joint": ("every task so far at once: the upper bound", {}, {}),
@@ -32,12 +35,16 @@ BASELINES: dict[str, tuple[str, Values, Values]] = {
 
 FORGETTING = ("accuracy", "butd:occurrence")
 EMNIST_NET = {
-    "learner.filters": (64, 96, 128, 256), "learner.strides": (2, 2, 1, 2), "learner.blocks": (0, 1, 1, 1),
+    "learner.filters": (64, 96, 128, 256),
+    "learner.strides": (2, 2, 1, 2),
+    "learner.blocks": (0, 1, 1, 1),
     "learner.augment": (0.1, 0.05, 2.0, 51),
 }
 PERSONS_NET = {
-    "learner.filters": (64, 64, 128, 256, 512), "learner.strides": (2, 2, 2, 2, 2),
-    "learner.blocks": (0, 2, 2, 2, 2), "learner.augment": (0.1, 0.1, 10.0, 51),
+    "learner.filters": (64, 64, 128, 256, 512),
+    "learner.strides": (2, 2, 2, 2, 2),
+    "learner.blocks": (0, 2, 2, 2, 2),
+    "learner.augment": (0.1, 0.1, 10.0, 51),
 }
 TINY_HELD_OUT = {"dataset": "butd:held-out"}
 QUICK = {"dataset.n_train": 1000, "dataset.n_test": 200, "learner.epochs": 3}
@@ -45,101 +52,194 @@ QUICK = {"dataset.n_train": 1000, "dataset.n_test": 200, "learner.epochs": 3}
 
 def _spatial(name: str, variant: str, **training: Any) -> Experiment:
     return Experiment(
-        name=name, summary=f"EMNIST spatial, {variant.replace('-', ' characters, ')}; held-out combinations are the test",
+        name=name,
+        summary=f"EMNIST spatial, {variant.replace('-', ' characters, ')}; held-out combinations are the test",
         settings={"learner": "butd:counter-stream"},
-        profiles={"tiny": TINY_HELD_OUT,
-                  "paper": {"dataset": f"butd:emnist:{variant}", **EMNIST_NET,
-                            **{f"learner.{k}": v for k, v in training.items()}}})
+        profiles={
+            "tiny": TINY_HELD_OUT,
+            "paper": {
+                "dataset": f"butd:emnist:{variant}",
+                **EMNIST_NET,
+                **{f"learner.{k}": v for k, v in training.items()},
+            },
+        },
+    )
 
 
 def _persons(name: str, variant: str) -> Experiment:
     return Experiment(
-        name=name, summary=f"persons, {variant}; held-out person-feature pairs are the test",
+        name=name,
+        summary=f"persons, {variant}; held-out person-feature pairs are the test",
         settings={"learner": "butd:counter-stream", "dataset": f"butd:persons:{variant}"},
-        profiles={"tiny": {"dataset.stand_in": True, "learner.filters": (8, 12, 16, 24), "learner.batch_size": 20,
-                           "learner.strides": (4, 2, 2, 2), "learner.blocks": (0, 1, 1, 1), "learner.epochs": 2},
-                  "paper": {**PERSONS_NET, "learner.lr": 5e-4, "learner.batch_size": 10, "learner.weight_decay": 1e-4,
-                            "learner.epochs": 300}})
+        profiles={
+            "tiny": {
+                "dataset.stand_in": True,
+                "learner.filters": (8, 12, 16, 24),
+                "learner.batch_size": 20,
+                "learner.strides": (4, 2, 2, 2),
+                "learner.blocks": (0, 1, 1, 1),
+                "learner.epochs": 2,
+            },
+            "paper": {
+                **PERSONS_NET,
+                "learner.lr": 5e-4,
+                "learner.batch_size": 10,
+                "learner.weight_decay": 1e-4,
+                "learner.epochs": 300,
+            },
+        },
+    )
 
 
 def _ablation(name: str, summary: str, **changes: Any) -> Experiment:
     changed = {f"learner.{k}": v for k, v in changes.items()}
     return Experiment(
-        name=name, summary=summary, settings={"learner": "butd:counter-stream", **changed},
-        profiles={"tiny": {**TINY_HELD_OUT, "learner.epochs": 6},
-                  "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET}})
+        name=name,
+        summary=summary,
+        settings={"learner": "butd:counter-stream", **changed},
+        profiles={
+            "tiny": {**TINY_HELD_OUT, "learner.epochs": 6},
+            "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET},
+        },
+    )
 
 
 def _baseline(name: str) -> Experiment:
     summary = BASELINES[name][0]
     return Experiment(
-        name=f"CL_BASELINE_{name.upper().replace('-', '_')}", summary=f"four directions with {summary}",
+        name=f"CL_BASELINE_{name.upper().replace('-', '_')}",
+        summary=f"four directions with {summary}",
         settings={"learner": f"butd:{name}"},
-        profiles={"tiny": {"dataset": "butd:patterns"},
-                  "paper": {"dataset": "butd:emnist-grid", "learner.batch_size": 10, "learner.epochs": 40,
-                            "learner.later_epochs": 40, "learner.augment": (0.05, 0.1, 15.0, 51)}})
+        profiles={
+            "tiny": {"dataset": "butd:patterns"},
+            "paper": {
+                "dataset": "butd:emnist-grid",
+                "learner.batch_size": 10,
+                "learner.epochs": 40,
+                "learner.later_epochs": 40,
+                "learner.augment": (0.05, 0.1, 15.0, 51),
+            },
+        },
+    )
 
 
 def _stream(name: str, dataset: str, summary: str, **later: Any) -> Experiment:
     return Experiment(
-        name=name, summary=summary, settings={"learner": "butd:zero-forgetting"},
-        profiles={"tiny": {"dataset": "butd:patterns"},
-                  "paper": {"dataset": f"butd:{dataset}", "learner.augment": (0.05, 0.1, 15.0, 51),
-                            **{f"learner.{k}": v for k, v in later.items()}}})
+        name=name,
+        summary=summary,
+        settings={"learner": "butd:zero-forgetting"},
+        profiles={
+            "tiny": {"dataset": "butd:patterns"},
+            "paper": {
+                "dataset": f"butd:{dataset}",
+                "learner.augment": (0.05, 0.1, 15.0, 51),
+                **{f"learner.{k}": v for k, v in later.items()},
+            },
+        },
+    )
 
 
 def _transfer(name: str, **changes: Any) -> Experiment:
     return Experiment(
-        name=f"TRANSFER_{name.upper()}", summary=f"a net carried to further classes: {name}",
+        name=f"TRANSFER_{name.upper()}",
+        summary=f"a net carried to further classes: {name}",
         settings={"learner": "butd:transfer", "learner.method": name},
-        profiles={"tiny": {"dataset": "butd:digit-classes"},
-                  "paper": {"dataset": "butd:digit-classes", **{f"learner.{k}": v for k, v in changes.items()}}})
+        profiles={
+            "tiny": {"dataset": "butd:digit-classes"},
+            "paper": {"dataset": "butd:digit-classes", **{f"learner.{k}": v for k, v in changes.items()}},
+        },
+    )
 
 
 def _vit(name: str, kind: str, **paper: Any) -> Experiment:
     return Experiment(
-        name=name, summary=f"transformer, {kind}", settings={"learner": "butd:vit", "learner.kind": kind},
-        requires=("torch", "transformers") if kind in ("multi-label", "right-of-all", "guided", "vanilla") else
-        ("torch",),
-        profiles={"tiny": {"dataset": "butd:held-out", "dataset.n_train": 2000},
-                  "paper": {"dataset": "butd:emnist:6-extended", **{f"learner.{k}": v for k, v in paper.items()}}})
+        name=name,
+        summary=f"transformer, {kind}",
+        settings={
+            "learner": "butd:vit",
+            "learner.kind": kind,
+            **({"metrics": ["butd:occurrence"]} if kind == "multi-label" else {}),
+        },
+        requires=("torch", "transformers")
+        if kind in ("multi-label", "right-of-all", "guided", "vanilla")
+        else ("torch",),
+        profiles={
+            "tiny": {"dataset": "butd:held-out", "dataset.n_train": 2000},
+            "paper": {"dataset": "butd:emnist:6-extended", **{f"learner.{k}": v for k, v in paper.items()}},
+        },
+    )
 
 
 TASK_SELECT = {"image": 224, "patch": 16, "lr": 3e-4, "cyclic": False, "batch_size": 256, "epochs": 100}
 
 EXPERIMENTS = [
     Experiment(
-        name="CL_DIRECTIONS", default=True, aliases=("zero-forgetting",),
+        name="CL_DIRECTIONS",
+        default=True,
+        aliases=("zero-forgetting",),
         summary="four directions one after the other; nothing is forgotten",
         settings={"learner": "butd:zero-forgetting"},
-        profiles={"tiny": {"dataset": "butd:patterns"},
-                  "small": {"dataset": "butd:digits-grid", **{
-                      f"learner.{k}": v for k, v in {
-                          "filters": (16, 24, 32), "strides": (1, 2, 2), "blocks": (0, 1, 1), "factor": (2, 2, 1, 1),
-                          "init_one": True, "lr": 3e-3, "later_lr": 1e-2, "batch_size": 50, "epochs": 12,
-                          "later_epochs": 8, "schedule": "cosine", "normalise": "centred"}.items()}},
-                  "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)}},
-        beside={"naive fine-tuning": {"learner": "butd:naive"}}),
+        profiles={
+            "tiny": {"dataset": "butd:patterns"},
+            "small": {
+                "dataset": "butd:digits-grid",
+                **{
+                    f"learner.{k}": v
+                    for k, v in {
+                        "filters": (16, 24, 32),
+                        "strides": (1, 2, 2),
+                        "blocks": (0, 1, 1),
+                        "factor": (2, 2, 1, 1),
+                        "init_one": True,
+                        "lr": 3e-3,
+                        "later_lr": 1e-2,
+                        "batch_size": 50,
+                        "epochs": 12,
+                        "later_epochs": 8,
+                        "schedule": "cosine",
+                        "normalise": "centred",
+                    }.items()
+                },
+            },
+            "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)},
+        },
+        beside={"naive fine-tuning": {"learner": "butd:naive"}},
+    ),
     Experiment(
-        name="SMOKE", summary="every part once, in seconds",
+        name="SMOKE",
+        summary="every part once, in seconds",
         settings={"learner": "butd:zero-forgetting", "dataset": "butd:patterns"},
-        profiles={"tiny": {"dataset.n_train": 200, "dataset.n_test": 50, "dataset.directions": ("right", "left"),
-                           "learner.epochs": 1, "learner.later_epochs": 1}}),
+        profiles={
+            "tiny": {
+                "dataset.n_train": 200,
+                "dataset.n_test": 50,
+                "dataset.directions": ("right", "left"),
+                "learner.epochs": 1,
+                "learner.later_epochs": 1,
+            }
+        },
+    ),
     Experiment(
-        name="HELD_OUT_PAIRS", summary="guided against unguided on pairs never seen side by side",
+        name="HELD_OUT_PAIRS",
+        summary="guided against unguided on pairs never seen side by side",
         settings={"learner": "butd:counter-stream"},
-        profiles={"tiny": TINY_HELD_OUT,
-                  "small": {"dataset": "butd:digits", **EMNIST_NET},
-                  "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET}},
-        beside={"unguided": {"learner.placement": "NOFLAG"}, "bottom-up only": {"learner.placement": "BU1_SIMPLE"}}),
+        profiles={
+            "tiny": TINY_HELD_OUT,
+            "small": {"dataset": "butd:digits", **EMNIST_NET},
+            "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET},
+        },
+        beside={"unguided": {"learner.placement": "NOFLAG"}, "bottom-up only": {"learner.placement": "BU1_SIMPLE"}},
+    ),
     _persons("PERSONS_SUFFICIENT", "sufficient"),
     _persons("PERSONS_EXTENDED", "extended"),
     _spatial("EMNIST_6_SUFFICIENT", "6-sufficient"),
     _spatial("EMNIST_6_EXTENDED", "6-extended"),
     _spatial("EMNIST_24_SUFFICIENT", "24-sufficient", optimizer="sgd", lr=0.05, batch_size=32, weight_decay=1e-4),
     _spatial("EMNIST_24_EXTENDED", "24-extended", lr=1e-4, weight_decay=1e-4),
-    *(_ablation(f"FLAG_AT_{placement}", f"the instruction enters at {placement}", placement=placement)
-      for placement in ("TD", "BU1", "BU2", "NOFLAG", "BU1_SIMPLE", "BU1_NOLAT")),
+    *(
+        _ablation(f"FLAG_AT_{placement}", f"the instruction enters at {placement}", placement=placement)
+        for placement in ("TD", "BU1", "BU2", "NOFLAG", "BU1_SIMPLE", "BU1_NOLAT")
+    ),
     _ablation("NO_LATERAL_BUTD", "no laterals from bottom-up to top-down", bu_to_td=False),
     _ablation("NO_LATERAL_TDBU", "no laterals from top-down to bottom-up", td_to_bu=False),
     _stream("CL_EMNIST", "emnist-grid", "EMNIST characters, five directions"),
@@ -159,7 +259,12 @@ EXPERIMENTS = [
     _vit("TASKSELECT_ENCDEC", "encoder-decoder", **{**TASK_SELECT, "hidden": 240, "ffn": 768, "layers": 3, "heads": 3}),
     _vit("TASKSELECT_ENCODER", "encoder", **{**TASK_SELECT, "hidden": 240, "ffn": 768, "layers": 6, "heads": 3}),
     Experiment(
-        name="COMPOSE", summary="directions chained: the answer to one is the argument of the next",
-        settings={"learner": "butd:zero-forgetting", "metrics": ["butd:composition"]},
-        profiles={"tiny": {"dataset": "butd:patterns"}, "paper": {"dataset": "butd:emnist-grid"}}),
+        name="COMPOSE",
+        summary="directions chained: the answer to one is the argument of the next",
+        settings={"learner": "butd:zero-forgetting", "learner.compose": ("right", "right")},
+        profiles={
+            "tiny": {"dataset": "butd:patterns"},
+            "paper": {"dataset": "butd:emnist-grid", "dataset.directions": ("right", "left", "right2")},
+        },
+    ),
 ]

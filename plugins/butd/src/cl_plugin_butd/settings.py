@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from attrs import field, frozen, validators
+
 from cl_kernel import doc
 
 POSITIVE = validators.gt(0)
@@ -167,8 +168,21 @@ class Continual(Network):
     blocks: tuple[int, ...] = field(default=(0, 1, 1, 1), metadata=doc("blocks by stage", source="spec 3"))
     separable: bool = field(default=False, metadata=doc("depthwise-separable convolutions", source="spec 3"))
     method: Literal[
-        "modulation", "masks", "classifier", "naive", "joint", "ewc", "lwf", "lfl", "mas", "si", "imm-mean",
-        "imm-mode", "rwalk", "ewc-online", "pi"
+        "modulation",
+        "masks",
+        "classifier",
+        "naive",
+        "joint",
+        "ewc",
+        "lwf",
+        "lfl",
+        "mas",
+        "si",
+        "imm-mean",
+        "imm-mode",
+        "rwalk",
+        "ewc-online",
+        "pi",
     ] = field(default="modulation", metadata=doc("what keeps earlier tasks, or not"))
     modulation: Literal["act", "weight-mul", "weight-1m", "interp", "none"] = field(
         default="weight-mul", metadata=doc("generation of the modulation", source="spec 2.8")
@@ -202,17 +216,37 @@ class Continual(Network):
         metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source="spec 4.4"),
     )
     pictures: int = field(default=6, metadata=doc("prediction pictures drawn at the end; 0 for none"))
+    compose: tuple[str, ...] = field(
+        default=(), metadata=doc("chain of directions followed at the end; its sum must be a direction of the stream")
+    )
 
 
 TINY_TRAINING = {
-    "filters": (16, 24, 32), "strides": (1, 2, 2), "blocks": (0, 1, 1), "separable": False, "lr": 3e-3,
-    "weight_decay": 0.0, "batch_size": 50, "epochs": 8, "schedule": "cosine", "normalise": "centred",
+    "filters": (16, 24, 32),
+    "strides": (1, 2, 2),
+    "blocks": (0, 1, 1),
+    "separable": False,
+    "lr": 3e-3,
+    "weight_decay": 0.0,
+    "batch_size": 50,
+    "epochs": 6,
+    "schedule": "cosine",
+    "normalise": "centred",
 }
 """The verified stand-in network (spec 4.6)."""
 
 TINY_CONTINUAL = {
-    "filters": (16, 24, 32), "strides": (1, 2, 2), "blocks": (0, 1, 1), "factor": (2, 2, 1, 1), "init_one": True,
-    "lr": 3e-3, "later_lr": 1e-2, "batch_size": 50, "epochs": 8, "later_epochs": 6, "schedule": "cosine",
+    "filters": (16, 24, 32),
+    "strides": (1, 2, 2),
+    "blocks": (0, 1, 1),
+    "factor": (2, 2, 1, 1),
+    "init_one": True,
+    "lr": 3e-3,
+    "later_lr": 1e-2,
+    "batch_size": 50,
+    "epochs": 6,
+    "later_epochs": 4,
+    "schedule": "cosine",
     "normalise": "centred",
 }
 """The same for the continual learner; baselines learn later tasks at the first task's rate."""
@@ -238,7 +272,9 @@ class Transfer:
     first_lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("of stage 0 when it is learnt fully"))
     batch_size: int = field(default=32, validator=POSITIVE, metadata=doc("samples a step", source="spec 5"))
     epochs: int = field(default=30, validator=POSITIVE, metadata=doc("passes over a stage", source="spec 5"))
-    step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source="spec 5"))
+    step_every: int = field(
+        default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source="spec 5")
+    )
     temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation"))
     strength: float = field(default=1.0, metadata=doc("weight of the distillation"))
     hidden: int = field(default=0, metadata=doc("hidden units of an expanded read-out; 0 for a linear one"))
@@ -248,8 +284,9 @@ class Transfer:
 class Vit:
     """Transformers that answer instructions."""
 
-    kind: Literal["multi-label", "right-of-all", "guided", "vanilla", "encoder", "encoder-decoder", "two-stream",
-                  "cct", "pit"] = field(default="guided", metadata=doc("architecture", source="spec 3"))
+    kind: Literal[
+        "multi-label", "right-of-all", "guided", "vanilla", "encoder", "encoder-decoder", "two-stream", "cct", "pit"
+    ] = field(default="guided", metadata=doc("architecture", source="spec 3"))
     hidden: int = field(default=768, validator=POSITIVE, metadata=doc("width"))
     layers: int = field(default=3, validator=POSITIVE, metadata=doc("depth"))
     heads: int = field(default=2, validator=POSITIVE, metadata=doc("attention heads"))

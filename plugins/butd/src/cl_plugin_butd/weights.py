@@ -15,8 +15,10 @@ _FILTERS = [
     (r"bot_lat\.side\.weights", "gate_stem.weight"),
     (r"top_lat\.side\.weights", "gate_top.weight"),
     (r"h_flag_bu\.0\.(?P<part>weight|bias)", r"flag.\g<part>"),
-    (r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.conv(?P<i>[12])\.0(?P<part>\.depthwise|\.pointwise|)\.weight",
-     r"stages.\g<k>.\g<j>.conv\g<i>\g<part>.weight"),
+    (
+        r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.conv(?P<i>[12])\.0(?P<part>\.depthwise|\.pointwise|)\.weight",
+        r"stages.\g<k>.\g<j>.conv\g<i>\g<part>.weight",
+    ),
     (r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.downsample\.0\.weight", r"stages.\g<k>.\g<j>.project.weight"),
 ]
 _NORM = r"(?P<part>weight|bias|running_mean|running_var)"
@@ -38,8 +40,10 @@ _TD = [
     (r"conv1\.1\." + _NORM, r"final_norm.\g<part>"),
     (r"bot_lat\.side\.weights", "gate_stem.weight"),
     (r"bot_lat\.norm\." + _NORM, r"stem_lateral.\g<part>"),
-    (r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.conv(?P<i>[12])\.0(\.1)?(?P<part>\.depthwise|\.pointwise|)\.weight",
-     r"stages.\g<k>.\g<j>.conv\g<i>\g<part>.weight"),
+    (
+        r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.conv(?P<i>[12])\.0(\.1)?(?P<part>\.depthwise|\.pointwise|)\.weight",
+        r"stages.\g<k>.\g<j>.conv\g<i>\g<part>.weight",
+    ),
     (r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.conv(?P<i>[12])\.1\." + _NORM, r"stages.\g<k>.\g<j>.norm\g<i>.\g<part>"),
     # Sequential(upsample, conv, norm), or Sequential(conv, norm) where only the channels change
     (r"alllayers\.(?P<k>\d+)\.(?P<j>\d+)\.upsample\.\d+\.(?P<part>weight)\Z", r"stages.\g<k>.\g<j>.upsample.\g<part>"),
@@ -55,8 +59,7 @@ def _first(rules: Iterable[tuple[str, str]], name: str) -> str | None:
     return None
 
 
-def from_first_generation(name: str, shape: tuple[int, ...], *, separate: bool = False,
-                          head_layers: int = 1) -> str:
+def from_first_generation(name: str, shape: tuple[int, ...], *, separate: bool = False, head_layers: int = 1) -> str:
     """Our name of a parameter or buffer of the persons / EMNIST model.
 
     :param name: as in the published ``state_dict``.
@@ -154,8 +157,11 @@ def load_renamed(model: nn.Module, named: Mapping[str, Tensor], *, allow_missing
     missing, unknown = model.load_state_dict(dict(named), strict=False)
     missing = [name for name in missing if not any(p.fullmatch(name) for p in allowed)]
     if missing or unknown:
-        raise BadInput(f"weights do not fit the network: missing {missing[:4]}, unknown {list(unknown)[:4]}",
-                       where="published weights", fix="check placement, variant and filters against the file")
+        raise BadInput(
+            f"weights do not fit the network: missing {missing[:4]}, unknown {list(unknown)[:4]}",
+            where="published weights",
+            fix="check placement, variant and filters against the file",
+        )
 
 
 def from_split_top(name: str, shape: tuple[int, ...]) -> str | None:
@@ -201,13 +207,17 @@ def from_task_select(name: str) -> str:
         (r"classifier\.", "classifier."),
     ):
         if match := re.match(pattern, name):
-            return ours + name[match.end():]
-    for pattern, stack in ((r"encoder\.encoder\.layer\.(\d+)\.", "encoder"), (r"encoder\.layer\.(\d+)\.", "blocks"),
-                           (r"decoder_blocks\.(\d+)\.", "decoder"), (r"task_encoder_blocks\.(\d+)\.", "task_blocks"),
-                           (r"image_encoder_blocks\.(\d+)\.", "image_blocks")):
+            return ours + name[match.end() :]
+    for pattern, stack in (
+        (r"encoder\.encoder\.layer\.(\d+)\.", "encoder"),
+        (r"encoder\.layer\.(\d+)\.", "blocks"),
+        (r"decoder_blocks\.(\d+)\.", "decoder"),
+        (r"task_encoder_blocks\.(\d+)\.", "task_blocks"),
+        (r"image_encoder_blocks\.(\d+)\.", "image_blocks"),
+    ):
         if match := re.match(pattern, name):
-            rest = name[match.end():]
+            rest = name[match.end() :]
             for part, ours in _VIT_BLOCK:
                 if inner := re.match(part, rest):
-                    return f"{stack}.{match[1]}.{inner.expand(ours)}{rest[inner.end():]}"
+                    return f"{stack}.{match[1]}.{inner.expand(ours)}{rest[inner.end() :]}"
     raise Mismatch(f"{name!r} is no parameter of the task-selecting layout", where="published weights")

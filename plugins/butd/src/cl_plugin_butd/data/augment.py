@@ -44,8 +44,9 @@ def augment(images: Tensor, how: Augmentation, rng: np.random.Generator) -> Tens
     # grid_sample works in units of half a side: turn in pixels, so that an oblong picture is not sheared
     cos, sin = np.cos(angle), np.sin(angle)
     ratio = height / width
-    theta = np.stack([np.stack([cos, -sin * ratio, -2 * shift[:, 0]], 1),
-                      np.stack([sin / ratio, cos, -2 * shift[:, 1]], 1)], 1)
+    theta = np.stack(
+        [np.stack([cos, -sin * ratio, -2 * shift[:, 0]], 1), np.stack([sin / ratio, cos, -2 * shift[:, 1]], 1)], 1
+    )
     matrix = torch.from_numpy(theta.astype(np.float32)).to(images.device)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -59,4 +60,3 @@ def augment_one(image: np.ndarray, how: Augmentation, seed: int) -> np.ndarray:
     out = augment(torch.from_numpy(planes[None].astype(np.float32)), how, np.random.default_rng(seed))
     back = out[0].round().to(torch.uint8).numpy()
     return back[0] if image.ndim == 2 else back.transpose(1, 2, 0)
-

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-NAMES = {(1, 0): "right", (-1, 0): "left", (0, -1): "up", (0, 1): "down", (-2, 0): "left2", (2, 0): "right2",
-         (0, -2): "up2", (0, 2): "down2", (1, -1): "right-up", (1, 1): "right-down", (-1, -1): "left-up",
-         (-1, 1): "left-down"}
+NAMES = {
+    (1, 0): "right",
+    (-1, 0): "left",
+    (0, -1): "up",
+    (0, 1): "down",
+    (-2, 0): "left2",
+    (2, 0): "right2",
+    (0, -2): "up2",
+    (0, 2): "down2",
+    (1, -1): "right-up",
+    (1, 1): "right-down",
+    (-1, -1): "left-up",
+    (-1, 1): "left-down",
+}
 """Directions with a word of their own."""
 
 
@@ -31,8 +42,9 @@ def published_direction_index(dx: int, dy: int, reach_x: int, reach_y: int) -> i
     return (reach_x + 1) * (dx + reach_x) + (dy + reach_y)
 
 
-def adjacency(layout: np.ndarray, dx: int, dy: int, n_characters: int, *, border: int | None = None,
-              absent: int | None = None) -> np.ndarray:
+def adjacency(
+    layout: np.ndarray, dx: int, dy: int, n_characters: int, *, border: int | None = None, absent: int | None = None
+) -> np.ndarray:
     """Neighbour of every character: labels of the answer-all heads.
 
     :param layout: characters in their places, int [rows, columns]; -1 where a place is empty.

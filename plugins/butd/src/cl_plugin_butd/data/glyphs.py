@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from attrs import field, frozen
-from cl_kernel.errors import BadInput, MissingAsset
 
 from cl_kernel import streams
+from cl_kernel.errors import BadInput, MissingAsset
 
 DIGITS = "digits"
 """The source that needs nothing but scikit-learn: 1,797 real handwritten digits."""
@@ -58,8 +58,13 @@ def digits() -> Glyphs:
 
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    return Glyphs(name=DIGITS, images=images, labels=bunch.target.astype(np.int64),
-                  class_names=tuple("0123456789"), usable=tuple(range(10)))
+    return Glyphs(
+        name=DIGITS,
+        images=images,
+        labels=bunch.target.astype(np.int64),
+        class_names=tuple("0123456789"),
+        usable=tuple(range(10)),
+    )
 
 
 def patterns(n_classes: int, rng: np.random.Generator, *, size: int = 7, n_on: int = 18) -> Glyphs:
@@ -70,22 +75,31 @@ def patterns(n_classes: int, rng: np.random.Generator, *, size: int = 7, n_on: i
     images = np.zeros((n_classes, size * size), np.uint8)
     for image in images:
         image[rng.permutation(size * size)[:n_on]] = 255
-    return Glyphs(name="patterns", images=images.reshape(n_classes, size, size),
-                  labels=np.arange(n_classes, dtype=np.int64),
-                  class_names=tuple(f"p{i}" for i in range(n_classes)), usable=tuple(range(n_classes)))
+    return Glyphs(
+        name="patterns",
+        images=images.reshape(n_classes, size, size),
+        labels=np.arange(n_classes, dtype=np.int64),
+        class_names=tuple(f"p{i}" for i in range(n_classes)),
+        usable=tuple(range(n_classes)),
+    )
 
 
 def _torchvision(name: str, root: Path, **options: object) -> list[object]:
     from torchvision import datasets
 
     try:
-        return [getattr(datasets, name)(root=str(root), download=False, **{**options, **side})
-                for side in ({"train": True}, {"train": False})]
+        return [
+            getattr(datasets, name)(root=str(root), download=False, **{**options, **side})
+            for side in ({"train": True}, {"train": False})
+        ]
     except RuntimeError as error:
         raise MissingAsset(
-            f"{name} is not below {root}", where="--data-root",
+            f"{name} is not below {root}",
+            where="--data-root",
             fix=f"python -c \"import torchvision.datasets as d; d.{name}('{root}', download=True"
-                + "".join(f", {k}={v!r}" for k, v in options.items()) + ")\"") from error
+            + "".join(f", {k}={v!r}" for k, v in options.items())
+            + ')"',
+        ) from error
 
 
 EMNIST_NAMES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
@@ -97,8 +111,13 @@ def emnist(root: Path) -> Glyphs:
     parts = _torchvision("EMNIST", root, split="balanced")
     images = np.concatenate([np.asarray(part.data).transpose(0, 2, 1) for part in parts])  # type: ignore[attr-defined]
     labels = np.concatenate([np.asarray(part.targets) for part in parts])  # type: ignore[attr-defined]
-    return Glyphs(name="emnist", images=np.ascontiguousarray(images), labels=labels.astype(np.int64),
-                  class_names=EMNIST_NAMES, usable=tuple(c for c in range(47) if c not in EMNIST_CONFUSED))
+    return Glyphs(
+        name="emnist",
+        images=np.ascontiguousarray(images),
+        labels=labels.astype(np.int64),
+        class_names=EMNIST_NAMES,
+        usable=tuple(c for c in range(47) if c not in EMNIST_CONFUSED),
+    )
 
 
 def grey(name: str, root: Path) -> Glyphs:
@@ -106,9 +125,13 @@ def grey(name: str, root: Path) -> Glyphs:
     parts = _torchvision(name, root)
     images = np.concatenate([np.asarray(part.data) for part in parts])  # type: ignore[attr-defined]
     labels = np.concatenate([np.asarray(part.targets) for part in parts])  # type: ignore[attr-defined]
-    return Glyphs(name=name, images=images, labels=labels.astype(np.int64),
-                  class_names=tuple(str(c) for c in parts[0].classes),  # type: ignore[attr-defined]
-                  usable=tuple(range(10)))
+    return Glyphs(
+        name=name,
+        images=images,
+        labels=labels.astype(np.int64),
+        class_names=tuple(str(c) for c in parts[0].classes),  # type: ignore[attr-defined]
+        usable=tuple(range(10)),
+    )
 
 
 def cifar(name: str, root: Path) -> Glyphs:
@@ -117,8 +140,9 @@ def cifar(name: str, root: Path) -> Glyphs:
     images = np.concatenate([np.asarray(part.data) for part in parts])  # type: ignore[attr-defined]
     labels = np.concatenate([np.asarray(part.targets) for part in parts])  # type: ignore[attr-defined]
     names = tuple(parts[0].classes)  # type: ignore[attr-defined]
-    return Glyphs(name=name, images=images, labels=labels.astype(np.int64), class_names=names,
-                  usable=tuple(range(len(names))))
+    return Glyphs(
+        name=name, images=images, labels=labels.astype(np.int64), class_names=names, usable=tuple(range(len(names)))
+    )
 
 
 def omniglot(root: Path) -> Glyphs:
@@ -131,11 +155,16 @@ def omniglot(root: Path) -> Glyphs:
     base = root / "omniglot-py"
     folders = [base / "images_background", base / "images_evaluation"]
     if not all(f.is_dir() for f in folders):
-        raise MissingAsset(f"Omniglot is not below {root}", where="--data-root",
-                           fix=f"python -c \"from torchvision.datasets import Omniglot as O; "
-                               f"[O('{root}', background=b, download=True) for b in (True, False)]\"")
-    alphabets = sorted((a for f in folders for a in f.iterdir() if a.is_dir()),
-                       key=lambda a: (sum(c.is_dir() for c in a.iterdir()), a.name))
+        raise MissingAsset(
+            f"Omniglot is not below {root}",
+            where="--data-root",
+            fix=f'python -c "from torchvision.datasets import Omniglot as O; '
+            f"[O('{root}', background=b, download=True) for b in (True, False)]\"",
+        )
+    alphabets = sorted(
+        (a for f in folders for a in f.iterdir() if a.is_dir()),
+        key=lambda a: (sum(c.is_dir() for c in a.iterdir()), a.name),
+    )
     images, labels, names, languages = [], [], [], []
     for language, alphabet in enumerate(alphabets):
         for character in sorted(c for c in alphabet.iterdir() if c.is_dir()):
@@ -149,9 +178,15 @@ def omniglot(root: Path) -> Glyphs:
                 labels.append(len(names))
             names.append(f"{alphabet.name}/{character.name}")
             languages.append(language)
-    return Glyphs(name="omniglot", images=np.stack(images), labels=np.asarray(labels, np.int64),
-                  class_names=tuple(names), usable=tuple(range(len(names))), languages=tuple(languages),
-                  language_names=tuple(a.name for a in alphabets))
+    return Glyphs(
+        name="omniglot",
+        images=np.stack(images),
+        labels=np.asarray(labels, np.int64),
+        class_names=tuple(names),
+        usable=tuple(range(len(names))),
+        languages=tuple(languages),
+        language_names=tuple(a.name for a in alphabets),
+    )
 
 
 def load(name: str, root: Path | None) -> Glyphs:
@@ -177,5 +212,8 @@ def load(name: str, root: Path | None) -> Glyphs:
             return cifar("CIFAR100", root)
         case "omniglot":
             return omniglot(root)
-    raise BadInput(f"unknown glyph source {name!r}", where="dataset.source",
-                   fix="use digits, emnist, fashion, kmnist, cifar10, cifar100 or omniglot")
+    raise BadInput(
+        f"unknown glyph source {name!r}",
+        where="dataset.source",
+        fix="use digits, emnist, fashion, kmnist, cifar10, cifar100 or omniglot",
+    )

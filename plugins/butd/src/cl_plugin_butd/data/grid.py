@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from attrs import field, frozen
-from cl_kernel.errors import BadInput
 
+from cl_kernel.errors import BadInput
 from cl_plugin_butd.data import spatial
 from cl_plugin_butd.data.directions import NAMES
 from cl_plugin_butd.data.glyphs import Glyphs
@@ -58,12 +58,18 @@ class GridRecipe:
         :raises BadInput: when the grid is too small for the characters, or wants more than there are.
         """
         side = max(glyphs.images.shape[1:3]) if not self.scale[1] else int(self.scale[1] * self.cell)
-        if side > self.cell + self.margin[0] * 2 and self.rows == 1 or side > 2 * self.cell:
-            raise BadInput(f"characters of {side} pixels do not fit into cells of {self.cell}",
-                           where="dataset.cell, dataset.scale", fix=f"use cells of at least {side} pixels")
+        if (side > self.cell + self.margin[0] * 2 and self.rows == 1) or side > 2 * self.cell:
+            raise BadInput(
+                f"characters of {side} pixels do not fit into cells of {self.cell}",
+                where="dataset.cell, dataset.scale",
+                fix=f"use cells of at least {side} pixels",
+            )
         if self.n_characters > len(glyphs.usable):
-            raise BadInput(f"{self.rows} x {self.columns} places but only {len(glyphs.usable)} different characters",
-                           where="dataset.rows, dataset.columns", fix="use a smaller grid or another source")
+            raise BadInput(
+                f"{self.rows} x {self.columns} places but only {len(glyphs.usable)} different characters",
+                where="dataset.rows, dataset.columns",
+                fix="use a smaller grid or another source",
+            )
 
 
 def parse_direction(name: str, rows: int, columns: int) -> tuple[int, int]:
@@ -77,16 +83,23 @@ def parse_direction(name: str, rows: int, columns: int) -> tuple[int, int]:
         try:
             dx, dy = (int(part) for part in name.split(","))
         except ValueError:
-            raise BadInput(f"unknown direction {name!r}", where="dataset.directions",
-                           fix=f"use one of {', '.join(DIRECTIONS)}, or dx,dy") from None
+            raise BadInput(
+                f"unknown direction {name!r}",
+                where="dataset.directions",
+                fix=f"use one of {', '.join(DIRECTIONS)}, or dx,dy",
+            ) from None
     if abs(dx) >= columns or abs(dy) >= rows or (dx, dy) == (0, 0):
-        raise BadInput(f"direction {name!r} leaves a grid of {rows} x {columns} from every place",
-                       where="dataset.directions", fix="use a larger grid or a shorter step")
+        raise BadInput(
+            f"direction {name!r} leaves a grid of {rows} x {columns} from every place",
+            where="dataset.directions",
+            fix="use a larger grid or a shorter step",
+        )
     return dx, dy
 
 
-def layouts(recipe: GridRecipe, usable: Sequence[int], n: int, rng: np.random.Generator, *,
-            with_held: bool = False) -> np.ndarray:
+def layouts(
+    recipe: GridRecipe, usable: Sequence[int], n: int, rng: np.random.Generator, *, with_held: bool = False
+) -> np.ndarray:
     """Different characters in every place, int64 [n, rows, columns].
 
     :param with_held: every layout shows a held-out pair side by side; otherwise none does.
@@ -157,8 +170,9 @@ def _draw_plain(recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.
     return images[:, :height, :width]
 
 
-def ask(layout: np.ndarray, dx: int, dy: int, n_questions: int, rng: np.random.Generator, *, border: int | None = None,
-        ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def ask(
+    layout: np.ndarray, dx: int, dy: int, n_questions: int, rng: np.random.Generator, *, border: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Questions in one direction about every picture.
 
     :param n_questions: different places asked about in each picture, at most those there are.
@@ -167,7 +181,7 @@ def ask(layout: np.ndarray, dx: int, dy: int, n_questions: int, rng: np.random.G
     """
     n, rows, columns = layout.shape
     y, x = (part.flatten() for part in np.mgrid[:rows, :columns])
-    inside = (0 <= y + dy) & (y + dy < rows) & (0 <= x + dx) & (x + dx < columns)
+    inside = (y + dy >= 0) & (y + dy < rows) & (x + dx >= 0) & (x + dx < columns)
     places = np.flatnonzero(inside) if border is None else np.arange(rows * columns)
     k = min(n_questions, len(places))
     chosen = places[rng.random((n, len(places))).argsort(1)[:, :k]]  # (N, k)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from attrs import field, frozen
-from cl_kernel.errors import BadInput
 
 from cl_kernel import fingerprint
+from cl_kernel.errors import BadInput
 
 FEATURES = ("avatar", "tilt", "background", "clothes", "glasses", "hair", "mustache")
 """Columns of the raw labels."""
@@ -44,8 +44,9 @@ class People:
         if self.labels.ndim != 2 or self.labels.shape[1] != len(FEATURES):
             raise BadInput(f"labels of shape {self.labels.shape}, expected [N, {len(FEATURES)}]", where="raw persons")
         if not len(self.images) == len(self.masks) == len(self.labels):
-            raise BadInput(f"{len(self.images)} images, {len(self.masks)} masks, {len(self.labels)} labels",
-                           where="raw persons")
+            raise BadInput(
+                f"{len(self.images)} images, {len(self.masks)} masks, {len(self.labels)} labels", where="raw persons"
+            )
 
     @property
     def checksum(self) -> str:
@@ -130,11 +131,14 @@ def scenes(recipe: PersonsRecipe, people: People) -> Iterator[tuple[str, Scene]]
     tested = [1, 2]
     for split, persons, allowed in (("training", range(people.n_people), train), ("test", tested, test)):
         if empty := [p for p in persons if not allowed[p].any()]:
-            raise BadInput(f"no {split} instance of person {empty}", where="raw persons",
-                           fix="bring instances with and without the held-out features")
+            raise BadInput(
+                f"no {split} instance of person {empty}",
+                where="raw persons",
+                fix="bring instances with and without the held-out features",
+            )
     seen: set[tuple[int, ...]] = set()
     for split in ("test", "train", "val"):
-        draw = np.random.RandomState(SPLIT_SEEDS[split])  # noqa: NPY002
+        draw = np.random.RandomState(SPLIT_SEEDS[split])
         allowed = test if split == "test" else train
         for _ in range(recipe.n_pictures[split]):
             pool = np.asarray(tested) if split == "test" else np.arange(people.n_people)
@@ -146,8 +150,17 @@ def scenes(recipe: PersonsRecipe, people: People) -> Iterator[tuple[str, Scene]]
             seen.add(key)
             background = int(draw.randint(0, 256)) / 255
             corners, scales = _place(recipe, draw)
-            yield split, Scene(people=who, instances=rows, scales=scales, top_left=corners, background=background,
-                               questions=_questions(recipe, split, who, rows, people, draw))
+            yield (
+                split,
+                Scene(
+                    people=who,
+                    instances=rows,
+                    scales=scales,
+                    top_left=corners,
+                    background=background,
+                    questions=_questions(recipe, split, who, rows, people, draw),
+                ),
+            )
 
 
 def _place(recipe: PersonsRecipe, draw: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +169,7 @@ def _place(recipe: PersonsRecipe, draw: np.random.RandomState) -> tuple[np.ndarr
     low, high = recipe.scale
     for _ in range(10_000):
         free = np.zeros((height, width), bool)
-        free[half:height - half, half:width - half] = True
+        free[half : height - half, half : width - half] = True
         corners, scales = [], []
         for _ in range(recipe.n_in_picture):
             valid = np.flatnonzero(free)
@@ -166,7 +179,7 @@ def _place(recipe: PersonsRecipe, draw: np.random.RandomState) -> tuple[np.ndarr
             scale = draw.rand() * (high - low) + low
             side = int(scale * recipe.size) // 2
             top, left = y - side - 1, x - side - 1
-            free[max(0, top - reach):y + side + reach, max(0, left - reach):x + side + reach] = False
+            free[max(0, top - reach) : y + side + reach, max(0, left - reach) : x + side + reach] = False
             corners.append((top, left))
             scales.append(scale)
         else:
@@ -174,8 +187,9 @@ def _place(recipe: PersonsRecipe, draw: np.random.RandomState) -> tuple[np.ndarr
     raise BadInput(f"{recipe.n_in_picture} people do not fit into {height} x {width} pixels", where="dataset.canvas")
 
 
-def _questions(recipe: PersonsRecipe, split: str, who: np.ndarray, rows: np.ndarray, people: People,
-               draw: np.random.RandomState) -> tuple[tuple[int, int], ...]:
+def _questions(
+    recipe: PersonsRecipe, split: str, who: np.ndarray, rows: np.ndarray, people: People, draw: np.random.RandomState
+) -> tuple[tuple[int, int], ...]:
     asked: list[tuple[int, int]] = []
     for place in sorted(draw.choice(len(who), len(who), replace=False).tolist()):
         if split == "train":
@@ -183,8 +197,11 @@ def _questions(recipe: PersonsRecipe, split: str, who: np.ndarray, rows: np.ndar
         elif split == "val":
             features = [int(draw.choice(QUERIED, 1)[0])]
         else:
-            features = [f for f, value in sorted(recipe.held_out.get(int(who[place]), {}).items())
-                        if people.labels[rows[place], f] == value]
+            features = [
+                f
+                for f, value in sorted(recipe.held_out.get(int(who[place]), {}).items())
+                if people.labels[rows[place], f] == value
+            ]
         asked += [(place, f) for f in features]
     return tuple(asked)
 
@@ -214,6 +231,36 @@ def render(recipe: PersonsRecipe, people: People, scene: Scene, only: int | None
         row = scene.instances[place]
         person = rgb2gray(resize(people.images[row], (side, side), mode="constant"))
         mask = resize(people.masks[row].astype(float), (side, side), mode="constant")
-        target = canvas[y:y + side, x:x + side]
+        target = canvas[y : y + side, x : x + side]
         target[:] = mask * person + (1 - mask) * target
     return (canvas * 255).astype(np.uint8)
+
+
+def procedural(rng: np.random.Generator, *, n_people: int = 6, per_person: int = 24, side: int = 24) -> People:
+    """People for tests and the stand-in: a base shape each, features as stripes of different grey.
+
+    Every held-out pair occurs, and so does its absence.
+    """
+    counts = (1, 3, 1, 5, 5, 2, 2)
+    labels = np.stack([rng.integers(0, c, n_people * per_person) for c in counts], 1)
+    labels[:, 0] = np.repeat(np.arange(n_people), per_person)
+    for person, pairs in HELD_OUT_MANY.items():
+        for i, (feature, value) in enumerate(pairs.items()):
+            labels[person * per_person + i, feature] = value
+            labels[person * per_person + 8 + i : (person + 1) * per_person : 3, feature] = (value + 1) % counts[feature]
+    yy, xx = np.mgrid[:side, :side] / (side - 1)
+    masks, images = [], []
+    for row in labels:
+        shape = (np.abs(xx - 0.5) * (1 + row[0] % 3) + np.abs(yy - 0.5) * (1 + row[0] // 3)) < 0.75
+        grey = np.full((side, side), 0.2 + 0.1 * row[0])
+        for stripe, feature in enumerate(QUERIED):
+            band = (yy >= stripe / 5) & (yy < (stripe + 1) / 5) & (xx > 0.3) & (xx < 0.7)
+            grey[band] = (row[feature] + 1) / (counts[feature] + 1)
+        masks.append(shape)
+        images.append(np.repeat((grey * 255).astype(np.uint8)[..., None], 3, 2))
+    return People(
+        images=np.stack(images),
+        masks=np.stack(masks).astype(np.uint8),
+        labels=labels.astype(np.int64),
+        n_people=n_people,
+    )

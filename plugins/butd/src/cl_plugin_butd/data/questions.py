@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import define, field
-from cl_kernel.errors import BadInput
 
 from cl_kernel import Field
+from cl_kernel.errors import BadInput
 
 
 @define
@@ -40,8 +40,10 @@ class Questions:
             self.shape = self.images.shape[1:3]
         if bad := {name: len(t) for name, t in self.tables.items() if len(t) != len(self.picture)}:
             raise BadInput(f"tables of other lengths than the {len(self.picture)} questions: {bad}")
-        self._spec = {"image": Field(shape=(*self.shape, *self.images.shape[3:]), dtype="uint8", kind="image"),
-                      **self.fields}
+        self._spec = {
+            "image": Field(shape=(*self.shape, *self.images.shape[3:]), dtype="uint8", kind="image"),
+            **self.fields,
+        }
         if self.seg is not None:
             self._spec["drawing"] = Field(shape=(*self.shape, *self.seg.shape[3:]), dtype="uint8", kind="mask")
 
@@ -70,7 +72,7 @@ class Questions:
             return np.array(part)
         whole = np.zeros((len(part), *self.shape, *part.shape[3:]), np.uint8)
         y, x = self.corner
-        whole[:, y:y + part.shape[1], x:x + part.shape[2]] = part
+        whole[:, y : y + part.shape[1], x : x + part.shape[2]] = part
         return whole
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from attrs import field, frozen
-from cl_kernel.errors import BadInput
 
+from cl_kernel.errors import BadInput
 from cl_plugin_butd.data.glyphs import Glyphs
 
 RIGHT, LEFT = 0, 1
@@ -55,13 +55,17 @@ class SpatialRecipe:
     def __attrs_post_init__(self) -> None:
         where = "dataset settings"
         if self.n_characters < 2:
-            raise BadInput(f"{self.n_characters} characters leave nobody to ask about", where=where,
-                           fix="use at least 2")
+            raise BadInput(
+                f"{self.n_characters} characters leave nobody to ask about", where=where, fix="use at least 2"
+            )
         rows = -(-self.n_characters // self.per_row)
         if rows > self.canvas[0] or min(self.n_characters, self.per_row) + 1 > self.canvas[1]:
-            raise BadInput(f"{self.n_characters} characters in rows of {self.per_row} do not fit into "
-                           f"{self.canvas[0]} x {self.canvas[1]} cells", where=where,
-                           fix=f"use a canvas of at least {rows} x {min(self.n_characters, self.per_row) + 1} cells")
+            raise BadInput(
+                f"{self.n_characters} characters in rows of {self.per_row} do not fit into "
+                f"{self.canvas[0]} x {self.canvas[1]} cells",
+                where=where,
+                fix=f"use a canvas of at least {rows} x {min(self.n_characters, self.per_row) + 1} cells",
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -114,22 +118,25 @@ class Picture:
 def held_strings(recipe: SpatialRecipe, usable: tuple[int, ...]) -> np.ndarray:
     """Strings of different characters reserved for the test, int64 [n, M]."""
     if recipe.n_characters > len(usable):
-        raise BadInput(f"{recipe.n_characters} different characters wanted, the source has {len(usable)}",
-                       where="dataset.n_characters", fix="use fewer characters or another source")
-    draw = np.random.RandomState(recipe.string_seed)  # noqa: NPY002 - the published layouts depend on it
-    return np.stack([draw.choice(usable, recipe.n_characters, replace=False)
-                     for _ in range(recipe.n_held_strings)]).astype(np.int64)
+        raise BadInput(
+            f"{recipe.n_characters} different characters wanted, the source has {len(usable)}",
+            where="dataset.n_characters",
+            fix="use fewer characters or another source",
+        )
+    draw = np.random.RandomState(recipe.string_seed)
+    return np.stack(
+        [draw.choice(usable, recipe.n_characters, replace=False) for _ in range(recipe.n_held_strings)]
+    ).astype(np.int64)
 
 
-def allowed_pairs(recipe: SpatialRecipe, strings: np.ndarray, n_classes: int,
-                  usable: tuple[int, ...]) -> np.ndarray:
+def allowed_pairs(recipe: SpatialRecipe, strings: np.ndarray, n_classes: int, usable: tuple[int, ...]) -> np.ndarray:
     """Pairs (left, right) training pictures may hold, bool [K, K]."""
     allowed = np.zeros((n_classes, n_classes), bool)
     allowed[np.ix_(usable, usable)] = True
     np.fill_diagonal(allowed, False)
     for string in strings:
         for start in range(0, recipe.n_characters, recipe.per_row):
-            row = string[start:start + recipe.per_row]
+            row = string[start : start + recipe.per_row]
             allowed[row[:-1], row[1:]] = False
     return allowed
 
@@ -140,8 +147,9 @@ def excluded_percentage(allowed: np.ndarray, usable: tuple[int, ...]) -> float:
     return 100.0 * (total - int(allowed.sum())) / total
 
 
-def _draw_string(recipe: SpatialRecipe, allowed: np.ndarray, usable: np.ndarray,
-                 draw: np.random.RandomState) -> np.ndarray:
+def _draw_string(
+    recipe: SpatialRecipe, allowed: np.ndarray, usable: np.ndarray, draw: np.random.RandomState
+) -> np.ndarray:
     """A string whose neighbours are all allowed; starts over on a dead end."""
     for _ in range(10_000):
         string = [int(draw.choice(usable, 1)[0])]
@@ -153,8 +161,11 @@ def _draw_string(recipe: SpatialRecipe, allowed: np.ndarray, usable: np.ndarray,
             string.append(int(draw.choice(follow, 1)[0]))
         else:
             return np.asarray(string)
-    raise BadInput("no picture avoids the held-out pairs", where="dataset.n_held_strings",
-                   fix="hold out fewer strings or use fewer characters")
+    raise BadInput(
+        "no picture avoids the held-out pairs",
+        where="dataset.n_held_strings",
+        fix="hold out fewer strings or use fewer characters",
+    )
 
 
 def pictures(recipe: SpatialRecipe, glyphs: Glyphs) -> Iterator[tuple[str, Picture]]:
@@ -167,16 +178,23 @@ def pictures(recipe: SpatialRecipe, glyphs: Glyphs) -> Iterator[tuple[str, Pictu
         raise BadInput(f"no instance of {', '.join(empty)}", where=f"glyph source {glyphs.name!r}")
     seen: set[tuple[int, ...]] = set()
     for split in SPLITS:
-        draw = np.random.RandomState(SPLIT_SEEDS[split])  # noqa: NPY002
+        draw = np.random.RandomState(SPLIT_SEEDS[split])
         for _ in range(recipe.n_pictures[split]):
             picture = _draw_picture(recipe, split, strings, allowed, usable, instances, draw, seen)
             if picture is not None:
                 yield split, picture
 
 
-def _draw_picture(recipe: SpatialRecipe, split: str, strings: np.ndarray, allowed: np.ndarray, usable: np.ndarray,
-                  instances: list[np.ndarray], draw: np.random.RandomState,
-                  seen: set[tuple[int, ...]]) -> Picture | None:
+def _draw_picture(
+    recipe: SpatialRecipe,
+    split: str,
+    strings: np.ndarray,
+    allowed: np.ndarray,
+    usable: np.ndarray,
+    instances: list[np.ndarray],
+    draw: np.random.RandomState,
+    seen: set[tuple[int, ...]],
+) -> Picture | None:
     if split == "test":
         characters = strings[draw.randint(len(strings))]
     else:
@@ -195,8 +213,13 @@ def _draw_picture(recipe: SpatialRecipe, split: str, strings: np.ndarray, allowe
         cell = np.asarray([i // recipe.per_row, 1 + i % recipe.per_row])
         corner = cell * recipe.cell + (draw.rand(2) * (recipe.shift * recipe.cell)).astype(np.int64)
         corners[i] = np.minimum(corner, [height - side, width - side])
-    return Picture(characters=characters, instances=rows, scales=scales, top_left=corners,
-                   questions=tuple(_draw_questions(recipe, split, draw)))
+    return Picture(
+        characters=characters,
+        instances=rows,
+        scales=scales,
+        top_left=corners,
+        questions=tuple(_draw_questions(recipe, split, draw)),
+    )
 
 
 def _draw_questions(recipe: SpatialRecipe, split: str, draw: np.random.RandomState) -> Iterator[tuple[int, int]]:
@@ -206,8 +229,7 @@ def _draw_questions(recipe: SpatialRecipe, split: str, draw: np.random.RandomSta
         directions = [int(draw.randint(2))]
     for direction in directions:
         places = legal_places(recipe, direction)
-        chosen = draw.choice(places, recipe.n_questions, replace=False) if split == "train" else \
-            draw.choice(places, 1)
+        chosen = draw.choice(places, recipe.n_questions, replace=False) if split == "train" else draw.choice(places, 1)
         yield from ((direction, int(place)) for place in chosen)
 
 
@@ -237,8 +259,7 @@ def render(recipe: SpatialRecipe, glyphs: Glyphs, picture: Picture, only: int | 
     height, width = recipe.size
     canvas = np.zeros((height, width, *glyphs.images.shape[3:]), np.float64)
     for i in range(len(picture.characters)) if only is None else (only,):
-        stamp(canvas, glyphs.images[picture.instances[i]], int(recipe.cell * picture.scales[i]),
-              picture.top_left[i])
+        stamp(canvas, glyphs.images[picture.instances[i]], int(recipe.cell * picture.scales[i]), picture.top_left[i])
     return (canvas * 255).astype(np.uint8)
 
 
@@ -246,7 +267,7 @@ def stamp(canvas: np.ndarray, glyph: np.ndarray, side: int, corner: np.ndarray) 
     """Paste a glyph's lit pixels, resized, into a canvas of 0..1."""
     y, x = (int(v) for v in corner)
     small = resized(glyph, side)
-    target = canvas[y:y + side, x:x + side]
+    target = canvas[y : y + side, x : x + side]
     lit = small > 0
     target[lit] = small[lit]
 

@@ -65,8 +65,11 @@ class OnlineEwc:
 
     def __attrs_post_init__(self) -> None:
         self.anchor = copied(self.parameters)
-        self.fisher = copied(self.before) if self.before is not None else \
-            {name: torch.ones_like(p) for name, p in self.anchor.items()}
+        self.fisher = (
+            copied(self.before)
+            if self.before is not None
+            else {name: torch.ones_like(p) for name, p in self.anchor.items()}
+        )
 
     def penalty(self) -> Tensor:
         """Quadratic, importances of the earlier tasks stretched to 0..1."""
@@ -99,7 +102,9 @@ class OnlinePathIntegral:
 
     def penalty(self) -> Tensor:
         """Quadratic, importances of the earlier tasks stretched to 0..1."""
-        return quadratic(self.parameters, self.anchor, normalised(self.before if self.before is not None else self.path))
+        return quadratic(
+            self.parameters, self.anchor, normalised(self.before if self.before is not None else self.path)
+        )
 
     def update(self, gradients: Named) -> None:
         """Count the movement since the last call against this step's gradient."""
@@ -110,8 +115,12 @@ class OnlinePathIntegral:
 
     def importance(self) -> dict[str, Tensor]:
         """What this task leaves, added to what was there."""
-        score = {name: (self.path[name] / ((self.parameters[name].detach() - self.anchor[name]).square() + self.eps))
-                 .clamp(min=0) for name in self.path}
+        score = {
+            name: (self.path[name] / ((self.parameters[name].detach() - self.anchor[name]).square() + self.eps)).clamp(
+                min=0
+            )
+            for name in self.path
+        }
         return {name: s + self.before[name] if self.before is not None else s for name, s in score.items()}
 
 

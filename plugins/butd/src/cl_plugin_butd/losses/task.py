@@ -37,8 +37,14 @@ def task_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> T
     return each.mean() if weight is None else (each * weight).sum() / weight.sum()
 
 
-def instruction_loss(out: Outputs, labels: Tensor, existence: Tensor | None = None, *, weight: Tensor | None = None,
-                     drawing: Tensor | None = None) -> Terms:
+def instruction_loss(
+    out: Outputs,
+    labels: Tensor,
+    existence: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    drawing: Tensor | None = None,
+) -> Terms:
     """Occurrence + task + drawn object / 100; summed, not averaged (sec. 2.6 of the specification).
 
     :param labels: int64 [B, J].

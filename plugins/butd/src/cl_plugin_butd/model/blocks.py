@@ -67,8 +67,9 @@ class Norm(nn.Module):
     task_var: Tensor
     task_stored: Tensor
 
-    def __init__(self, channels: int, kind: str = "batch", *, eps: float = 1e-5, momentum: float = 0.1,
-                 n_tasks: int = 0) -> None:
+    def __init__(
+        self, channels: int, kind: str = "batch", *, eps: float = 1e-5, momentum: float = 0.1, n_tasks: int = 0
+    ) -> None:
         super().__init__()
         if kind not in NORMS:
             raise ValueError(f"norm {kind!r} is none of {', '.join(NORMS)}")
@@ -101,14 +102,17 @@ class Norm(nn.Module):
             case "batch-no-stats":
                 return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
         if self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True,
-                                self.momentum, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+            )
         if task is None or not self.n_tasks:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False,
-                                self.momentum, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, self.momentum, self.eps
+            )
         if isinstance(task, int):
-            return F.batch_norm(x, self.task_mean[task], self.task_var[task], self.weight, self.bias, False,
-                                self.momentum, self.eps)
+            return F.batch_norm(
+                x, self.task_mean[task], self.task_var[task], self.weight, self.bias, False, self.momentum, self.eps
+            )
         shape = (-1, self.channels, *([1] * (x.dim() - 2)))
         scale = self.weight / torch.sqrt(self.task_var[task] + self.eps)  # (B, C)
         shift = self.bias - self.task_mean[task] * scale
@@ -141,8 +145,9 @@ class Gate(nn.Module):
         return x * self.weight
 
 
-def combine(x: Tensor, lateral: Tensor, gate: Gate, norm: Norm, *, inner_relu: bool = True,
-            task: int | Tensor | None = None) -> Tensor:
+def combine(
+    x: Tensor, lateral: Tensor, gate: Gate, norm: Norm, *, inner_relu: bool = True, task: int | Tensor | None = None
+) -> Tensor:
     """Let a lateral into a stream: ``ReLU(x + ReLU(BN(gate * lateral)))``.
 
     :param inner_relu: False for the original-ReLU layout, which drops the inner one.

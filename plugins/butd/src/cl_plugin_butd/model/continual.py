@@ -16,13 +16,7 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from cl_plugin_butd.model.blocks import Norm, modulated_weight
-from cl_plugin_butd.model.counter_stream import (
-    ArgumentTop,
-    CounterStream,
-    TaskArgumentTop,
-    TaskHead,
-    Topology,
-)
+from cl_plugin_butd.model.counter_stream import ArgumentTop, CounterStream, TaskArgumentTop, TaskHead, Topology
 from cl_plugin_butd.model.modulation import ActivationModulation, BlockModulation, WeightModulation
 
 
@@ -62,16 +56,24 @@ class ContinualCounterStream(nn.Module):
         (task and argument embedded apart).
     """
 
-    def __init__(self, topology: Topology, tasks: Sequence[TaskSpec], n_arguments: Sequence[int],
-                 modulation: ModulationSpec, *, top: str = "argument") -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        tasks: Sequence[TaskSpec],
+        n_arguments: Sequence[int],
+        modulation: ModulationSpec,
+        *,
+        top: str = "argument",
+    ) -> None:
         super().__init__()
         self.tasks, self.n_arguments, self.spec = tuple(tasks), tuple(n_arguments), modulation
         self.top_kind = top
         if top == "argument":
             fuse: nn.Module = ArgumentTop(topology.top, n_arguments, [task.language for task in tasks])
         else:
-            fuse = TaskArgumentTop(topology.top, len(tasks), n_arguments[0], per_task=top == "per-task",
-                                   norm_eps=topology.norm_eps)
+            fuse = TaskArgumentTop(
+                topology.top, len(tasks), n_arguments[0], per_task=top == "per-task", norm_eps=topology.norm_eps
+            )
         self.net = CounterStream(evolve(topology, outputs=(), placement="TD", n_tasks=len(tasks)), top=fuse)
         # BU1 hears nobody: its lateral norms would only be dead weight here
         bu1 = self.net.bu1
@@ -100,15 +102,20 @@ class ContinualCounterStream(nn.Module):
         if spec.kind == "none":
             return BlockModulation()
         if spec.kind == "act":
-            return BlockModulation(activations={name: ActivationModulation(channels, height, width)
-                                                for name in ("conv1", "conv2")})
+            return BlockModulation(
+                activations={name: ActivationModulation(channels, height, width) for name in ("conv1", "conv2")}
+            )
         layers = {"conv1": block.conv1, "conv2": block.conv2}
         if block.project is not None:
             layers["project"] = block.project
-        return BlockModulation({
-            name: WeightModulation(modulated_weight(layer).shape, spec.kind, spec.factor, init=spec.init,
-                                   mode=spec.mode, tau=spec.tau)
-            for name, layer in layers.items()})
+        return BlockModulation(
+            {
+                name: WeightModulation(
+                    modulated_weight(layer).shape, spec.kind, spec.factor, init=spec.init, mode=spec.mode, tau=spec.tau
+                )
+                for name, layer in layers.items()
+            }
+        )
 
     def answer(self, image: Tensor, argument: Tensor, task: int) -> dict[str, Any]:
         """Run one task on a batch: streams, ``occurrence`` [B, n_occ] and ``task`` logits [B, n_task].
@@ -118,8 +125,9 @@ class ContinualCounterStream(nn.Module):
         language = self.tasks[task].language
         bits = nn.functional.one_hot(argument, self.n_arguments[language]).to(image.dtype)
         if self.top_kind != "argument":
-            bits = torch.cat([nn.functional.one_hot(torch.full_like(argument, task), len(self.tasks))
-                              .to(image.dtype), bits], 1)
+            bits = torch.cat(
+                [nn.functional.one_hot(torch.full_like(argument, task), len(self.tasks)).to(image.dtype), bits], 1
+            )
         run = self.net.streams(image, bits, task=task, modulation=self.modulations[task])
         run["task"] = self.heads[task](run["answer"].flatten(1))[..., 0]
         run["occurrence"] = self.net.occurrence(run["bu1"].flatten(1)) if self.net.occurrence is not None else None

@@ -69,8 +69,9 @@ class Topology:
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} is none of {', '.join(VARIANTS)}")
         if not len(self.filters) == len(self.strides) == len(self.blocks):
-            raise ValueError(f"filters, strides and blocks differ in length: {self.filters}, {self.strides}, "
-                             f"{self.blocks}")
+            raise ValueError(
+                f"filters, strides and blocks differ in length: {self.filters}, {self.strides}, {self.blocks}"
+            )
 
     @property
     def top(self) -> int:
@@ -150,8 +151,15 @@ class Filters(nn.Module):
         for k in range(1, len(topology.filters)):
             stage, c_in = nn.ModuleList(), topology.filters[k - 1]
             for j in range(topology.blocks[k]):
-                stage.append(BlockFilters(c_in, topology.filters[k], topology.strides[k] if j == 0 else 1,
-                                          separable=topology.separable, gates=topology.td_to_bu))
+                stage.append(
+                    BlockFilters(
+                        c_in,
+                        topology.filters[k],
+                        topology.strides[k] if j == 0 else 1,
+                        separable=topology.separable,
+                        gates=topology.td_to_bu,
+                    )
+                )
                 c_in = topology.filters[k]
             self.stages.append(stage)
         self.gate_top = Gate(topology.top) if topology.td_to_bu else None
@@ -167,7 +175,7 @@ class BottomUp(nn.Module):
     def __init__(self, topology: Topology, filters: Filters, *, second: bool, laterals: bool = True) -> None:
         super().__init__()
         self.topology, self.second = topology, second
-        channels, height, width = topology.in_shape
+        _, height, width = topology.in_shape
         self.flag_norm = topology.make_norm((height // 2) * (width // 2)) if topology.flag_in_image else None
         self.stem_norm = topology.make_norm(topology.filters[0])
         self.stem_lateral = topology.make_norm(topology.filters[0]) if laterals else None
@@ -184,8 +192,9 @@ class BottomUp(nn.Module):
             self.flag_embed = Embed(topology.instruction, topology.top, topology.make_norm(topology.top))
             self.flag_fuse = Embed(2 * topology.top, topology.top, topology.make_norm(topology.top))
 
-    def stem_map(self, filters: Filters, image: Tensor, instruction: Tensor | None,
-                 task: int | Tensor | None = None) -> Tensor:
+    def stem_map(
+        self, filters: Filters, image: Tensor, instruction: Tensor | None, task: int | Tensor | None = None
+    ) -> Tensor:
         """The stem's convolution, before its norm; both passes share it unless the flag plane is normed apart."""
         if filters.flag is not None:
             height, width = image.shape[-2] // 2, image.shape[-1] // 2
@@ -194,9 +203,16 @@ class BottomUp(nn.Module):
             image = torch.cat([image, plane], 1)
         return filters.stem(image)
 
-    def forward(self, filters: Filters, stem: Tensor, laterals: Laterals | None = None,
-                instruction: Tensor | None = None, *, modulation: Sequence[Sequence[BlockModulation]] | None = None,
-                task: int | Tensor | None = None) -> tuple[Tensor, Laterals]:
+    def forward(
+        self,
+        filters: Filters,
+        stem: Tensor,
+        laterals: Laterals | None = None,
+        instruction: Tensor | None = None,
+        *,
+        modulation: Sequence[Sequence[BlockModulation]] | None = None,
+        task: int | Tensor | None = None,
+    ) -> tuple[Tensor, Laterals]:
         """Run the pass.
 
         :param stem: what :meth:`stem_map` gave.
@@ -212,8 +228,15 @@ class BottomUp(nn.Module):
         for k, (weights, norms) in enumerate(zip(filters.stages, self.stages, strict=True)):
             stage = []
             for j in range(len(weights)):
-                x, taps = self._block(weights[j], norms[j], x, None if laterals is None else laterals[k + 1],
-                                      j, None if modulation is None else modulation[k][j], task)
+                x, taps = self._block(
+                    weights[j],
+                    norms[j],
+                    x,
+                    None if laterals is None else laterals[k + 1],
+                    j,
+                    None if modulation is None else modulation[k][j],
+                    task,
+                )
                 stage.append(taps)
             out.append(stage)
         x = x.mean((2, 3), keepdim=True)
@@ -225,8 +248,16 @@ class BottomUp(nn.Module):
         out.append(x)
         return x, out
 
-    def _block(self, weights: BlockFilters, norms: BlockNorms, x: Tensor, laterals: list[Any] | None, j: int,
-               modulation: BlockModulation | None, task: int | Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def _block(
+        self,
+        weights: BlockFilters,
+        norms: BlockNorms,
+        x: Tensor,
+        laterals: list[Any] | None,
+        j: int,
+        modulation: BlockModulation | None,
+        task: int | Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
         lateral = [None] * 3 if laterals is None or norms.laterals is None else laterals[j]
         inner = not self.topology.orig_relus
 
@@ -244,8 +275,9 @@ class BottomUp(nn.Module):
         x = third = tap(x if modulation is None else modulation.activation("conv2", x), 2)
         skip = first
         if weights.project is not None:
-            skip = norms.norm_project(convolve(weights.project, first, modulation and modulation.weight("project")),
-                                      task)
+            skip = norms.norm_project(
+                convolve(weights.project, first, modulation and modulation.weight("project")), task
+            )
         x = x + skip  # no ReLU after the sum
         return (x if inner else F.relu(x)), [first, second, third]
 
@@ -268,8 +300,9 @@ class TopDownBlock(nn.Module):
         self.gates = nn.ModuleList(Gate(c) for c in channels) if topology.bu_to_td else None
         self.laterals = nn.ModuleList(topology.make_norm(c) for c in channels) if topology.bu_to_td else None
 
-    def forward(self, x: Tensor, lateral: Sequence[Tensor] | None, size: Sequence[int],
-                task: int | Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, lateral: Sequence[Tensor] | None, size: Sequence[int], task: int | Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """[B, C_in, h, w] -> [B, C_out, *size] and the three maps it sends out.
 
         :param lateral: maps of the mirror bottom-up block, mirrored.
@@ -326,8 +359,9 @@ class TopDown(nn.Module):
             self.final = conv(topology.filters[0], topology.filters[0], 7, separable=topology.separable)
             self.final_norm = topology.make_norm(topology.filters[0])
 
-    def forward(self, bu_top: Tensor, laterals: Laterals, instruction: Tensor | None,
-                task: int | Tensor | None = None) -> tuple[Tensor, Laterals, Tensor | None, Tensor]:
+    def forward(
+        self, bu_top: Tensor, laterals: Laterals, instruction: Tensor | None, task: int | Tensor | None = None
+    ) -> tuple[Tensor, Laterals, Tensor | None, Tensor]:
         """Run the stream.
 
         :param bu_top: pooled vector of BU1 [B, C_K, 1, 1].
@@ -347,8 +381,9 @@ class TopDown(nn.Module):
                 taps.append(mine[::-1])
             out.append(taps[::-1])
         if self.stem_lateral is not None:
-            x = combine(x, laterals[0], self.gate_stem, self.stem_lateral,
-                        inner_relu=not self.topology.orig_relus, task=task)
+            x = combine(
+                x, laterals[0], self.gate_stem, self.stem_lateral, inner_relu=not self.topology.orig_relus, task=task
+            )
         if self.final is not None:
             x = F.relu(self.final_norm(self.final(x), task))
         out.append(x)
@@ -375,8 +410,9 @@ class TaskArgumentTop(nn.Module):
     :param per_task: the task half has an own layer per task, fed with a constant 1 (mode ``SF``).
     """
 
-    def __init__(self, top: int, n_tasks: int, n_arguments: int, *, per_task: bool = False,
-                 norm_eps: float = 1e-5) -> None:
+    def __init__(
+        self, top: int, n_tasks: int, n_arguments: int, *, per_task: bool = False, norm_eps: float = 1e-5
+    ) -> None:
         super().__init__()
         half = top // 2
         self.n_tasks, self.per_task = n_tasks, per_task
@@ -393,7 +429,7 @@ class TaskArgumentTop(nn.Module):
 
     def forward(self, bu: Tensor, instruction: Tensor, task: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, C], one-hot task then one-hot argument [B, T + A] -> fused [B, C], embedded [B, C]."""
-        bits, argument = instruction[:, :self.n_tasks], instruction[:, self.n_tasks:]
+        bits, argument = instruction[:, : self.n_tasks], instruction[:, self.n_tasks :]
         if self.per_task:
             chosen = bits.argmax(1)
             first = chosen[0]
@@ -479,20 +515,31 @@ class CounterStream(nn.Module):
             if topology.variant != "duplicate":
                 self.bu2 = BottomUp(topology, self.filters2 or self.filters, second=True)
             elif topology.placement == "BU2":
-                raise ValueError("the duplicate variant has one set of bottom-up weights: it cannot take the "
-                                 "instruction in its second pass only")
+                raise ValueError(
+                    "the duplicate variant has one set of bottom-up weights: it cannot take the "
+                    "instruction in its second pass only"
+                )
             if top is None and topology.placement == "TD":
                 top = InstructionTop(topology)
             self.td = TopDown(topology, top)
         initialise(self)
         self.occurrence = nn.Linear(topology.top, topology.n_occurrence) if topology.n_occurrence else None
-        self.task = TaskHead(topology.top, topology.outputs, topology.head_layers, norm_eps=topology.norm_eps) \
-            if topology.outputs else None
+        self.task = (
+            TaskHead(topology.top, topology.outputs, topology.head_layers, norm_eps=topology.norm_eps)
+            if topology.outputs
+            else None
+        )
         self.image = ImageHead(topology) if topology.td_image else None
 
-    def streams(self, image: Tensor, instruction: Tensor | None, *, task: int | Tensor | None = None,
-                modulation: Sequence[Sequence[BlockModulation]] | None = None,
-                top_options: dict[str, Any] | None = None) -> dict[str, Any]:
+    def streams(
+        self,
+        image: Tensor,
+        instruction: Tensor | None,
+        *,
+        task: int | Tensor | None = None,
+        modulation: Sequence[Sequence[BlockModulation]] | None = None,
+        top_options: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Run the passes: ``bu1``, ``td``, ``bu2`` outputs, their laterals, the embedded instruction, the top."""
         topology = self.topology
         stem = self.bu1.stem_map(self.filters, image, instruction, task)
@@ -505,11 +552,21 @@ class CounterStream(nn.Module):
             stem = bu2.stem_map(filters, image, instruction, task)
         send = td_laterals if topology.td_to_bu else [td] + [None] * (len(td_laterals) - 1)
         answer, bu2_laterals = bu2(filters, stem, send, instruction, modulation=modulation, task=task)
-        return {"bu1": bu1, "bu1_lat": bu1_laterals, "td": td, "td_lat": td_laterals, "td_embed": embedded,
-                "td_top": z, "bu2": answer, "bu2_lat": bu2_laterals, "answer": answer}
+        return {
+            "bu1": bu1,
+            "bu1_lat": bu1_laterals,
+            "td": td,
+            "td_lat": td_laterals,
+            "td_embed": embedded,
+            "td_top": z,
+            "bu2": answer,
+            "bu2_lat": bu2_laterals,
+            "answer": answer,
+        }
 
-    def forward(self, image: Tensor, instruction: Tensor | None = None, *, task: int | Tensor | None = None,
-                trace: bool = False) -> Outputs:
+    def forward(
+        self, image: Tensor, instruction: Tensor | None = None, *, task: int | Tensor | None = None, trace: bool = False
+    ) -> Outputs:
         """Answer an instruction about an image.
 
         :param image: float [B, 3, H, W], mean image subtracted.

@@ -91,8 +91,16 @@ class WeightModulation(nn.Module):
         unmodulated filter.
     """
 
-    def __init__(self, shape: Sequence[int], kind: str, factor: Sequence[int], *, init: float | None = None,
-                 mode: str = "bicubic", tau: float = 0.005) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        kind: str,
+        factor: Sequence[int],
+        *,
+        init: float | None = None,
+        mode: str = "bicubic",
+        tau: float = 0.005,
+    ) -> None:
         super().__init__()
         self.kind, self.mode, self.tau = kind, mode, tau
         if kind == "mask":
@@ -147,15 +155,18 @@ class ActivationModulation(nn.Module):
 class BlockModulation(nn.Module):
     """Modulations of one block for one task, by the name of the convolution they belong to."""
 
-    def __init__(self, weights: dict[str, WeightModulation] | None = None,
-                 activations: dict[str, ActivationModulation] | None = None) -> None:
+    def __init__(
+        self,
+        weights: dict[str, WeightModulation] | None = None,
+        activations: dict[str, ActivationModulation] | None = None,
+    ) -> None:
         super().__init__()
         self.weights = nn.ModuleDict(weights or {})
         self.activations = nn.ModuleDict(activations or {})
 
     def weight(self, name: str) -> WeightModulation | None:
         """The weight modulation of a convolution, if it has one."""
-        return self.weights[name] if name in self.weights else None
+        return self.weights[name] if name in self.weights else None  # noqa: SIM401 - ModuleDict has no get
 
     def activation(self, name: str, x: Tensor) -> Tensor:
         """Modulate what comes out of a convolution, if it is modulated."""

@@ -8,12 +8,9 @@ Shapes: B batch, P patches, N tokens, d hidden, h heads, T tasks, A arguments, K
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor, nn
 
 EPS = 1e-12
@@ -105,8 +102,9 @@ def positions(n: int, hidden: int) -> nn.Parameter:
 class TaskSelectEncoder(nn.Module):
     """Task and argument are two tokens in front of the patches; the first token answers."""
 
-    def __init__(self, shape: VitShape, *, image: int, patch: int, n_tasks: int, n_arguments: int,
-                 n_classes: int) -> None:
+    def __init__(
+        self, shape: VitShape, *, image: int, patch: int, n_tasks: int, n_arguments: int, n_classes: int
+    ) -> None:
         super().__init__()
         self.patches = Patches(shape.hidden, image, patch)
         self.positions = positions(self.patches.n + 2, shape.hidden)
@@ -151,8 +149,18 @@ class TaskSelectEncoderDecoder(nn.Module):
 
     unused = (r"encoder\.layernorm\..*",)  # published, behind the last state that is read
 
-    def __init__(self, encoder: VitShape, decoder: VitShape, *, image: int, patch: int, n_tasks: int,
-                 n_arguments: int, n_classes: int, deepest_first: bool = True) -> None:
+    def __init__(
+        self,
+        encoder: VitShape,
+        decoder: VitShape,
+        *,
+        image: int,
+        patch: int,
+        n_tasks: int,
+        n_arguments: int,
+        n_classes: int,
+        deepest_first: bool = True,
+    ) -> None:
         super().__init__()
         self.deepest_first = deepest_first
         self.patches = Patches(encoder.hidden, image, patch)
@@ -234,9 +242,21 @@ class TaskSelectTwoStream(nn.Module):
 
     unused = (r"image_encoder_blocks\.\d+\.lateral_layernorm\..*",)  # published, never called
 
-    def __init__(self, shape: VitShape, *, image: int, patch: int, n_tasks: int, n_arguments: int, n_classes: int,
-                 mix: str = "v", self_attention: bool = True) -> None:
+    def __init__(
+        self,
+        shape: VitShape,
+        *,
+        image: int,
+        patch: int,
+        n_tasks: int,
+        n_arguments: int,
+        n_classes: int,
+        mix: str = "v",
+        self_attention: bool = True,
+    ) -> None:
         super().__init__()
+        if not self_attention:
+            self.unused = (*self.unused, r"image_encoder_blocks\.\d+\.(attention|layernorm_before)\..*")
         self.patches = Patches(shape.hidden, image, patch)
         n_tokens = self.patches.n + 1
         self.n_tokens = n_tokens
@@ -247,8 +267,9 @@ class TaskSelectTwoStream(nn.Module):
         self.argument = nn.Linear(n_arguments, shape.hidden)
         self.stretch = nn.Linear(2 * shape.hidden, n_tokens * shape.hidden)
         self.task_blocks = nn.ModuleList(InstructionBlock(shape) for _ in range(shape.layers))
-        self.image_blocks = nn.ModuleList(ImageBlock(shape, mix, self_attention=self_attention)
-                                          for _ in range(shape.layers))
+        self.image_blocks = nn.ModuleList(
+            ImageBlock(shape, mix, self_attention=self_attention) for _ in range(shape.layers)
+        )
         self.norm = nn.LayerNorm(shape.hidden, EPS)
         self.classifier = nn.Linear(shape.hidden, n_classes)
 

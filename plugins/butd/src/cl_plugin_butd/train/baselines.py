@@ -11,17 +11,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 from attrs import define, field
-from cl_kernel.torch.regularisation import PathIntegral
 from torch import Tensor, nn
 
-from cl_plugin_butd.losses import (
-    OnlineEwc,
-    OnlinePathIntegral,
-    OnlineWalk,
-    distillation,
-    mas_objective,
-    quadratic,
-)
+from cl_kernel.torch.regularisation import PathIntegral
+from cl_plugin_butd.losses import OnlineEwc, OnlinePathIntegral, OnlineWalk, distillation, mas_objective, quadratic
 from cl_plugin_butd.model.blocks import Norm
 from cl_plugin_butd.model.continual import ContinualCounterStream
 
@@ -100,8 +93,9 @@ class Keeper:
             for old in range(self.n_tasks):
                 with torch.no_grad():
                     theirs = self.teacher.answer(image, argument, old)["task"]
-                terms.append(distillation(self.net.answer(image, argument, old)["task"], theirs,
-                                          temperature=self.temperature))
+                terms.append(
+                    distillation(self.net.answer(image, argument, old)["task"], theirs, temperature=self.temperature)
+                )
             return torch.stack(terms).sum()
 
     def needs_plain_gradient(self) -> bool:
@@ -127,17 +121,25 @@ class Keeper:
         now = self.weights()
         n = self.n_tasks
         if self.method == "ewc":
-            self._add("importance", self._measure(batches, task, lambda logits, y: nn.functional.cross_entropy(
-                logits, y), torch.square))
+            self._add(
+                "importance",
+                self._measure(batches, task, lambda logits, y: nn.functional.cross_entropy(logits, y), torch.square),
+            )
         elif self.method == "mas":
             new = self._measure(batches, task, lambda logits, y: mas_objective(logits), torch.abs)
             old = self.kept.get("importance")
-            self.kept["importance"] = new if old is None else \
-                {k: self.alpha * old[k] + (1 - self.alpha) * new[k] for k in new}
+            self.kept["importance"] = (
+                new if old is None else {k: self.alpha * old[k] + (1 - self.alpha) * new[k] for k in new}
+            )
         elif self.method == "si" and self.path is not None:
             here = {k: p.detach() for k, p in now.items()}
-            self._add("importance", {k: (self.path.omega[k] / ((here[k] - self.path.start[k]).square()
-                                                                + self.path.damping)).clamp(min=0) for k in here})
+            self._add(
+                "importance",
+                {
+                    k: (self.path.omega[k] / ((here[k] - self.path.start[k]).square() + self.path.damping)).clamp(min=0)
+                    for k in here
+                },
+            )
         elif self.method.startswith("imm"):
             self._merge(batches, task, n)
         elif isinstance(self.online, OnlineWalk):
@@ -174,8 +176,13 @@ class Keeper:
             self._add("fisher", new)
         self.kept["importance"] = {k: torch.ones_like(p) for k, p in now.items()}
 
-    def _measure(self, batches: Callable[[], Iterable[Batch]], task: int,
-                 objective: Callable[[Tensor, Tensor], Tensor], power: Callable[[Tensor], Tensor]) -> Named:
+    def _measure(
+        self,
+        batches: Callable[[], Iterable[Batch]],
+        task: int,
+        objective: Callable[[Tensor, Tensor], Tensor],
+        power: Callable[[Tensor], Tensor],
+    ) -> Named:
         """Mean over mini-batches of a power of the mean gradient, in training mode; statistics stay as they were."""
         parameters = {k: p for k, p in self.weights().items() if p.requires_grad}
         total = {k: torch.zeros_like(p) for k, p in self.weights().items()}
@@ -201,9 +208,13 @@ class Keeper:
             out |= {"path.omega": self.path.omega, "path.start": self.path.start}
         match self.online:
             case OnlineWalk() as walk:
-                out |= {"online.fisher": walk.ewc.fisher, "online.anchor": walk.ewc.anchor,
-                        "online.score": walk.score, "online.last": walk.last,
-                        "online.count": {"n": torch.tensor(walk.n_updates)}}
+                out |= {
+                    "online.fisher": walk.ewc.fisher,
+                    "online.anchor": walk.ewc.anchor,
+                    "online.score": walk.score,
+                    "online.last": walk.last,
+                    "online.count": {"n": torch.tensor(walk.n_updates)},
+                }
             case OnlineEwc() as ewc:
                 out |= {"online.fisher": ewc.fisher, "online.anchor": ewc.anchor}
             case OnlinePathIntegral() as pi:
@@ -235,7 +246,7 @@ class Keeper:
             self.teacher.load_state_dict(tensors["teacher"])
 
 
-class _frozen_statistics:  # noqa: N801 - reads as a function
+class _frozen_statistics:
     """Evaluation statistics for a while, gradients as usual."""
 
     def __init__(self, net: nn.Module) -> None:

@@ -5,18 +5,18 @@ Shapes: B batch, K answers, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from attrs import define, field
-from cl_kernel.errors import BadInput
-from cl_kernel.torch import device, state
 from torch import Tensor
 
 from cl_kernel import Parts, Samples, Stage, Stream
+from cl_kernel.errors import BadInput
+from cl_kernel.torch import device, state
 from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
@@ -26,9 +26,8 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape, task_o
 from cl_plugin_butd.train.schedule import cosine_rate, step_rate
 
 if TYPE_CHECKING:
-    from cl_plugin_butd.settings import Continual
-
     from cl_kernel.run import Context
+    from cl_plugin_butd.settings import Continual
 
 FIELDS = ("image", "task", "argument", "existence", "class")
 OWN_PARTS = ("modulation", "masks", "classifier")
@@ -56,23 +55,55 @@ def network(settings: Continual, stream: Stream) -> ContinualCounterStream:
     spec = stream.spec
     for name in FIELDS:
         if name not in spec:
-            raise BadInput(f"the stream has no field {name!r}", where=f"data set {stream.name!r}",
-                           fix="use a stream of task image + instruction -> class")
+            raise BadInput(
+                f"the stream has no field {name!r}",
+                where=f"data set {stream.name!r}",
+                fix="use a stream of task image + instruction -> class",
+            )
     topology = Topology(
-        filters=settings.filters, strides=settings.strides, blocks=settings.blocks,
-        in_shape=in_shape(stream.stages[0].train), n_occurrence=spec["existence"].shape[0] or 0,
-        variant=settings.variant, bu_to_td=settings.bu_to_td, td_to_bu=settings.td_to_bu,
-        final_td_conv=settings.final_td_conv, head_layers=settings.head_layers, orig_relus=settings.orig_relus,
-        norm=settings.norm, separable=settings.separable)
+        filters=settings.filters,
+        strides=settings.strides,
+        blocks=settings.blocks,
+        in_shape=in_shape(stream.stages[0].train),
+        n_occurrence=spec["existence"].shape[0] or 0,
+        variant=settings.variant,
+        bu_to_td=settings.bu_to_td,
+        td_to_bu=settings.td_to_bu,
+        final_td_conv=settings.final_td_conv,
+        head_layers=settings.head_layers,
+        orig_relus=settings.orig_relus,
+        norm=settings.norm,
+        separable=settings.separable,
+    )
     languages = stream.info.get("languages", [0] * len(stream.stages))
     n_arguments = stream.info.get("n_arguments", [spec["argument"].n])
     answers = stream.info.get("n_answers", [stream.n_classes] * len(stream.stages))
     kind = {"modulation": settings.modulation, "masks": "mask"}.get(settings.method, "none")
     init = 1.0 if settings.init_one and kind == "weight-mul" else None
     return ContinualCounterStream(
-        topology, [TaskSpec(n_classes=int(n), language=int(lang))
-                   for n, lang in zip(answers, languages, strict=True)],
-        [int(n) for n in n_arguments], ModulationSpec(kind=kind, factor=settings.factor, init=init), top=settings.top)
+        topology,
+        [TaskSpec(n_classes=int(n), language=int(lang)) for n, lang in zip(answers, languages, strict=True)],
+        [int(n) for n in n_arguments],
+        ModulationSpec(kind=kind, factor=settings.factor, init=init),
+        top=settings.top,
+    )
+
+
+@define
+class Asked:
+    """Questions put together on the spot."""
+
+    image: np.ndarray
+    task: np.ndarray
+    argument: np.ndarray
+    spec: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """A batch."""
+        return {name: getattr(self, name)[rows] for name in fields or ("image", "task", "argument")}
 
 
 @define(eq=False)
@@ -144,7 +175,9 @@ class ContinualLearner:
             total = loss
             if penalty is not None:
                 weight = self.settings.strength
-                scaled = weight * penalty if self.settings.compat and self.settings.method in ("lwf", "lfl") else penalty
+                scaled = (
+                    weight * penalty if self.settings.compat and self.settings.method in ("lwf", "lfl") else penalty
+                )
                 total = weight * scaled + (1 - weight) * loss
             total.backward()
         before = self.keeper.before_step(gradients) if gradients else None
@@ -184,11 +217,15 @@ class ContinualLearner:
             return [(task_of(stage), stage.train)]
         return [(task_of(s), s.train) for s in ctx.stages[: stage.index + 1]]
 
-    def _epoch(self, sources: list[tuple[int, Samples]], rng: np.random.Generator,
-               ) -> list[tuple[int, Samples, np.ndarray]]:
+    def _epoch(
+        self, sources: list[tuple[int, Samples]], rng: np.random.Generator
+    ) -> list[tuple[int, Samples, np.ndarray]]:
         """Batches of one epoch, each of one task, in a shuffled order."""
-        plan = [(task, samples, rows) for task, samples in sources
-                for rows in batches(len(samples), self.settings.batch_size, rng.permutation(len(samples)))]
+        plan = [
+            (task, samples, rows)
+            for task, samples in sources
+            for rows in batches(len(samples), self.settings.batch_size, rng.permutation(len(samples)))
+        ]
         return plan if len(sources) == 1 else [plan[i] for i in rng.permutation(len(plan))]
 
     def _rate(self, step: int, n_steps: int, epoch: int, stage: int) -> None:
@@ -214,8 +251,9 @@ class ContinualLearner:
         shared = {id(p) for p in self.net.shared().values()}
         for p in self.net.parameters():
             p.requires_grad_(id(p) in mine or (id(p) in shared and (task == 0 or s.method not in OWN_PARTS)))
-        return torch.optim.Adam([p for p in self.net.parameters() if p.requires_grad], s.lr,
-                                weight_decay=s.weight_decay)
+        return torch.optim.Adam(
+            [p for p in self.net.parameters() if p.requires_grad], s.lr, weight_decay=s.weight_decay
+        )
 
     # ---- predicting ---------------------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, np.ndarray]]:
@@ -229,25 +267,46 @@ class ContinualLearner:
                     rows = np.arange(start, min(start + CHUNK, len(samples)))
                     taken = samples.take(rows, ["image", "task", "argument"])
                     image = torch.from_numpy(taken["image"]).to(self.inputs.device)
-                    out = self.net(self.inputs.pixels(image), *(torch.from_numpy(taken[name]).to(self.inputs.device)
-                                                                for name in ("task", "argument")))
+                    out = self.net(
+                        self.inputs.pixels(image),
+                        *(torch.from_numpy(taken[name]).to(self.inputs.device) for name in ("task", "argument")),
+                    )
                     scores = out["task"].float().cpu().numpy()
-                    yield {"scores": scores, "class": scores.argmax(1),
-                           "occurrence": out["occurrence"].float().cpu().numpy()}
+                    yield {
+                        "scores": scores,
+                        "class": scores.argmax(1),
+                        "occurrence": out["occurrence"].float().cpu().numpy(),
+                    }
         finally:
             self.net.train(training)
 
     def finish(self, ctx: Context) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
         evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
+        if self.settings.compose:
+            evaluate.write_composition(self, ctx, self.settings.compose)
+
+    def classes(self, image: np.ndarray, task: np.ndarray, argument: np.ndarray) -> np.ndarray:
+        """Answers to questions about pictures, int64 [n]."""
+        questions = Asked(image, task, argument, self.parts.stream.test.spec)
+        return np.concatenate([out["class"] for out in self.predict(questions)])
+
+    def compound(self, image: np.ndarray, argument: np.ndarray, tasks: Sequence[int]) -> np.ndarray:
+        """A compound instruction: several tasks of one argument at once, int64 [n, len(tasks)]."""
+        return np.stack([self.classes(image, np.full(len(image), t, np.int64), argument) for t in tasks], 1)
 
     # ---- checkpoint ---------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Weights, statistics, optimiser, the method's memory and the position."""
-        return {"net": state.pack(self.net), "optimizer": state.pack(self.optimizer),
-                "keeper": state.pack(self.keeper.tensors()), "n_tasks": self.keeper.n_tasks,
-                "position": list(self.position), "curve": [list(row) for row in self.curve],
-                "mean": None if self.inputs.mean is None else self.inputs.mean.copy()}
+        return {
+            "net": state.pack(self.net),
+            "optimizer": state.pack(self.optimizer),
+            "keeper": state.pack(self.keeper.tensors()),
+            "n_tasks": self.keeper.n_tasks,
+            "position": list(self.position),
+            "curve": [list(row) for row in self.curve],
+            "mean": None if self.inputs.mean is None else self.inputs.mean.copy(),
+        }
 
     def load(self, tree: dict[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
@@ -260,6 +319,8 @@ class ContinualLearner:
         self.optimizer = self.new_optimizer(task_of(self.parts.stream.stages[at]))
         state.restore(self.optimizer, tree["optimizer"])
         self.inputs.mean = None if tree["mean"] is None else np.asarray(tree["mean"])
-        tensors = {slot: {k: v.to(self.inputs.device) for k, v in named.items()}
-                   for slot, named in state.unpack(tree["keeper"]).items()}
+        tensors = {
+            slot: {k: v.to(self.inputs.device) for k, v in named.items()}
+            for slot, named in state.unpack(tree["keeper"]).items()
+        }
         self.keeper.load(tensors, int(tree["n_tasks"]))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import define, field
-from cl_kernel.errors import Mismatch
 from torch import Tensor
 
 from cl_kernel import Samples, Stage
+from cl_kernel.errors import Mismatch
 from cl_plugin_butd.data.augment import Augmentation, augment
 from cl_plugin_butd.train.schedule import mean_image
 
@@ -53,8 +53,10 @@ class Inputs:
         if kept is not None:
             index = torch.from_numpy(rows).to(self.device)
             return {name: kept[name][index] for name in fields}
-        return {name: torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
-                for name, value in samples.take(rows, list(fields)).items()}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
+            for name, value in samples.take(rows, list(fields)).items()
+        }
 
     def _resident(self, samples: Samples, fields: tuple[str, ...]) -> dict[str, Tensor] | None:
         """Whole small sample sets, kept on the device."""
@@ -106,7 +108,7 @@ def task_of(stage: Stage) -> int:
 def batches(n: int, size: int, order: np.ndarray) -> list[np.ndarray]:
     """Cut an order into batches; a last one of a single question, which batch norm on vectors cannot take, is
     joined to the one before."""
-    cut = [order[i:i + size] for i in range(0, n, size)]
+    cut = [order[i : i + size] for i in range(0, n, size)]
     if len(cut) > 1 and len(cut[-1]) == 1:
         cut[-2:] = [np.concatenate(cut[-2:])]
     return cut

@@ -1,0 +1,204 @@
+"""From settings to streams: prepared sets, grids of any source, Omniglot's languages, classes for transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from cl_kernel import ArraySamples, Field, Site, Stage, Stream, class_incremental, fingerprint
+from cl_plugin_butd import standin
+from cl_plugin_butd.data import glyphs, grid
+from cl_plugin_butd.data.prepare import Prepared, persons_set, source_of, spatial_set
+
+if TYPE_CHECKING:
+    from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
+
+TASK = "image + instruction -> class"
+
+
+def build_spatial(settings: Spatial, site: Site) -> Stream:
+    """One stage; test sets are held-out combinations (``cg_test``) and unseen pictures of seen ones (``iid_val``)."""
+    return _prepared_stream("spatial", spatial_set(settings, site), ["right", "left"])
+
+
+def build_persons(settings: PersonsData, site: Site) -> Stream:
+    """One stage; test sets as for the spatial set."""
+    return _prepared_stream("persons", persons_set(settings, site), [])
+
+
+def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> Stream:
+    info = prepared.manifest["info"]
+    held, seen = prepared.samples("test"), prepared.samples("val")
+    test = standin.stacked(held, seen)
+    more = {"n_outputs": info["n_outputs"]} if "n_outputs" in info else {}
+    return Stream(
+        name=name,
+        task=TASK,
+        stages=[Stage(index=0, name=name, train=prepared.samples("train"), info={"task": 0})],
+        test=test,
+        test_sets={"cg_test": np.arange(len(held)), "iid_val": np.arange(len(held), len(test))},
+        class_names=tuple(info["class_names"]),
+        fingerprint=prepared.manifest["key"][:16],
+        info={"n_arguments": [info["n_arguments"]], "directions": directions, **more},
+    )
+
+
+def recipe_of(settings: GridStream) -> grid.GridRecipe:
+    """The recipe of the settings."""
+    return grid.GridRecipe(
+        rows=settings.rows,
+        columns=settings.columns,
+        cell=settings.cell,
+        margin=settings.margin,
+        scale=settings.scale,
+        shift=settings.shift,
+        ink=settings.ink,
+    )
+
+
+def grid_pictures(settings: GridStream, site: Site, source: glyphs.Glyphs) -> Path:
+    """Layouts and pictures of a grid, drawn once into the cache."""
+    recipe = recipe_of(settings)
+    recipe.check(source)
+    sizes = {"train": settings.n_train, "test": settings.n_test}
+    inputs = {
+        "version": 1,
+        "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.asdict(recipe).items()},
+        "raw": source.checksum,
+        "sizes": sizes,
+        "seed": site.seed,
+    }
+
+    def make(folder: Path) -> None:
+        # pictures of the test come from other instances than those of training
+        halves = split_instances(source)
+        for side, n in sizes.items():
+            layout = grid.layouts(recipe, source.usable, n, site.rng("layout", side))
+            np.save(folder / f"{side}-layout.npy", layout)
+            np.save(folder / f"{side}-image.npy", grid.draw(recipe, halves[side], layout, site.rng("draw", side)))
+
+    return site.cache.make("butd-grid", inputs, make)
+
+
+def split_instances(source: glyphs.Glyphs, share: float = 0.8) -> dict[str, glyphs.Glyphs]:
+    """The first part of each character's instances for training, the rest for the test; all where there is one."""
+    train, test = [], []
+    for rows in source.instances():
+        cut = max(1, int(share * len(rows)))
+        train.append(rows[:cut])
+        test.append(rows[cut:] if cut < len(rows) else rows)
+    return {
+        side: attrs.evolve(source, images=source.images[rows], labels=source.labels[rows])
+        for side, rows in (("train", np.concatenate(train)), ("test", np.concatenate(test)))
+    }
+
+
+def build_grid(settings: GridStream, site: Site) -> Stream:
+    """A stage for each direction over one set of pictures."""
+    source = source_of(site, settings.source)
+    recipe = recipe_of(settings)
+    ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
+    folder = grid_pictures(settings, site, source)
+    sides = {
+        side: (np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy", mmap_mode="r"))
+        for side in ("train", "test")
+    }
+    return standin.staged(
+        f"{settings.source} grid",
+        recipe,
+        source,
+        settings.directions,
+        ways,
+        sides,
+        settings.per_picture,
+        site,
+        border=settings.border,
+    )
+
+
+INITIAL_LANGUAGES = 5
+LATER_LANGUAGES = (49, 43, 42, 41, 40)
+"""Languages by count of characters: 48 to 44 are learnt first, together; then these (spec 4.4)."""
+
+
+def build_omniglot(settings: GridStream, site: Site) -> Stream:
+    """A stage for each language: the first merges five, each later one brings its own arguments and answers."""
+    source = source_of(site, settings.source)
+    n = len(source.language_names)
+    first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
+    groups = [first, *((language,) for language in LATER_LANGUAGES if language < n)]
+    recipe = recipe_of(settings)
+    dx, dy = grid.parse_direction(settings.directions[0], settings.rows, settings.columns)
+    languages = np.asarray(source.languages)
+    halves = split_instances(source)
+    stages, tests, sets, start, n_arguments = [], [], {}, 0, []
+    for task, group in enumerate(groups):
+        usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
+        local = {c: i for i, c in enumerate(usable)}
+        n_arguments.append(len(usable))
+        word = "initial" if task == 0 else source.language_names[group[0]]
+        made = {}
+        for side, count in (("train", settings.n_train), ("test", settings.n_test)):
+            layout = grid.layouts(recipe, usable, count, site.rng("layout", side, task))
+            image = grid.draw(recipe, halves[side], layout, site.rng("draw", side, task))
+            numbered = np.vectorize(local.get)(layout).astype(np.int64)
+            made[side] = standin.language_questions(
+                recipe,
+                image,
+                numbered,
+                len(usable),
+                (dx, dy),
+                task,
+                len(groups),
+                settings,
+                site.rng("questions", side, task),
+            )
+        stages.append(Stage(index=task, name=word, train=made["train"], info={"task": task}))
+        tests.append(made["test"])
+        sets[word] = np.arange(start, start + len(made["test"]))
+        start += len(made["test"])
+    width = max(n_arguments)
+    tests = [standin.widened(t, width) for t in tests]
+    stages = [attrs.evolve(stage, train=standin.widened(stage.train, width)) for stage in stages]
+    test = tests[0]
+    for more in tests[1:]:
+        test = standin.stacked(test, more)
+    names = tuple(f"character {i}" for i in range(width)) + ("border",)
+    return Stream(
+        name="omniglot",
+        task=TASK,
+        stages=stages,
+        test=test,
+        test_sets=sets,
+        class_names=names,
+        fingerprint=fingerprint(source.checksum, groups),
+        info={
+            "n_arguments": n_arguments,
+            "languages": list(range(len(groups))),
+            "n_answers": [width + 1] * len(groups),
+            "directions": [[dx, dy]] * len(groups),
+        },
+    )
+
+
+def build_digit_classes(settings: Any, site: Site) -> Stream:
+    """scikit-learn's digits in three stages: 4, 3 and 3 classes; a small stand-in for a stream of data sets."""
+    source = glyphs.digits()
+    halves = split_instances(source)
+    spec = {
+        "image": Field(shape=(8, 8), dtype="uint8", kind="image"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=10),
+    }
+    sides = {side: ArraySamples(spec, {"image": half.images, "class": half.labels}) for side, half in halves.items()}
+    return class_incremental(
+        "digit classes",
+        sides["train"],
+        sides["test"],
+        source.class_names,
+        sizes=[4, 3, 3],
+        shuffle=site.rng("order"),
+        fingerprint=source.checksum,
+    )
