@@ -23,13 +23,13 @@ TINY_VQA = {"lr": 5e-3, "epochs": 12, "batch_size": 32, "test_interval": 0, "rep
 # ---- profile small: the 6,000 photographs of cifar10_small, or any folder of 32x32 images --------------
 SMALL: Values = {
     "dataset": "remind:imagenet", "dataset.resize": 32, "dataset.side": 32, "dataset.base_classes": 5, "dataset.increment": 1,
-    "run.memory": "all", "model.stem": 16, "model.stem_kind": "small", "model.widths": (32, 64, 128, 128),
-    "model.blocks": (1, 1, 1, 2), "model.strides": (2, 2, 2, 1),
-    "learner.base_epochs": 30, "learner.base_batch": 64, "learner.base_lr": 0.1, "learner.base_nesterov": True,
+    "run.memory": "all", "model.stem": 16, "model.stem_kind": "small", "model.widths": (32, 64, 96, 96),
+    "model.blocks": (1, 1, 0, 2), "model.strides": (2, 2, 1, 2),
+    "learner.base_epochs": 15, "learner.base_batch": 64, "learner.base_lr": 0.1, "learner.base_nesterov": True,
     "learner.base_schedule": "one-cycle", "learner.base_augment": "shift", "learner.base_weight_decay": 5e-4,
 }
 SMALL_STREAMING = {"start_lr": 0.05, "end_lr": 0.005, "lr_samples": 500, "lr_step": 50, "crops": False, "mixup": False}
-SMALL_OFFLINE = {"epochs": 12, "lr": 0.05, "batch_size": 64}
+SMALL_OFFLINE = {"epochs": 6, "lr": 0.05, "batch_size": 64}
 
 # ---- comparison runs ----------------------------------------------------------------------------------
 OFFLINE: Values = {"learner": "remind:remind-offline", "replay": "clk:largest-class+remind:pq", "run.memory": "all"}

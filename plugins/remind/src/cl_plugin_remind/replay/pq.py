@@ -18,7 +18,7 @@ from cl_kernel import BadInput, BadSetting
 
 MAX_ROWS = 65_536  # faiss trains on at most 256 rows a centroid; more are never looked at
 SEED = 1234  # of faiss' clustering
-_CHUNK = 8_192
+_CELLS = 1 << 22  # distances held at once
 _TIE = 1e-5  # distances closer than this share of their size are settled in double precision
 
 
@@ -50,8 +50,10 @@ class Quantiser:
         """
         if rows.shape[-1] != self.dim:
             raise BadInput(f"rows of {rows.shape[-1]} channels for a quantiser of {self.dim}", where="product quantiser")
-        return torch.cat([self._encode(part) for part in rows.split(_CHUNK)]) if len(rows) else \
-            torch.empty((0, len(self.centroids)), dtype=self.code_dtype, device=rows.device)
+        if not len(rows):
+            return torch.empty((0, len(self.centroids)), dtype=self.code_dtype, device=rows.device)
+        chunk = max(64, _CELLS // (self.centroids.shape[0] * self.centroids.shape[1]))
+        return torch.cat([self._encode(part) for part in rows.split(chunk)])
 
     def decode(self, codes: Tensor) -> Tensor:
         """The centroids the codes name, side by side: codes [N, M] -> float32 [N, D]."""
