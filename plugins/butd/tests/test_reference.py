@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_continual import check_continual
-from reference_counter_stream import check_counter_stream
-from reference_data import check_adjacency, check_directions, check_emnist, check_persons
-from reference_parts import PARTS
-from reference_transformers import TRANSFORMERS
+from butd_cases.continual import check_continual
+from butd_cases.counter_stream import check_counter_stream
+from butd_cases.data import check_adjacency, check_directions, check_emnist, check_persons
+from butd_cases.parts import PARTS
+from butd_cases.transformers import TRANSFORMERS
 
 PLUGIN = "butd"
 HERE = Path(__file__).parent / "golden"

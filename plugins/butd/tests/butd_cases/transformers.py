@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reference_counter_stream import unpack
+from butd_cases.counter_stream import unpack
 
 from cl_plugin_butd.model.hub import HubVit, rename_for_installed
 from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from reference_counter_stream import unpack
+from butd_cases.counter_stream import unpack
 
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.model.counter_stream import Topology
