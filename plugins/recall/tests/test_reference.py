@@ -396,7 +396,7 @@ def check_interleave(case: Case, folder: Path) -> None:
         )
         batches = [[row + 1000 * is_old for is_old, row in stream.batch(t)] for t in range(entry["batches"])]
         np.testing.assert_array_equal([len(batch) for batch in batches], data[f"sizes_{entry['i']}"])
-        np.testing.assert_array_equal(sum(batches, []), data[f"ids_{entry['i']}"])
+        np.testing.assert_array_equal(np.concatenate(batches), data[f"ids_{entry['i']}"])
 
 
 def check_palette(case: Case, folder: Path) -> None:

@@ -5,6 +5,7 @@ The reference binds everything on ``TrainManager``; so do the shipped configurat
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from cl_kernel import BadSetting, UnknownName, nearest
+from cl_kernel import BadSetting, UnknownName
 from cl_plugin_recall.settings import Recall
 
 CONFIGS = (
@@ -87,7 +88,7 @@ def read_bindings(config: str = "", files: Sequence[str | Path] = (), params: Se
                 continue
             owner, name = statement.selector, statement.arg_name
             if owner.rsplit(".", 1)[-1] != "TrainManager" or name not in PARAMETERS:
-                near = nearest(name or owner, PARAMETERS)
+                near = difflib.get_close_matches(name or owner, PARAMETERS, n=2)
                 hint = f"; did you mean {' or '.join(near)}?" if near else ""
                 raise BadSetting(
                     f"unknown gin parameter {owner}.{name}{hint}",
