@@ -16,6 +16,8 @@ from attrs import define
 from cl_kernel.errors import BadSetting, ClkError
 from cl_kernel.sweep import run_task
 
+STARTS = 4
+"""How often a local Ray instance is tried: Ray gives its node half a minute, too little on a busy machine."""
 Outcome = tuple[int, Mapping[str, Any]]
 
 
@@ -97,16 +99,22 @@ class Ray:
         _reach(self.address)
         cores = {"num_cpus": max(n_jobs * self.threads, 1) if n_jobs else n_cores()} if here else {}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            ray.init(
-                address="local" if here else self.address,
-                include_dashboard=False if here else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **cores,
-            )
-        except ConnectionError as error:
-            raise _no_cluster(self.address, error) from error
+        for attempt in range(STARTS):
+            try:
+                ray.init(
+                    address="local" if here else self.address,
+                    include_dashboard=False if here else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **cores,
+                )
+                break
+            except ConnectionError as error:
+                raise _no_cluster(self.address, error) from error
+            except Exception as error:  # Ray raises nothing narrower when its node is slow to start
+                ray.shutdown()
+                if "startup" not in str(error) or attempt == STARTS - 1:
+                    raise ClkError(f"Ray does not start: {error}", where="--executor ray") from error
         remote = ray.remote(run_task).options(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)
         left = list(enumerate(tasks))[::-1]
         running: dict[Any, int] = {}
