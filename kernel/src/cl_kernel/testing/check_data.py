@@ -43,7 +43,7 @@ def the_stream_is_sound(subject: Subject) -> None:
 @check
 def the_stream_is_the_declared_task(subject: Subject) -> None:
     """Record and stream name the same task, and the fields it is about are there."""
-    record, stream = subject.plan().pieces["dataset"][0].record, subject.stream()
+    stream, record = subject.stream(), subject.plan().pieces["dataset"][0].record
     if record.task != stream.task:
         raise Failed(f"the record says {record.task!r}, the stream {stream.task!r}")
     words = [w.strip() for side in stream.task.split("->") for w in side.split("+")]

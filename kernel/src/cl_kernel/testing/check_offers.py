@@ -380,11 +380,7 @@ def commands_explain_themselves(subject: Subject) -> None:
 def the_readme_names_every_test(subject: Subject) -> None:
     """The README that is shipped with the distribution names every test."""
     tests = [offer.record.name for offer in subject.some("test")]
-    try:
-        about = metadata.metadata(subject.owner.distribution)
-    except metadata.PackageNotFoundError:
-        raise NotApplicable("belongs to no distribution") from None
-    text = str(about.get("Description") or about.get_payload() or "")  # type: ignore[attr-defined]
+    text = _readme(subject)
     if missing := [name for name in tests if name not in text]:
         raise Failed(
             f"the README does not name {', '.join(missing)}" if text.strip() else "the distribution has no README"
@@ -406,6 +402,20 @@ def _settings(subject: Subject) -> list[tuple[str, type]]:
     if not found:
         raise NotApplicable("has no settings")
     return found
+
+
+def _readme(subject: Subject) -> str:
+    """The README beside the sources, else the one the distribution was built with."""
+    for path, _ in _sources(subject)[:1]:
+        for folder in list(path.parents)[:4]:
+            project, readme = folder / "pyproject.toml", folder / "README.md"
+            if project.is_file() and readme.is_file() and f'"{subject.owner.distribution}"' in project.read_text():
+                return readme.read_text(encoding="utf-8")
+    try:
+        about = metadata.metadata(subject.owner.distribution)
+    except metadata.PackageNotFoundError:
+        raise NotApplicable("belongs to no distribution") from None
+    return str(about.get("Description") or about.get_payload() or "")  # type: ignore[attr-defined]
 
 
 def _sources(subject: Subject) -> list[tuple[Path, str]]:
