@@ -15,7 +15,7 @@ Values = Mapping[str, Any]
 
 # ---- what the stand-in needs -----------------------------------------------------------------
 
-TINY_BLOCKS = {"n_blocks": 64, "length": 8, "sigma": 0.9, "sparsity": 0.5}
+TINY_BLOCKS = {"n_blocks": 64, "length": 8, "sigma": 1.2, "sparsity": 0.5}
 TINY_STEPS = {"batch_size": 16, "first_epochs": 5, "lr": 3e-3}
 TINY_CRUMB = {**TINY_STEPS, "pretrain_lr": 0.01, "pretrain_epochs": 2, "pretrain_batch": 32, "base": "main"}
 TINY_MEMORY = "96"
@@ -208,7 +208,7 @@ def _joint(epochs: int = 5) -> dict[str, Any]:
 COMPARED: dict[str, dict[str, Any]] = {
     "fine-tuning": {"learner": "crumb:fine-tuning"},
     "no replay": {"learner.replay_times": 0},
-    "joint": {"learner": "crumb:fine-tuning", "dataset.offline": True},
+    "joint": {"learner": "crumb:fine-tuning", "dataset.offline": True, "learner.epochs": 3},
 }
 """Beside the default run. "No replay" still has the codebook and its loss; joint sees everything so far, shuffled."""
 

@@ -76,8 +76,14 @@ def renew_last(network: nn.Module, n_outputs: int) -> None:
 
 
 def class_layer(n_in: int, n_outputs: int) -> nn.Sequential:
-    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3); scores are never negative."""
-    return nn.Sequential(nn.Conv2d(n_in, n_outputs, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3); scores are never negative.
+
+    Starts with He's weights and a positive bias: a class whose scores are all cut off by the ReLU would never learn.
+    """
+    conv = nn.Conv2d(n_in, n_outputs, 3, padding=1)
+    nn.init.kaiming_uniform_(conv.weight)
+    nn.init.constant_(conv.bias, 0.5)
+    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int = 224) -> Split:

@@ -1,0 +1,319 @@
+"""Dirmaps, lists, samplers and streams; a tree of generated videos from end to end."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cl_kernel import BadInput, BadSetting, MissingAsset, Site
+from cl_plugin_crumb import commands, settings, standin
+from cl_plugin_crumb.data import dirmap, ilab, indexes, lists, stream, toybox
+
+
+class Quiet:
+    """A console that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.content: object = None
+
+    def table(self, title: str, columns: object, rows: object) -> None:
+        self.lines.append(title)
+
+    def print(self, text: str = "") -> None:
+        self.lines.append(text)
+
+    def json(self, content: object) -> None:
+        self.content = content
+
+
+def command(name: str, *words: str) -> tuple[int, Quiet]:
+    parser, console = argparse.ArgumentParser(), Quiet()
+    handler = getattr(commands, name)(parser)
+    return handler(parser.parse_args(list(words)), console), console
+
+
+def images(root: Path, sides: dict[str, int], classes: tuple[str, ...] = ("apple", "bear", "cup", "dog")) -> Path:
+    rng = np.random.default_rng(0)
+    for side, n in sides.items():
+        for name in classes:
+            (root / side / name).mkdir(parents=True)
+            for number in range(n):
+                pixels = rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / side / name / f"{name}_{number}.png")
+    return root
+
+
+def table(**columns: object) -> pd.DataFrame:
+    rows = [
+        (c, o, s, f, f"c{c}/o{o}/s{s}_{f}.png") for c in range(4) for o in range(2) for s in range(3) for f in range(5)
+    ]
+    return pd.DataFrame(rows, columns=list(dirmap.COLUMNS)).assign(**columns)
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    table().drop(columns="session").to_csv(tmp_path / "a.csv")
+    with pytest.raises(BadInput, match="no column session"):
+        dirmap.read(tmp_path / "a.csv")
+
+
+def test_a_path_with_a_space_is_named_with_its_row(tmp_path: Path) -> None:
+    bad = table()
+    bad.loc[3, "im_path"] = "c0/my picture.png"
+    bad.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(BadInput, match=r"my picture.png.*contains a space") as error:
+        dirmap.read(tmp_path / "a.csv")
+    assert "row 5" in str(error.value)
+
+
+def test_an_absent_dirmap_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingAsset, match="no dirmap"):
+        dirmap.read(tmp_path / "a.csv")
+
+
+def test_a_class_without_training_images_is_named() -> None:
+    rows = table()
+    rows.loc[rows["class"] == 2, "session"] = 2
+    with pytest.raises(BadInput, match="class 2 has no training images"):
+        lists.make("mine", rows, "class_iid", test_sessions=(2,))
+
+
+def test_test_sessions_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(BadInput, match="no test images"):
+        lists.make("mine", table(), "class_iid", test_sessions=(9,))
+
+
+def test_an_unknown_scenario_is_refused() -> None:
+    with pytest.raises(BadSetting, match="unknown scenario"):
+        lists.make("mine", table(), "sideways", test_sessions=(2,))
+
+
+@pytest.mark.parametrize("scenario", lists.SCENARIOS)
+def test_every_training_image_comes_once(scenario: str) -> None:
+    made = lists.make("mine", table(), scenario, test_sessions=(2,), n_instance=3, task_size_iid=7)
+    everything = pd.concat(made.tasks)
+    assert sorted(everything["im_path"]) == sorted(table().query("session < 2")["im_path"])
+    assert made.tasks[0]["label"].iloc[0] == 0
+    assert set(made.test["label"]) == set(everything["label"])
+
+
+def test_iid_tasks_overlap_only_as_shipped() -> None:
+    ours = lists.make("mine", table(), "iid", test_sessions=(2,), task_size_iid=10)
+    shipped = lists.make("mine", table(), "iid", test_sessions=(2,), task_size_iid=10, shipped=True)
+    assert not set(ours.tasks[0]["im_path"]) & set(ours.tasks[1]["im_path"])
+    assert len(set(shipped.tasks[0]["im_path"]) & set(shipped.tasks[1]["im_path"])) == 1
+
+
+def test_the_combined_set_keeps_every_class_and_is_balanced() -> None:
+    """Q17: class 11 is absent, and no real class may be dropped for it."""
+    ilab_rows = [
+        (c, o, s, f, f"i{c}/{o}/{s}/{f}.png")
+        for c in range(1, 16)
+        if c != 11
+        for o in (1, 2)
+        for s in range(1, 9)
+        for f in range(1, 4)
+    ]
+    core_rows = [
+        (c, o, s, f, f"k{c}/{o}/{s}/{f}.png")
+        for c in range(1, 11)
+        for o in range(1, 3)
+        for s in range(1, 12)
+        for f in (10, 15, 30)
+    ]
+    parts = {
+        "ilab2mlight": pd.DataFrame(ilab_rows, columns=list(dirmap.COLUMNS)),
+        "core50": pd.DataFrame(core_rows, columns=list(dirmap.COLUMNS)),
+    }
+    combined = lists.prepare(lists.COMBINED, parts)
+    made = lists.make(lists.COMBINED, combined, "class_instance", run=3)
+    assert len(made.classes) == 24
+    assert len(made.tasks) == 12
+    assert max(made.classes[:14]) <= 15 < min(made.classes[14:])
+    clips = pd.concat(made.tasks)[["class", "object", "session"]].drop_duplicates().groupby("class").size()
+    assert clips.nunique() == 1
+
+
+def test_statistics_and_balance() -> None:
+    assert dirmap.imbalances(table()) == []
+    found = dirmap.statistics(table(), full_session=5)
+    assert found["images per class"] == {str(c): 30.0 for c in range(4)}
+    assert found["sessions"] == {"all": 24.0, "with at least 5 images": 24.0}
+    uneven = table().iloc[:-3]
+    assert dirmap.imbalances(uneven)
+    assert len(dirmap.sparse(table(), 2)) == 4 * 2 * 3 * 3
+
+
+def test_a_list_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x.png 0\nno-label\n")
+    with pytest.raises(BadInput, match="line 2"):
+        lists.read_list(tmp_path / "a.txt")
+
+
+def test_a_folder_of_images_becomes_a_stream(tmp_path: Path) -> None:
+    root = images(tmp_path, {"train": 5, "val": 2})
+    made = stream.build_folder(settings.Folder(path=str(root), size=16), Site(seed=1))
+    made.check()
+    assert [len(s.train) for s in made.stages] == [10, 10]
+    batch = made.stages[0].train.take(np.arange(3))
+    assert batch["image"].shape == (3, 16, 16, 3)
+    assert set(batch["class"]) <= {0, 1}
+    held = stream.build_folder(settings.Folder(path=str(root), size=16, in_memory=True), Site(seed=1))
+    np.testing.assert_array_equal(batch["image"], held.stages[0].train.take(np.arange(3))["image"])
+
+
+def test_a_broken_image_is_named_or_left_out(tmp_path: Path) -> None:
+    root = images(tmp_path, {"train": 5, "val": 2})
+    (root / "train" / "bear" / "bear_1.png").write_bytes(b"no image")
+    options = settings.Folder(path=str(root), size=16, in_memory=True)
+    with pytest.raises(BadInput, match="bear_1"):
+        stream.build_folder(options, Site())
+    site = Site(on_bad_sample="skip")
+    made = stream.build_folder(options, site)
+    assert sum(len(s.train) for s in made.stages) == 19
+    assert list(site.skipped) == ["train/bear/bear_1.png"]
+
+
+def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
+    root = images(tmp_path, {"train": 2, "val": 1})
+    for path in (root / "val" / "cup").iterdir():
+        path.unlink()
+    with pytest.raises(BadInput, match="class cup has no images in val"):
+        stream.build_folder(settings.Folder(path=str(root)), Site())
+
+
+def test_the_standin_is_the_same_again_and_differs_by_seed() -> None:
+    a, b, c = (standin.stream(seed, n_objects=1, n_frames=2) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a.pixels, b.pixels)
+    assert not np.array_equal(a.pixels, c.pixels)
+    made = stream.build_standin(settings.Ministream(n_objects=1), Site(seed=2))
+    made.check()
+    assert [len(s.classes) for s in made.stages] == [2, 2, 2, 2]
+
+
+def test_cifar_and_imagenet_and_icub_are_indexed(tmp_path: Path) -> None:
+    root = images(tmp_path / "cifar", {"train": 2, "test": 1})
+    assert set(indexes.cifar100(root)["session"]) == {0, 1}
+    root = images(tmp_path / "imagenet", {"train": 2, "val": 1})
+    made, classes = indexes.imagenet(root)
+    assert made["class"].max() == 3
+    assert classes["wnid"].tolist() == ["apple", "bear", "cup", "dog"]
+    for number in (1, 2):
+        for session in ("MIX", "SCALE"):
+            place = tmp_path / "icub" / "part1" / "mug" / f"mug{number}" / session / "day1" / "left"
+            place.mkdir(parents=True)
+            for frame in range(21):
+                Image.new("RGB", (8, 8)).save(place / f"{frame:03d}.jpg")
+    found = indexes.icubworld(tmp_path / "icub")
+    assert len(found) == 2 * 2 * 3
+    assert set(found["session"]) == {0, 3}
+    assert indexes.upsample(root, tmp_path / "big", size=48) == 12
+    with Image.open(tmp_path / "big" / "val" / "cup" / "cup_0.png") as image:
+        assert image.size == (48, 48)
+
+
+def test_ilab_s_sample_is_distributed(tmp_path: Path) -> None:
+    paths = []
+    for instance in range(3):
+        for background in range(8):
+            for camera in range(16):
+                paths.append(f"train_img/boat-i{instance:04d}-b{background:04d}-c{camera:02d}-r00-l0.jpg")
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    sampled = ilab.sample(ilab.index_folder(tmp_path))
+    assert len(sampled) == 3 * 8 * 15
+    made = ilab.distribute(sampled, tmp_path, tmp_path / "out")
+    assert set(made["class"]) == {1}
+    assert dirmap.missing_files(made, tmp_path / "out") == []
+    with pytest.raises(BadInput, match="has not 15 images"):
+        ilab.distribute(sampled.iloc[:-1], tmp_path, tmp_path / "out2")
+    with pytest.raises(BadInput, match="is not CLASS-iNN"):
+        ilab.index(["train_img/holiday.jpg"])
+
+
+def videos(root: Path, *, broken: bool = False) -> Path:
+    """A Toybox-form tree: 2 categories x 2 objects x 10 sessions, each clip 8 seconds of one frame a second."""
+    program = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed").get_ffmpeg_exe()
+    root.mkdir(parents=True, exist_ok=True)
+    clip = root / "clip.mp4"
+    subprocess.run(
+        [
+            program,
+            "-loglevel",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=size=32x32:rate=2:duration=8",
+            "-pix_fmt",
+            "yuv420p",
+            str(clip),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    content = clip.read_bytes()
+    for group, category in (("households", "cup"), ("animals", "duck")):
+        for number in (1, 2):
+            place = root / group / f"{category}_{number:02d}_pivothead"
+            place.mkdir(parents=True)
+            for session in (*toybox.SESSIONS, "present"):
+                (place / f"{category}_{number:02d}_pivothead_{session}_x.mp4").write_bytes(content)
+    if broken:
+        (root / "animals" / "duck_02_pivothead" / "duck_02_pivothead_tx_x.mp4").write_bytes(b"no video at all")
+    clip.unlink()
+    return root
+
+
+def test_a_tree_of_videos_becomes_a_balanced_stream(tmp_path: Path) -> None:
+    root = videos(tmp_path / "toybox")
+    code, console = command("extract", "--root", str(root), "--jobs", "2")
+    assert code == 0
+    assert console.content["frames"] == 2 * 2 * 10 * 8
+    assert toybox.extract_one(next(iter(toybox.videos(root))), root) == 8  # done before: nothing is extracted again
+    code, _ = command("sample", "toybox", "--root", str(root))
+    assert code == 0
+    code, console = command("check", str(root / "toybox_dirmap.csv"))
+    assert code == 0
+    assert console.content == {
+        "images": 2 * 2 * 10 * 15,
+        "missing": 0,
+        "imbalances": [console.content["imbalances"][0]],
+    }
+    assert "repeat an image" in console.content["imbalances"][0]  # clips of 8 frames are played backwards
+    code, _ = command("stats", str(root / "toybox_dirmap.csv"))
+    assert code == 0
+    code, console = command(
+        "lists",
+        "toybox",
+        "--dirmap",
+        str(root / "toybox_dirmap.csv"),
+        "--output",
+        str(tmp_path / "lists"),
+        "--scenario",
+        "class_instance",
+        "--runs",
+        "2",
+    )
+    assert code == 0
+    assert len(console.content["folders"]) == 2
+    made = stream.build_toybox(settings.Dirmap(size=16, classes_per_task=1), Site(roots=(tmp_path,)))
+    made.check()
+    assert [len(s.train) for s in made.stages] == [2 * 7 * 15] * 2
+    assert made.stages[0].train.take(np.arange(2))["image"].shape == (2, 16, 16, 3)
+
+
+def test_a_video_that_cannot_be_read_is_named_or_left_out(tmp_path: Path) -> None:
+    root = videos(tmp_path, broken=True)
+    with pytest.raises(BadInput, match="ffmpeg cannot read the video"):
+        command("extract", "--root", str(root), "--jobs", "1")
+    code, console = command("extract", "--root", str(root), "--jobs", "1", "--on-bad-sample", "skip")
+    assert code == 0
+    assert len(console.content["skipped"]) == 1
