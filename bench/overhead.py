@@ -45,13 +45,17 @@ BATCH, REPLAYED, CAPACITY, LR, REPEATS = 32, 32, 200, 0.1, 4
 def repeated(times: int) -> Stream:
     """The digits, each stage's rows several times."""
     stream = build_digits(Digits(), Site(seed=0))
-    stages = [attrs.evolve(stage, train=subset(stage.train, np.tile(np.arange(len(stage.train)), times))) for stage in stream.stages]
+    stages = [
+        attrs.evolve(stage, train=subset(stage.train, np.tile(np.arange(len(stage.train)), times)))
+        for stage in stream.stages
+    ]
     return attrs.evolve(stream, stages=stages)
 
 
 def learner_of(stream: Stream, site: Site, update: str) -> learners.Replaying:
     parts = Parts(
-        stream=stream, site=site,
+        stream=stream,
+        site=site,
         model=lambda fields, n: build_mlp(Mlp(), fields, n, site),
         memory=lambda fields: Memory(Reservoir(CAPACITY), RawCodec(fields), CAPACITY, np.random.default_rng(0)),
     )
@@ -65,8 +69,15 @@ def whole_run(stream: Stream, update: str, base: Path) -> float:
     learner = learner_of(stream, site, update)
     tell = build_jsonl(folder)
     record = Metric(name="accuracy", summary="", build="cl_kernel.metrics.classification:build_accuracy")
-    ctx = Context(site=site, stream=stream, learner=learner, scorers=[Scorer(record, build_accuracy(None, stream))],
-                  run=RunFolder(folder), emit=tell, memories=[learner.memory])
+    ctx = Context(
+        site=site,
+        stream=stream,
+        learner=learner,
+        scorers=[Scorer(record, build_accuracy(None, stream))],
+        run=RunFolder(folder),
+        emit=tell,
+        memories=[learner.memory],
+    )
     began = time.process_time()
     run_stream(ctx)
     return time.process_time() - began
@@ -130,9 +141,17 @@ def bare(stream: Stream, online: bool, n_passes: int = 1, marks: list[float] | N
     """Replay written directly in torch; the reservoir of the online form is vectorised."""
     net, rng = network(), np.random.default_rng(0)
     optimizer = torch.optim.SGD(net.parameters(), LR)
-    kept_x, kept_y, filled, seen, steps = torch.zeros(CAPACITY, 1, 8, 8), torch.zeros(CAPACITY, dtype=torch.long), 0, 0, 0
-    data = [{name: torch.from_numpy(array) for name, array in stage.train.take(np.arange(len(stage.train))).items()}
-            for stage in stream.stages]
+    kept_x, kept_y, filled, seen, steps = (
+        torch.zeros(CAPACITY, 1, 8, 8),
+        torch.zeros(CAPACITY, dtype=torch.long),
+        0,
+        0,
+        0,
+    )
+    data = [
+        {name: torch.from_numpy(array) for name, array in stage.train.take(np.arange(len(stage.train))).items()}
+        for stage in stream.stages
+    ]
     data = [(d["image"].permute(0, 3, 1, 2).contiguous(), d["class"]) for d in data]
 
     def keep(x: torch.Tensor, y: torch.Tensor) -> None:
@@ -215,7 +234,10 @@ def main() -> None:
                     seconds = case()
                     if number:
                         inner[name].append(seconds)
-            over = {name: statistics.median(a / b for a, b in zip(inner[name], inner["floor"], strict=True)) for name in cases}
+            over = {
+                name: statistics.median(a / b for a, b in zip(inner[name], inner["floor"], strict=True))
+                for name in cases
+            }
             on_bare = statistics.median(a / b for a, b in zip(inner["clk"], inner["bare"], strict=True))
             ms = {name: 1e3 * min(values) / len(batches) for name, values in inner.items()}
             results[title] = {"steps": len(batches), "ms_a_step": ms, "times_floor": over, "clk_over_bare": on_bare}
@@ -224,14 +246,19 @@ def main() -> None:
     flat = long_run(options.steps)
     results["online_long"] = flat
     text = table(("case", "who", "ms a step (best)", "times floor (median)", "times bare (median)"), rows)
-    goals = (f"Goals: digits-er at most 1.5 times the floor (here {results['digits-er']['times_floor']['clk']:.2f}); online at most "
-             f"1.2 times the bare loop (here {results['online']['clk_over_bare']:.2f}) and flat: over {flat['steps']:,} steps the last "
-             f"fifth costs {flat['last_over_first']:.2f} times the first ({1e3 * flat['seconds_a_step']:.3f} ms a step).")
-    limits = ("`clk` includes five evaluations of all test sets, metrics, the event log, `metrics.json` after every stage and the "
-              "final checkpoint. CPU time of one thread; each ratio is taken within a round. What limits it now: the torch "
-              "operations of a step themselves; around them one index of the memory and one concatenation.")
-    write("overhead", "Experience replay on small steps", results, [text, goals, limits],
-          about=machine("torch", "numpy"))
+    goals = (
+        f"Goals: digits-er at most 1.5 times the floor (here {results['digits-er']['times_floor']['clk']:.2f}); online at most "
+        f"1.2 times the bare loop (here {results['online']['clk_over_bare']:.2f}) and flat: over {flat['steps']:,} steps the last "
+        f"fifth costs {flat['last_over_first']:.2f} times the first ({1e3 * flat['seconds_a_step']:.3f} ms a step)."
+    )
+    limits = (
+        "`clk` includes five evaluations of all test sets, metrics, the event log, `metrics.json` after every stage and the "
+        "final checkpoint. CPU time of one thread; each ratio is taken within a round. What limits it now: the torch "
+        "operations of a step themselves; around them one index of the memory and one concatenation."
+    )
+    write(
+        "overhead", "Experience replay on small steps", results, [text, goals, limits], about=machine("torch", "numpy")
+    )
 
 
 if __name__ == "__main__":

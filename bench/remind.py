@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from _report import machine, table, write
-
 from torch.nn import functional
 
 from cl_kernel import Field, Memory
@@ -44,8 +43,11 @@ class Setting:
         self.device, self.channels, self.codebooks, self.rng = device, channels, codebooks, rng
         network = ResNet(CLASSES, widths=(8, 8, 8, channels), stem=8)
         self.upper = split(network, "layer4.1").upper.to(device).to(memory_format=torch.channels_last).train()
-        fields = {FEATURES: Field(shape=(channels, SIDE, SIDE), dtype="float32", kind="map"),
-                  LABEL: Field(shape=(), dtype="int64", kind="class"), ITEM: Field(shape=(), dtype="int64", kind="group")}
+        fields = {
+            FEATURES: Field(shape=(channels, SIDE, SIDE), dtype="float32", kind="map"),
+            LABEL: Field(shape=(), dtype="int64", kind="class"),
+            ITEM: Field(shape=(), dtype="int64", kind="group"),
+        }
         self.codec = PqCodec(fields, codebooks, 256, 1, device)
         self.codec.use(FEATURES, rng.random((codebooks, 256, channels // codebooks), np.float32))
         capacity = stored if full else stored + 4000
@@ -57,8 +59,15 @@ class Setting:
             codes = torch.from_numpy(rng.integers(0, 256, (n, SIDE, SIDE, codebooks), np.uint8)).to(device)
             self.memory.add({FEATURES: codes, LABEL: labels, ITEM: np.arange(at, at + n)}, labels)
         self.settings = Streaming()
-        self.streamer = Streamer(self.settings, self.upper, make_optimizer(self.upper, self.settings), make_rates(self.settings),
-                                 self.memory, augment.Drawn(rng), device)
+        self.streamer = Streamer(
+            self.settings,
+            self.upper,
+            make_optimizer(self.upper, self.settings),
+            make_rates(self.settings),
+            self.memory,
+            augment.Drawn(rng),
+            device,
+        )
         self.codes = torch.from_numpy(rng.integers(0, 256, (1, SIDE, SIDE, codebooks), np.uint8)).to(device)
         self.new = self.codec.quantisers[FEATURES].decode_maps(self.codes)
         self.item = stored
@@ -132,8 +141,10 @@ class Plain:
         inputs = torch.cat([maps[:1], share * maps[1 : 1 + r] + (1 - share) * maps[1 + r :]])
         one, other = torch.cat([labels[:1], labels[1 : 1 + r]]), torch.cat([labels[:1], labels[1 + r :]])
         scores = self.upper(inputs)
-        loss = (share * functional.cross_entropy(scores, one, reduction="none")
-                + (1 - share) * functional.cross_entropy(scores, other, reduction="none")).mean()
+        loss = (
+            share * functional.cross_entropy(scores, one, reduction="none")
+            + (1 - share) * functional.cross_entropy(scores, other, reduction="none")
+        ).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -174,7 +185,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stored", type=int, default=959_665, help="size of the full buffer in (c)")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--scaling-channels", type=int, default=64, help="width of the network in (b), small to show the rest")
+    parser.add_argument(
+        "--scaling-channels", type=int, default=64, help="width of the network in (b), small to show the rest"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
@@ -184,14 +197,29 @@ def main() -> None:
     rows_a = []
     for channels, codebooks in ((512, 32), (64, 16)):
         here = Setting(channels, codebooks, 20_000, device, full=False)
-        cases = {"step": here.ours, "floor, channels last": here.floor(torch.channels_last),
-                 "floor, contiguous": here.floor(torch.contiguous_format)}
+        cases = {
+            "step": here.ours,
+            "floor, channels last": here.floor(torch.channels_last),
+            "floor, contiguous": here.floor(torch.contiguous_format),
+        }
         seconds = compare(cases, options.rounds, inner if channels == 512 else 10 * inner, device)
-        faster = min((name for name in cases if name.startswith("floor")), key=lambda name: statistics.median(seconds[name]))
+        faster = min(
+            (name for name in cases if name.startswith("floor")), key=lambda name: statistics.median(seconds[name])
+        )
         over = median_ratio(seconds, "step", faster)
-        results[f"step_{channels}"] = {"ms": {k: 1e3 * statistics.median(v) for k, v in seconds.items()}, "over_floor": over}
-        rows_a.append((f"{channels} channels", 1e3 * statistics.median(seconds["step"]), 1e3 * statistics.median(seconds[faster]),
-                       faster.removeprefix("floor, "), over))
+        results[f"step_{channels}"] = {
+            "ms": {k: 1e3 * statistics.median(v) for k, v in seconds.items()},
+            "over_floor": over,
+        }
+        rows_a.append(
+            (
+                f"{channels} channels",
+                1e3 * statistics.median(seconds["step"]),
+                1e3 * statistics.median(seconds[faster]),
+                faster.removeprefix("floor, "),
+                over,
+            )
+        )
 
     rows_b = []
     for stored in options.sizes:
@@ -208,24 +236,35 @@ def main() -> None:
         seconds = compare({"step": here.ours, "plain": plain.step}, options.rounds, inner, device)
         gain = median_ratio(seconds, "plain", "step")
         results[f"plain_{channels}"] = {"ms": {k: 1e3 * statistics.median(v) for k, v in seconds.items()}, "gain": gain}
-        rows_c.append((f"{channels} channels", 1e3 * statistics.median(seconds["step"]), 1e3 * statistics.median(seconds["plain"]), gain))
+        rows_c.append(
+            (
+                f"{channels} channels",
+                1e3 * statistics.median(seconds["step"]),
+                1e3 * statistics.median(seconds["plain"]),
+                gain,
+            )
+        )
         del here, plain
 
     hours = STREAM * results["step_512"]["ms"]["step"] / 3.6e6
     results["imagenet_hours"] = hours
     kind = "CPU time of one thread" if device.type == "cpu" else "wall time"
     write(
-        "remind" if device.type == "cpu" else "remind-gpu", "The streaming step of REMIND", results,
-        [f"New and 50 replayed examples, crops and mixup on; {kind}; every ratio is taken within a round, then the median.",
-         "(a) beside the bare arithmetic of the plastic layers (goal: 1.05 on the CPU at full width, 1.3 on a GPU)",
-         table(("network", "step ms", "floor ms", "faster layout", "times floor"), rows_a),
-         f"(b) by the number of stored examples, memory full, {options.scaling_channels} channels (goal: flat)",
-         table(("stored", "step ms", "bytes an example"), rows_b),
-         f"(c) beside the original's data path restated, full buffer of {options.stored:,} (goal: never slower on the CPU)",
-         table(("network", "step ms", "restated ms", "times faster"), rows_c),
-         f"(d) the ImageNet stream of {STREAM:,} steps at that pace: {hours:,.1f} hours.",
-         "What limits it now: the two 3x3 convolutions forward and backward; decoding, crops and mixup of 101 maps are a few "
-         "batched products, and the memory's share does not grow with what it holds."],
+        "remind" if device.type == "cpu" else "remind-gpu",
+        "The streaming step of REMIND",
+        results,
+        [
+            f"New and 50 replayed examples, crops and mixup on; {kind}; every ratio is taken within a round, then the median.",
+            "(a) beside the bare arithmetic of the plastic layers (goal: 1.05 on the CPU at full width, 1.3 on a GPU)",
+            table(("network", "step ms", "floor ms", "faster layout", "times floor"), rows_a),
+            f"(b) by the number of stored examples, memory full, {options.scaling_channels} channels (goal: flat)",
+            table(("stored", "step ms", "bytes an example"), rows_b),
+            f"(c) beside the original's data path restated, full buffer of {options.stored:,} (goal: never slower on the CPU)",
+            table(("network", "step ms", "restated ms", "times faster"), rows_c),
+            f"(d) the ImageNet stream of {STREAM:,} steps at that pace: {hours:,.1f} hours.",
+            "What limits it now: the two 3x3 convolutions forward and backward; decoding, crops and mixup of 101 maps are a few "
+            "batched products, and the memory's share does not grow with what it holds.",
+        ],
         about=machine("torch", "numpy"),
     )
 

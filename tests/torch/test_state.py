@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from cl_kernel.errors import BadCheckpoint, BadInput, BadSetting, MissingAsset
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.trees import load_tree, save_tree
-from torch import nn
 
 
 def through_a_file(tree: object, folder: Path) -> object:
@@ -71,9 +72,7 @@ def test_training_goes_on_bit_for_bit_after_a_checkpoint(kind: str, tmp_path: Pa
     ],
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
-def test_a_tensor_comes_back_with_its_bits(
-    dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_a_tensor_comes_back_with_its_bits(dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     tensor = (torch.arange(6).reshape(2, 3) + 0.3).to(dtype).flatten()[: int(np.prod(shape))].reshape(shape)
     back = state.unpack(through_a_file({"t": state.pack(tensor)}, tmp_path)["t"])
     assert back.dtype == dtype and back.shape == tensor.shape
@@ -83,11 +82,7 @@ def test_a_tensor_comes_back_with_its_bits(
 
 
 def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
-    numpy_rng, python_rng, torch_rng = (
-        np.random.default_rng(3),
-        random.Random(3),
-        torch.Generator().manual_seed(3),
-    )
+    numpy_rng, python_rng, torch_rng = (np.random.default_rng(3), random.Random(3), torch.Generator().manual_seed(3))
     numpy_rng.random(5), python_rng.gauss(0, 1), torch.rand(5, generator=torch_rng)
     tree = through_a_file([state.pack(g) for g in (numpy_rng, python_rng, torch_rng)], tmp_path)
     fresh = np.random.default_rng(), random.Random(), torch.Generator()
@@ -110,11 +105,7 @@ def test_a_packed_tree_shares_no_memory_with_the_module() -> None:
 def test_nested_containers_keep_keys_and_tuples(tmp_path: Path) -> None:
     value = {1: (torch.ones(2), None, "a"), "b": [{(1, 2): 2**70}]}
     back = state.unpack(through_a_file(state.pack(value), tmp_path))
-    assert (
-        back[1][1:] == (None, "a")
-        and back["b"] == [{(1, 2): 2**70}]
-        and torch.equal(back[1][0], torch.ones(2))
-    )
+    assert back[1][1:] == (None, "a") and back["b"] == [{(1, 2): 2**70}] and torch.equal(back[1][0], torch.ones(2))
 
 
 def test_misfitting_weights_are_named(tmp_path: Path) -> None:
@@ -122,9 +113,7 @@ def test_misfitting_weights_are_named(tmp_path: Path) -> None:
     tensors = dict(net.state_dict())
     tensors["3.weight"] = torch.zeros(4, 7)
     tensors["extra"] = tensors.pop("0.bias")
-    with pytest.raises(
-        BadInput, match=r"(?s)missing: 0.bias.*unexpected: extra.*3.weight is \[4, 7\], needs \[3, 7\]"
-    ):
+    with pytest.raises(BadInput, match=r"(?s)missing: 0.bias.*unexpected: extra.*3.weight is \[4, 7\], needs \[3, 7\]"):
         state.assign(net, tensors, where="w.pth")
     with pytest.raises(BadCheckpoint):
         state.restore(net, {"0.weight": np.zeros((7, 5), np.float32)})

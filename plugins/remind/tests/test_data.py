@@ -52,8 +52,11 @@ def test_label_files_give_the_same_stream_as_the_order_they_came_from(images: Pa
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [(["dog", "ant", "cat", "emu"], "line 4: unknown class 'emu'"), (["dog", "ant", "dog", "bee"], "line 3: class 'dog' was already on line 1"),
-     (["dog", "ant", "cat"], "missing: bee")],
+    [
+        (["dog", "ant", "cat", "emu"], "line 4: unknown class 'emu'"),
+        (["dog", "ant", "dog", "bee"], "line 3: class 'dog' was already on line 1"),
+        (["dog", "ant", "cat"], "missing: bee"),
+    ],
 )
 def test_a_class_order_with_a_fault_names_the_line(images: Path, lines: list[str], message: str) -> None:
     (images / "order.txt").write_text("\n".join(lines))
@@ -95,7 +98,9 @@ def test_each_order_streams_every_frame_once(kind: str) -> None:
 
 
 def frames() -> core50.Frames:
-    grid = np.stack(np.meshgrid(np.arange(3), np.arange(2), np.arange(2), np.arange(5), indexing="ij"), -1).reshape(-1, 4)
+    grid = np.stack(np.meshgrid(np.arange(3), np.arange(2), np.arange(2), np.arange(5), indexing="ij"), -1).reshape(
+        -1, 4
+    )
     return core50.Frames(label=grid[:, 0], instance=grid[:, 1], session=grid[:, 2], time=grid[:, 3])
 
 
@@ -119,7 +124,9 @@ def test_a_tree_in_the_form_of_core50_is_read(tmp_path: Path) -> None:
             folder = tmp_path / "core50_128x128" / f"s{session}" / f"o{thing}"
             folder.mkdir(parents=True)
             for frame in range(4):
-                Image.new("RGB", (8, 8), (thing * 5, frame, session)).save(folder / f"C_{session:02d}_{thing:02d}_{frame:03d}.png")
+                Image.new("RGB", (8, 8), (thing * 5, frame, session)).save(
+                    folder / f"C_{session:02d}_{thing:02d}_{frame:03d}.png"
+                )
     stream = core50.core50(Core50(order="class_iid", every=2, side=8), Site(roots=(tmp_path,)))
     assert len(stream.test) == 8 and sum(len(s.train) for s in stream.stages) == 8
     assert set(stream.test.take(np.arange(8))["class"].tolist()) == {0, 1, 2, 9}
@@ -152,7 +159,15 @@ def write_clevr(root: Path) -> None:
             image = int(rng.integers(n_images))
             asked = standin.ask_clevr(standin.CLEVR_TYPES[len(entries) % 5], scenes[image], rng)
             if asked is not None:
-                entries.append({"question_index": len(entries), "image_index": image, "question": asked[0], "answer": asked[1], "program": asked[2]})
+                entries.append(
+                    {
+                        "question_index": len(entries),
+                        "image_index": image,
+                        "question": asked[0],
+                        "answer": asked[1],
+                        "program": asked[2],
+                    }
+                )
             else:
                 image = int(rng.integers(n_images))
         (root / "questions" / f"CLEVR_{side}_questions.json").write_text(json.dumps({"questions": entries}))
@@ -182,7 +197,11 @@ def test_annotations_with_faults_are_named(tmp_path: Path) -> None:
     path.write_text('{"questions": [{"ques')
     with pytest.raises(BadInput, match="cut short"):
         prepare.clevr_rows(tmp_path, "train")
-    path.write_text(json.dumps({"questions": [{"image_index": 0, "question": "q", "answer": "a", "program": [{"function": "fly"}]}]}))
+    path.write_text(
+        json.dumps(
+            {"questions": [{"image_index": 0, "question": "q", "answer": "a", "program": [{"function": "fly"}]}]}
+        )
+    )
     with pytest.raises(BadInput, match=r"(?s)unknown function 'fly'.*question 0"):
         prepare.clevr_rows(tmp_path, "train")
 
@@ -191,10 +210,15 @@ def test_tdiuc_annotations_are_read_in_their_published_form(tmp_path: Path) -> N
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Questions").mkdir()
     for side in ("train", "val"):
-        rows = [{"question_id": k, "image_id": 7, "question_type": "color", "answers": [{"answer": "red"}]} for k in range(3)]
+        rows = [
+            {"question_id": k, "image_id": 7, "question_type": "color", "answers": [{"answer": "red"}]}
+            for k in range(3)
+        ]
         (tmp_path / "Annotations" / f"mscoco_{side}2014_annotations.json").write_text(json.dumps({"annotations": rows}))
         asked = [{"question_id": k, "image_id": 7, "question": f"What {k}?"} for k in range(3)]
-        (tmp_path / "Questions" / f"OpenEnded_mscoco_{side}2014_questions.json").write_text(json.dumps({"questions": asked}))
+        (tmp_path / "Questions" / f"OpenEnded_mscoco_{side}2014_questions.json").write_text(
+            json.dumps({"questions": asked})
+        )
     assert prepare.prepare("tdiuc", tmp_path, tmp_path / "out") == {"train_tdiuc.h5": 3, "val_tdiuc.h5": 3}
     content = vqa.read_annotations(tmp_path / "out" / "train_tdiuc.h5")
     assert content["ten_aidx"].shape == (3, 10) and content["q"].tolist() == ["What 0?", "What 1?", "What 2?"]
@@ -203,8 +227,17 @@ def test_tdiuc_annotations_are_read_in_their_published_form(tmp_path: Path) -> N
 def test_a_question_about_an_unknown_image_is_named() -> None:
     asked = vqa.Asked(text=["a"], qid=np.array([41]), image=np.array([5]), answer=np.array([0]), kind=np.array([0]))
     with pytest.raises(BadInput, match="question 41"):
-        vqa.make_stream("x", Questions(), asked, asked, np.zeros((2, 4, 8), np.float32), n_types=1, type_names=["t"],
-                        answer_names=["a"], unit_regions=False)
+        vqa.make_stream(
+            "x",
+            Questions(),
+            asked,
+            asked,
+            np.zeros((2, 4, 8), np.float32),
+            n_types=1,
+            type_names=["t"],
+            answer_names=["a"],
+            unit_regions=False,
+        )
 
 
 def test_long_questions_are_cut_and_unknown_words_left_out() -> None:
@@ -227,7 +260,9 @@ def test_full_size_boundaries_are_tenths() -> None:
 @pytest.mark.parametrize("make", [standin.tinyclevr, standin.tinytdiuc])
 @pytest.mark.parametrize("order", ["iid", "qtype"])
 def test_question_streams_are_sound(make: object, order: str) -> None:
-    stream = make(TinyQuestions(order=order, n_train=20, n_test=5, n_images=40, codebooks=8, codebook_size=16, longest=12), Site())
+    stream = make(
+        TinyQuestions(order=order, n_train=20, n_test=5, n_images=40, codebooks=8, codebook_size=16, longest=12), Site()
+    )
     stream.check()
     lengths = stream.stages[0].train.take(np.arange(len(stream.stages[0].train)), ["length"])["length"]
     assert (np.diff(lengths) <= 0).all()  # one sorting batch

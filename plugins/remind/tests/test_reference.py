@@ -127,8 +127,11 @@ def pq_encode_given(z: Arrays, entry: Mapping[str, Any]) -> None:
 @kind
 def stream(z: Arrays, entry: Mapping[str, Any]) -> None:
     """A case holds any of: rates of a sequence of labels, evictions from a full buffer, whole steps with features."""
-    checks = [check for array, check in (("required", rates_of), ("evicted", evictions), ("base_feats", whole_steps))
-              if array in z]
+    checks = [
+        check
+        for array, check in (("required", rates_of), ("evicted", evictions), ("base_feats", whole_steps))
+        if array in z
+    ]
     assert checks, f"nothing to check among {sorted(z)}"
     for check in checks:
         check(z)
@@ -138,8 +141,9 @@ def whole_steps(z: Arrays) -> None:
     run = Replayed(z)
     codes = run.codec.encode({step.FEATURES: z["base_feats"], step.LABEL: z["base_labels"], step.ITEM: z["base_ids"]})
     assert np.array_equal(codes[step.FEATURES].numpy(), z["base_codes"])
-    run.memory.add({step.FEATURES: codes[step.FEATURES], step.LABEL: z["base_labels"], step.ITEM: z["base_ids"]},
-                   z["base_labels"])
+    run.memory.add(
+        {step.FEATURES: codes[step.FEATURES], step.LABEL: z["base_labels"], step.ITEM: z["base_ids"]}, z["base_labels"]
+    )
     run.eligible = z["base_ids"].tolist()
     run.play()
 
@@ -165,8 +169,13 @@ def evictions(z: Arrays) -> None:
     memory.add({step.ITEM: z["base_ids"]}, z["base_labels"])
     eligible, old = z["base_ids"].tolist(), np.random.RandomState(cfg["np_seed"])
     evicted = iter(z["evicted"].tolist())
-    label_of = dict(zip([*z["base_ids"].tolist(), *z["stream_ids"].tolist()],
-                        [*z["base_labels"].tolist(), *z["stream_labels"].tolist()], strict=True))
+    label_of = dict(
+        zip(
+            [*z["base_ids"].tolist(), *z["stream_ids"].tolist()],
+            [*z["base_labels"].tolist(), *z["stream_labels"].tolist()],
+            strict=True,
+        )
+    )
     for position, (item, label) in enumerate(zip(z["stream_ids"].tolist(), z["stream_labels"].tolist(), strict=True)):
         assert len(memory) == len(eligible) == int(z["nelig"][position])
         drawn = [eligible[i] for i in augment.distinct(old, len(eligible), cfg["r"])]
@@ -228,11 +237,13 @@ class Replayed:
     def __init__(self, z: Arrays) -> None:
         self.z, self.cfg = z, parsed(z["cfg_json"])
         cfg = self.cfg
-        n_codebooks, n_centroids, width = z["centroids"].shape
+        n_codebooks, n_centroids, _ = z["centroids"].shape
         shape = z["base_feats"].shape[1:]
-        fields = {step.FEATURES: Field(shape=shape, dtype="float32", kind="map"),
-                  step.LABEL: Field(shape=(), dtype="int64", kind="class"),
-                  step.ITEM: Field(shape=(), dtype="int64", kind="group")}
+        fields = {
+            step.FEATURES: Field(shape=shape, dtype="float32", kind="map"),
+            step.LABEL: Field(shape=(), dtype="int64", kind="class"),
+            step.ITEM: Field(shape=(), dtype="int64", kind="group"),
+        }
         self.codec = PqCodec(fields, n_codebooks, n_centroids, 1, torch.device("cpu"))
         self.codec.use(step.FEATURES, z["centroids"])
         most = len(z["base_ids"]) + len(z["stream_ids"])
@@ -241,14 +252,30 @@ class Replayed:
         self.memory = Memory(policy, self.codec, capacity, np.random.default_rng(0))
         self.victims = self.memory._place_rng = ChosenVictim()
         self.upper = upper_part({name.removeprefix("F0_"): z[name] for name in z if name.startswith("F0_")})
-        settings = Streaming(replay_samples=cfg["r"], mixup=cfg["mixup"], crops=cfg["crop"], mixup_alpha=cfg["alpha"],
-                             weight_decay=cfg["wd"], grad_clip=cfg["grad_clip"], start_lr=cfg["start_lr"],
-                             end_lr=cfg["end_lr"], lr_step=cfg["step"],
-                             lr_mode=cfg["lr_mode"] or "constant")
+        settings = Streaming(
+            replay_samples=cfg["r"],
+            mixup=cfg["mixup"],
+            crops=cfg["crop"],
+            mixup_alpha=cfg["alpha"],
+            weight_decay=cfg["wd"],
+            grad_clip=cfg["grad_clip"],
+            start_lr=cfg["start_lr"],
+            end_lr=cfg["end_lr"],
+            lr_step=cfg["step"],
+            lr_mode=cfg["lr_mode"] or "constant",
+        )
         rates = step.Rates(cfg["start_lr"], cfg["gamma"], cfg["step"], cfg["lr_mode"] is not None)
         chance = augment.AsPublished(random.Random(cfg["py_seed"]), np.random.RandomState(cfg["np_seed"]))
-        self.streamer = step.Streamer(settings, self.upper, step.make_optimizer(self.upper, settings), rates,
-                                      self.memory, Recorder(chance), torch.device("cpu"), self.draw)
+        self.streamer = step.Streamer(
+            settings,
+            self.upper,
+            step.make_optimizer(self.upper, settings),
+            rates,
+            self.memory,
+            Recorder(chance),
+            torch.device("cpu"),
+            self.draw,
+        )
         self.chance, self.draws = chance, []
         self.eligible: list[int] = []
 
@@ -266,8 +293,13 @@ class Replayed:
         self.upper.train()
         losses_seen, rates_used = [], []
         evicted = iter(z["evicted"].tolist() if "evicted" in z else [])
-        label_of = dict(zip([*z["base_ids"].tolist(), *z["stream_ids"].tolist()],
-                            [*z["base_labels"].tolist(), *z["stream_labels"].tolist()], strict=True))
+        label_of = dict(
+            zip(
+                [*z["base_ids"].tolist(), *z["stream_ids"].tolist()],
+                [*z["base_labels"].tolist(), *z["stream_labels"].tolist()],
+                strict=True,
+            )
+        )
         for k, (item, label) in enumerate(zip(z["stream_ids"].tolist(), z["stream_labels"].tolist(), strict=True)):
             assert len(self.memory) == int(z["nelig"][k])
             losses_seen.append(float(streamer.step(new[k : k + 1], label)))
@@ -326,7 +358,9 @@ def upper_part(tensors: Mapping[str, np.ndarray]) -> nn.Module:
         stride = 2 if f"model.{name}.downsample.0.weight" in tensors else 1
         steps.append((name, _block(weight.shape[1], weight.shape[0], stride)))
     n_classes, width = tensors["model.fc.weight"].shape
-    upper = Part([*steps, ("avgpool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(width, n_classes))])
+    upper = Part(
+        [*steps, ("avgpool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(width, n_classes))]
+    )
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     counters = {name for name in upper.state_dict() if name.endswith("num_batches_tracked")}
     missing, unexpected = upper.load_state_dict(state, strict=False)
@@ -494,11 +528,18 @@ def sizes_of(name: str, w: Mapping[str, torch.Tensor], z: Arrays) -> vqa.Sizes:
     """Widths as the tensors have them."""
     mac = name in ("smac", "mac")
     embedding = w["embedding.emb.weight" if mac else "ques_encoder.embedding.emb.weight"]
-    sizes: dict[str, Any] = {"n_words": embedding.shape[0] - 1, "word_dim": embedding.shape[1],
-                             "region_dim": z["v"].shape[-1], "n_answers": z["out"].shape[1], "hops": int(z["hops"])}
+    sizes: dict[str, Any] = {
+        "n_words": embedding.shape[0] - 1,
+        "word_dim": embedding.shape[1],
+        "region_dim": z["v"].shape[-1],
+        "n_answers": z["out"].shape[1],
+        "hops": int(z["hops"]),
+    }
     if mac:
         sizes["dim"] = w["mac_unit.mem_0"].shape[1]
-        sizes["n_steps"] = sum(key.startswith("mac_unit.control.pos_aware_layers") and key.endswith("weight") for key in w)
+        sizes["n_steps"] = sum(
+            key.startswith("mac_unit.control.pos_aware_layers") and key.endswith("weight") for key in w
+        )
     else:
         sizes["lstm"] = w["ques_encoder.lstm.weight_hh_l0"].shape[1]
         doubled = 2 if name in ("updown", "ramen") else 1
@@ -507,8 +548,11 @@ def sizes_of(name: str, w: Mapping[str, torch.Tensor], z: Arrays) -> vqa.Sizes:
         sizes["attention"] = w["attention.0.attnmap.weight"].shape[1]
         sizes["attention_kind"] = "old" if "attention.0.nlin.weight" in w else "new"
     if name == "ramen":
-        sizes |= {"conv": w["mmc_net.conv.0.bias"].shape[0], "mlp": w["mmc_net.mmc_layers.0.bias"].shape[0],
-                  "gru": w["mmc_net.aggregator.rnn.weight_hh_l0"].shape[1]}
+        sizes |= {
+            "conv": w["mmc_net.conv.0.bias"].shape[0],
+            "mlp": w["mmc_net.mmc_layers.0.bias"].shape[0],
+            "gru": w["mmc_net.aggregator.rnn.weight_hh_l0"].shape[1],
+        }
     return vqa.Sizes(**sizes)
 
 

@@ -19,15 +19,26 @@ CPU = torch.device("cpu")
 LABEL = Field(shape=(), dtype="int64", kind="class")
 
 
-def codec(shape: tuple[int, ...], kind: str, n_codebooks: int = 4, n_centroids: int = 16, dtype: str = "float32", patch: int = 8) -> PqCodec:
-    return PqCodec({"x": Field(shape=shape, dtype=dtype, kind=kind), "class": LABEL}, n_codebooks, n_centroids, patch, CPU)
+def codec(
+    shape: tuple[int, ...],
+    kind: str,
+    n_codebooks: int = 4,
+    n_centroids: int = 16,
+    dtype: str = "float32",
+    patch: int = 8,
+) -> PqCodec:
+    return PqCodec(
+        {"x": Field(shape=shape, dtype=dtype, kind=kind), "class": LABEL}, n_codebooks, n_centroids, patch, CPU
+    )
 
 
 @pytest.mark.parametrize("n_centroids", [2, 16, 256, 512])
 @pytest.mark.parametrize("n_codebooks", [1, 3, 12])
 def test_codes_name_the_nearest_centroid(n_codebooks: int, n_centroids: int) -> None:
     rng = np.random.default_rng(0)
-    book = pq.Quantiser(torch.from_numpy(rng.standard_normal((n_codebooks, n_centroids, 12 // n_codebooks)).astype(np.float32)))
+    book = pq.Quantiser(
+        torch.from_numpy(rng.standard_normal((n_codebooks, n_centroids, 12 // n_codebooks)).astype(np.float32))
+    )
     rows = torch.from_numpy(rng.standard_normal((50, 12)).astype(np.float32))
     parts = rows.double().reshape(50, n_codebooks, 1, -1)
     expected = (parts - book.centroids.double()).square().sum(3).argmin(2)
@@ -56,7 +67,10 @@ def test_a_reservoir_of_rows_stands_for_all_of_them() -> None:
     few = pq.train_maps(iter(maps), 2, 8, rng.random, max_rows=400)
     every = pq.train(torch.cat([pq.rows_of(m) for m in maps]).numpy(), 2, 8)
     rows = torch.cat([pq.rows_of(m) for m in maps])
-    errors = [float((b.decode(b.encode(rows)) - rows).square().mean()) for b in (pq.Quantiser(torch.from_numpy(c)) for c in (few, every))]
+    errors = [
+        float((b.decode(b.encode(rows)) - rows).square().mean())
+        for b in (pq.Quantiser(torch.from_numpy(c)) for c in (few, every))
+    ]
     assert errors[0] == pytest.approx(errors[1], rel=0.15)
 
 
@@ -77,8 +91,13 @@ def test_too_few_rows_and_values_that_are_no_numbers_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "kind", "dtype", "stored"),
-    [((8, 3, 3), "map", "float32", 3 * 3 * 4), ((12,), "vector", "float32", 4), ((5, 8), "map", "float32", 5 * 4),
-     ((16, 16, 3), "image", "uint8", 2 * 2 * 4), ((8, 8, 1), "image", "float32", 4)],
+    [
+        ((8, 3, 3), "map", "float32", 3 * 3 * 4),
+        ((12,), "vector", "float32", 4),
+        ((5, 8), "map", "float32", 5 * 4),
+        ((16, 16, 3), "image", "uint8", 2 * 2 * 4),
+        ((8, 8, 1), "image", "float32", 4),
+    ],
 )
 def test_any_field_is_kept_in_exactly_its_bytes(shape: tuple[int, ...], kind: str, dtype: str, stored: int) -> None:
     rng = np.random.default_rng(0)
@@ -98,7 +117,11 @@ def test_any_field_is_kept_in_exactly_its_bytes(shape: tuple[int, ...], kind: st
 
 def test_a_memory_of_codes_survives_its_state() -> None:
     rng = np.random.default_rng(1)
-    make = lambda: Memory(policies.build_largest_class(LargestClass(), 10), codec((8, 2, 2), "map"), 10, np.random.default_rng(2))  # noqa: E731
+
+    def make() -> Memory:
+        policy = policies.build_largest_class(LargestClass(), 10)
+        return Memory(policy, codec((8, 2, 2), "map"), 10, np.random.default_rng(2))
+
     memory, other = make(), make()
     labels = rng.integers(0, 3, 30)
     memory.add({"x": rng.random((30, 8, 2, 2), np.float32), "class": labels}, labels)
@@ -114,7 +137,9 @@ def test_a_codec_untrained_on_too_little_says_so() -> None:
         codec((None, None, 3), "image")
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(7, 7, (7, 7)), (4, 4, (4, 4)), (14, 9, (14, 9)), (70, 66, (70, 66)), (7, 7, (5, 6))])
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(7, 7, (7, 7)), (4, 4, (4, 4)), (14, 9, (14, 9)), (70, 66, (70, 66)), (7, 7, (5, 6))]
+)
 def test_crops_at_once_equal_crops_one_by_one(height: int, width: int, side: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
     maps = torch.from_numpy(rng.standard_normal((12, 5, height, width)).astype(np.float32))

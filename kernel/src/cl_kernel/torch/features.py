@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -57,11 +57,8 @@ def extract(network: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> 
     training = network.training
     network.eval()
     try:
-        with torch.inference_mode(), watching(network, names, stop=True) as seen:
-            try:
-                network(inputs)
-            except _Enough:
-                pass
+        with torch.inference_mode(), watching(network, names, stop=True) as seen, suppress(_Enough):
+            network(inputs)
     finally:
         network.train(training)
     return seen[layers] if isinstance(layers, str) else {name: seen[name] for name in names}

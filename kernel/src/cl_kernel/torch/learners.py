@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FEATURES = "features"
 """Name of the memory field that holds what crosses the cut of a split network."""
+CODEC_EXAMPLES = 4096
+"""Examples of the first stage, at most, that train a codec."""
 
 
 def build_naive(settings: NaiveSettings, parts: Parts) -> Replaying:
@@ -109,7 +111,7 @@ class Rehearsal:
     device: torch.device
 
     def draw(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """Up to n remembered examples as the upper part reads them, and their labels; None while there are none."""
+        """Up to n remembered examples as the upper part reads them, with labels; None while there are none."""
         if n == 0 or len(self.memory) == 0:
             return None
         old = self.memory.sample(n)
@@ -120,6 +122,21 @@ class Rehearsal:
             source = input_name(self.spec)
             inputs = to_input(old[source], self.spec[source], self.device)
         return inputs, as_tensor(old[label], self.device).long()
+
+    def prepare(self, samples: Samples, batches: Batches) -> None:
+        """Train a codec that needs it (``trained`` False, ``fit(batch)``) on the first stage, before it is used."""
+        codec = self.memory.codec
+        if getattr(codec, "trained", True) or not hasattr(codec, "fit"):
+            return
+        rows = np.arange(len(samples))
+        if len(rows) > CODEC_EXAMPLES:
+            rows = rows[:: -(-len(rows) // CODEC_EXAMPLES)]
+        label = label_name(self.spec)
+        if self.network.is_cut:
+            features = torch.cat([inputs for _, inputs, _ in batches(rows, batches.chunk)])
+            codec.fit({FEATURES: features, **samples.take(rows, [label])})
+        else:
+            codec.fit(samples.take(rows, [input_name(self.spec), label]))
 
     def keep(self, samples: Samples, rows: np.ndarray, inputs: Tensor) -> None:
         """Offer new examples to the memory.
@@ -156,6 +173,8 @@ class Replaying:
         batches = train_batches(self.network, samples, self.device, ctx)
         rehearsal = Rehearsal(self.memory, self.network, samples.spec, self.device) if self.memory is not None else None
         upper, optimizer = self.network.upper, self.optimizer
+        if rehearsal:
+            rehearsal.prepare(samples, batches)
         self.network.train()
         ctx.phase("train", settings.epochs * -(-len(samples) // settings.batch_size))
 
@@ -293,7 +312,7 @@ def _same(a: Samples, b: Samples) -> bool:
 
 
 def train_batches(network: Split, samples: Samples, device: torch.device, ctx: Context) -> Batches:
-    """Batches of a stage as the part that learns reads them; unreadable samples follow ``--on-bad-sample``."""
+    """Batches of a stage as the learning part reads them; unreadable samples follow ``--on-bad-sample``."""
     on_bad: BadSample = ctx.bad_sample
     return Batches(samples, device, transform=frozen(network), on_bad=on_bad, n_workers=max(1, ctx.site.n_workers))
 

@@ -44,8 +44,13 @@ def train_base(parser: ArgumentParser) -> Handler:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--side", type=int, default=224, help="side of the images")
     parser.add_argument("--resize", type=int, default=256, help="short side before the centre crop")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="a setting of the network or of base training, e.g. base_epochs=40 or widths=[32,64,64,64]")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the network or of base training, e.g. base_epochs=40 or widths=[32,64,64,64]",
+    )
 
     def handle(options: Namespace, console: Any) -> int:
         from cl_kernel import Site
@@ -54,11 +59,31 @@ def train_base(parser: ArgumentParser) -> Handler:
         from cl_plugin_remind.train import job
 
         network, training = _settings(options.set)
-        stream = imagenet(ImageNet(images=options.images, class_order=options.order, label_dir=options.label_dir,
-                                   base_classes=options.classes, max_class=0, side=options.side, resize=options.resize), Site())
-        found = job.run(training, network, stream, options.output, name=options.name, resume=options.resume,
-                        only_evaluate=options.evaluate, device=options.device, seed=options.seed,
-                        n_workers=options.workers, say=console.say)
+        stream = imagenet(
+            ImageNet(
+                images=options.images,
+                class_order=options.order,
+                label_dir=options.label_dir,
+                base_classes=options.classes,
+                max_class=0,
+                side=options.side,
+                resize=options.resize,
+            ),
+            Site(),
+        )
+        found = job.run(
+            training,
+            network,
+            stream,
+            options.output,
+            name=options.name,
+            resume=options.resume,
+            only_evaluate=options.evaluate,
+            device=options.device,
+            seed=options.seed,
+            n_workers=options.workers,
+            say=console.say,
+        )
         for key, value in found.items():
             console.print(f"{key}: {value}")
         console.json(found)
@@ -79,8 +104,11 @@ def _settings(assignments: list[str]) -> tuple[Any, Any]:
 def prepare(parser: ArgumentParser) -> Handler:
     """CLEVR or TDIUC annotations to HDF5."""
     _vqa_arguments(parser)
-    parser.add_argument("--encoder", default="cl_plugin_remind.data.prepare:hashed",
-                        help="module:function, sentences -> float32 [n, 2048]")
+    parser.add_argument(
+        "--encoder",
+        default="cl_plugin_remind.data.prepare:hashed",
+        help="module:function, sentences -> float32 [n, 2048]",
+    )
 
     def handle(options: Namespace, console: Any) -> int:
         from cl_plugin_remind.data.prepare import prepare as write
@@ -107,9 +135,16 @@ def features(parser: ArgumentParser) -> Handler:
         from cl_kernel.torch.device import resolve
         from cl_plugin_remind.data.features import extract
 
-        path = extract(options.dataset, options.root, _folder(options), network=options.network, stage=options.stage,
-                       weights="" if options.weights == "random" else options.weights, batch_size=options.batch,
-                       device=resolve(options.device))
+        path = extract(
+            options.dataset,
+            options.root,
+            _folder(options),
+            network=options.network,
+            stage=options.stage,
+            weights="" if options.weights == "random" else options.weights,
+            batch_size=options.batch,
+            device=resolve(options.device),
+        )
         console.print(f"wrote {path}")
         console.json(str(path))
         return 0
@@ -130,8 +165,12 @@ def encode(parser: ArgumentParser) -> Handler:
         from cl_plugin_remind.data.features import encode as write
         from cl_plugin_remind.settings import Questions
 
-        settings = Questions(order=options.order, codebooks=options.codebooks, codebook_size=options.codebook_size,
-                             pq_images=options.pq_images)
+        settings = Questions(
+            order=options.order,
+            codebooks=options.codebooks,
+            codebook_size=options.codebook_size,
+            pq_images=options.pq_images,
+        )
         path = write(options.dataset, _folder(options), settings, decoded=options.decoded)
         console.print(f"wrote {path}")
         console.json(str(path))
@@ -187,8 +226,13 @@ def omega(parser: ArgumentParser) -> Handler:
         for folder, results in runs.items():
             label = "this run" if folder == options.run else folder.name
             series = [next(iter(values.values())) for values in results["metrics"][options.metric]["seen"]]
-            rows.append((label, *(round(100 * v, 1) for v in series),
-                         round(omega_of_runs(results, runs[offline], options.metric), 3)))
+            rows.append(
+                (
+                    label,
+                    *(round(100 * v, 1) for v in series),
+                    round(omega_of_runs(results, runs[offline], options.metric), 3),
+                )
+            )
         stages = [str(k + 1) for k in range(len(rows[0]) - 2)]
         console.table(f"{options.metric} over the classes seen, percent", ("run", *stages, "Omega"), rows)
         console.json({row[0]: row[-1] for row in rows})

@@ -36,8 +36,9 @@ def omega(alpha: Sequence[float], offline: Sequence[float]) -> float:
     return float(np.mean(np.asarray(alpha, float) / np.asarray(offline, float)))
 
 
-def vqa_scores(predicted: np.ndarray, answers: np.ndarray, types: np.ndarray, n_types: int,
-               ten_answers: np.ndarray | None = None) -> dict[str, Any]:
+def vqa_scores(
+    predicted: np.ndarray, answers: np.ndarray, types: np.ndarray, n_types: int, ten_answers: np.ndarray | None = None
+) -> dict[str, Any]:
     """Accuracy overall, per question type and in the mean over types.
 
     :param n_types: 5 for CLEVR, 12 for TDIUC; the mean divides by it even when a type is absent.
@@ -50,8 +51,12 @@ def vqa_scores(predicted: np.ndarray, answers: np.ndarray, types: np.ndarray, n_
         vqa = right.astype(float)
     else:
         vqa = np.minimum(1.0, 0.3 * (np.asarray(ten_answers) == np.asarray(predicted)[:, None]).sum(1))
-    return {"overall": float(right.mean()), "mean_per_type": sum(per_type.values()) / n_types,
-            "vqa": float(vqa.mean()), "per_type": per_type}
+    return {
+        "overall": float(right.mean()),
+        "mean_per_type": sum(per_type.values()) / n_types,
+        "vqa": float(vqa.mean()),
+        "per_type": per_type,
+    }
 
 
 def omega_of_runs(run: Mapping[str, Any], offline: Mapping[str, Any], metric: str) -> float:

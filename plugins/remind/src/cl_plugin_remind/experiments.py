@@ -10,32 +10,87 @@ from cl_kernel import Expected, Experiment
 Values = Mapping[str, Any]
 
 # ---- profile tiny: what the stand-ins need ------------------------------------------------------------
-TINY_NETWORK = {"stem": 16, "stem_kind": "small", "widths": (32, 64, 64, 64), "blocks": (1, 1, 0, 2), "strides": (2, 2, 1, 2)}
-TINY_BASE = {"base_epochs": 10, "base_batch": 32, "base_lr": 0.1, "base_nesterov": True, "base_schedule": "one-cycle",
-             "base_augment": "shift"}
-TINY_STREAMING = {**TINY_BASE, "crops": False, "mixup": False, "start_lr": 0.05, "end_lr": 0.005, "lr_step": 10,
-                  "lr_samples": 160}
+TINY_NETWORK = {
+    "stem": 16,
+    "stem_kind": "small",
+    "widths": (32, 64, 64, 64),
+    "blocks": (1, 1, 0, 2),
+    "strides": (2, 2, 1, 2),
+}
+TINY_BASE = {
+    "base_epochs": 10,
+    "base_batch": 32,
+    "base_lr": 0.1,
+    "base_nesterov": True,
+    "base_schedule": "one-cycle",
+    "base_augment": "shift",
+}
+TINY_STREAMING = {
+    **TINY_BASE,
+    "crops": False,
+    "mixup": False,
+    "start_lr": 0.05,
+    "end_lr": 0.005,
+    "lr_step": 10,
+    "lr_samples": 160,
+}
 TINY_OFFLINE = {**TINY_BASE, "epochs": 12, "lr": 0.05, "batch_size": 64}
-TINY_VQA_NETWORK = {"network": "smac", "word_dim": 16, "lstm": 24, "hidden": 48, "attention": 48, "dim": 32, "n_steps": 3,
-                    "conv": 32, "mlp": 48, "gru": 24}
+TINY_VQA_NETWORK = {
+    "network": "smac",
+    "word_dim": 16,
+    "lstm": 24,
+    "hidden": 48,
+    "attention": 48,
+    "dim": 32,
+    "n_steps": 3,
+    "conv": 32,
+    "mlp": 48,
+    "gru": 24,
+}
 TINY_VQA = {"lr": 5e-3, "epochs": 12, "batch_size": 32, "test_interval": 0, "replay_samples": 30, "freeze_words": False}
 
 # ---- profile small: the 6,000 photographs of cifar10_small, or any folder of 32x32 images --------------
 SMALL: Values = {
-    "dataset": "remind:imagenet", "dataset.resize": 32, "dataset.side": 32, "dataset.base_classes": 5, "dataset.increment": 1,
-    "run.memory": "all", "model.stem": 16, "model.stem_kind": "small", "model.widths": (32, 64, 96, 96),
-    "model.blocks": (1, 1, 0, 2), "model.strides": (2, 2, 1, 2),
-    "learner.base_epochs": 15, "learner.base_batch": 64, "learner.base_lr": 0.1, "learner.base_nesterov": True,
-    "learner.base_schedule": "one-cycle", "learner.base_augment": "shift", "learner.base_weight_decay": 5e-4,
+    "dataset": "remind:imagenet",
+    "dataset.resize": 32,
+    "dataset.side": 32,
+    "dataset.base_classes": 5,
+    "dataset.increment": 1,
+    "run.memory": "all",
+    "model.stem": 16,
+    "model.stem_kind": "small",
+    "model.widths": (32, 64, 96, 96),
+    "model.blocks": (1, 1, 0, 2),
+    "model.strides": (2, 2, 1, 2),
+    "learner.base_epochs": 15,
+    "learner.base_batch": 64,
+    "learner.base_lr": 0.1,
+    "learner.base_nesterov": True,
+    "learner.base_schedule": "one-cycle",
+    "learner.base_augment": "shift",
+    "learner.base_weight_decay": 5e-4,
 }
 SMALL_STREAMING = {"start_lr": 0.05, "end_lr": 0.005, "lr_samples": 500, "lr_step": 50, "crops": False, "mixup": False}
 SMALL_OFFLINE = {"epochs": 6, "lr": 0.05, "batch_size": 64}
 
 # ---- comparison runs ----------------------------------------------------------------------------------
 OFFLINE: Values = {"learner": "remind:remind-offline", "replay": "clk:largest-class+remind:pq", "run.memory": "all"}
-OFFLINE_WHOLE: Values = {"learner": "remind:remind-offline", "learner.scope": "whole", "replay": "none", "run.memory": ""}
-FINE_TUNING: Values = {"replay": "none", "run.memory": "", "learner.replay_samples": 0, "learner.norm": "eval",
-                       "learner.start_lr": 0.002, "learner.lr_mode": "constant", "learner.crops": False, "learner.mixup": False}
+OFFLINE_WHOLE: Values = {
+    "learner": "remind:remind-offline",
+    "learner.scope": "whole",
+    "replay": "none",
+    "run.memory": "",
+}
+FINE_TUNING: Values = {
+    "replay": "none",
+    "run.memory": "",
+    "learner.replay_samples": 0,
+    "learner.norm": "eval",
+    "learner.start_lr": 0.002,
+    "learner.lr_mode": "constant",
+    "learner.crops": False,
+    "learner.mixup": False,
+}
 
 IMAGENET_PAPER: Values = {"dataset": "remind:imagenet", "run.memory": "959665", "run.evaluate": "seen"}
 IMAGENET_TINY: Values = {"dataset": "remind:tinyshapes", "run.memory": "all"}
@@ -44,7 +99,10 @@ AUGMENTED: Values = {"learner.crops": True, "learner.mixup": True}
 
 ORDERS = ("iid", "class_iid", "instance", "class_instance")
 CORE50_PAPER: Values = {
-    "dataset": "remind:core50", "run.memory": "417", "learner.start_lr": 0.001, "learner.lr_mode": "constant",
+    "dataset": "remind:core50",
+    "run.memory": "417",
+    "learner.start_lr": 0.001,
+    "learner.lr_mode": "constant",
     "learner.batch_size": 21,
 }
 
@@ -55,11 +113,17 @@ ABLATIONS: Mapping[str, tuple[str, Values]] = {
     "no-quantisation": ("features stored as floats", {"replay": "clk:largest-class+clk:raw"}),
     **{f"codebooks-{m}": (f"{m} codebooks", {"codec.codebooks": m}) for m in (4, 8, 16, 32, 64)},
     **{f"replay-{r}": (f"{r} replayed examples a step", {"learner.replay_samples": r}) for r in (5, 10, 20, 50, 100)},
-    **{f"split-{name.replace('.', '_')}": (f"upper part begins at {name}", {"model.cut": name})
-       for name in ("layer3.1", "layer4.0", "layer4.1", "fc")},
+    **{
+        f"split-{name.replace('.', '_')}": (f"upper part begins at {name}", {"model.cut": name})
+        for name in ("layer3.1", "layer4.0", "layer4.1", "fc")
+    },
 }
 TINY_ARMS: Mapping[str, Values] = {"split-layer3_1": {"model.cut": "layer2.0"}}  # the stand-in's network has no layer3
-BUFFERS: Mapping[str, tuple[str, str]] = {"quarter": ("239916", "240"), "half": ("479832", "480"), "full": ("959665", "960")}
+BUFFERS: Mapping[str, tuple[str, str]] = {
+    "quarter": ("239916", "240"),
+    "half": ("479832", "480"),
+    "full": ("959665", "960"),
+}
 
 
 def all_experiments() -> Sequence[Experiment]:
@@ -77,8 +141,10 @@ def _imagenet() -> list[Experiment]:
             settings=REMIND,
             profiles=profiles,
             beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
-            expected=(Expected(metric="omega", value=0.855, where="section 8, PR #6 text"),
-                      Expected(metric="top5", value=0.7068, where="after 1000 classes, original on torch 1.3.1")),
+            expected=(
+                Expected(metric="omega", value=0.855, where="section 8, PR #6 text"),
+                Expected(metric="top5", value=0.7068, where="after 1000 classes, original on torch 1.3.1"),
+            ),
             default=True,
         ),
         Experiment(
@@ -89,16 +155,31 @@ def _imagenet() -> list[Experiment]:
             profiles={**profiles, "tiny": {**IMAGENET_TINY, "dataset.diagonal": False}},
             beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
         ),
-        Experiment(name="fine-tune", summary="streaming without replay or buffer", settings={**REMIND, **FINE_TUNING},
-                   profiles={name: {k: v for k, v in values.items() if k not in FINE_TUNING and not k.startswith("codec.")}
-                             for name, values in profiles.items()}),
-        Experiment(name="offline-upper", summary="upper bound of Omega: the plastic part trained on all codes at each stage",
-                   aliases=("offline-f",), settings=OFFLINE,
-                   profiles={name: _offline(values) for name, values in profiles.items()}),
-        Experiment(name="offline", summary="upper bound: the whole network trained on all images at each stage",
-                   settings=OFFLINE_WHOLE,
-                   profiles={name: _offline({k: v for k, v in values.items() if k != "run.memory" and not k.startswith("codec.")})
-                             for name, values in profiles.items()}),
+        Experiment(
+            name="fine-tune",
+            summary="streaming without replay or buffer",
+            settings={**REMIND, **FINE_TUNING},
+            profiles={
+                name: {k: v for k, v in values.items() if k not in FINE_TUNING and not k.startswith("codec.")}
+                for name, values in profiles.items()
+            },
+        ),
+        Experiment(
+            name="offline-upper",
+            summary="upper bound of Omega: the plastic part trained on all codes at each stage",
+            aliases=("offline-f",),
+            settings=OFFLINE,
+            profiles={name: _offline(values) for name, values in profiles.items()},
+        ),
+        Experiment(
+            name="offline",
+            summary="upper bound: the whole network trained on all images at each stage",
+            settings=OFFLINE_WHOLE,
+            profiles={
+                name: _offline({k: v for k, v in values.items() if k != "run.memory" and not k.startswith("codec.")})
+                for name, values in profiles.items()
+            },
+        ),
     ]
 
 
@@ -108,10 +189,15 @@ def _offline(values: Values) -> dict[str, Any]:
 
 def _core50() -> list[Experiment]:
     offline = [
-        Experiment(name=f"core50-{order.replace('_', '-')}-offline", summary="its upper bound, for Omega",
-                   settings={**OFFLINE, "dataset.order": order},
-                   profiles={"tiny": {"dataset": "remind:tinycore", "learner.base_batch": 16},
-                             "paper": {"dataset": "remind:core50"}})
+        Experiment(
+            name=f"core50-{order.replace('_', '-')}-offline",
+            summary="its upper bound, for Omega",
+            settings={**OFFLINE, "dataset.order": order},
+            profiles={
+                "tiny": {"dataset": "remind:tinycore", "learner.base_batch": 16},
+                "paper": {"dataset": "remind:core50"},
+            },
+        )
         for order in ORDERS
     ]
     return offline + [
@@ -120,9 +206,15 @@ def _core50() -> list[Experiment]:
             summary=f"CORe50 in the order {order.replace('_', ' ')}",
             aliases=(f"core50-{order}",) if "_" in order else (),
             settings={**REMIND, "dataset.order": order},
-            profiles={"tiny": {"dataset": "remind:tinycore", "run.memory": "all", "learner.base_batch": 16,
-                               "learner.lr_samples": 75},
-                      "paper": CORE50_PAPER},
+            profiles={
+                "tiny": {
+                    "dataset": "remind:tinycore",
+                    "run.memory": "all",
+                    "learner.base_batch": 16,
+                    "learner.lr_samples": 75,
+                },
+                "paper": CORE50_PAPER,
+            },
             beside={"fine-tuning": FINE_TUNING},
         )
         for order in ORDERS
@@ -131,12 +223,24 @@ def _core50() -> list[Experiment]:
 
 def _ablations() -> list[Experiment]:
     tiny = {**IMAGENET_TINY, **AUGMENTED}
-    arms = [Experiment(name=f"ablation-{name}", summary=f"imagenet-cls-iid with {text}", settings=REMIND,
-                       profiles={"tiny": {**tiny, **change, **TINY_ARMS.get(name, {})}, "paper": {**IMAGENET_PAPER, **change}})
-            for name, (text, change) in ABLATIONS.items()]
-    arms += [Experiment(name=f"ablation-buffer-{name}", summary=f"imagenet-cls-iid with a {name} buffer", settings=REMIND,
-                        profiles={"tiny": {**tiny, "run.memory": small}, "paper": {**IMAGENET_PAPER, "run.memory": large}})
-             for name, (large, small) in BUFFERS.items()]
+    arms = [
+        Experiment(
+            name=f"ablation-{name}",
+            summary=f"imagenet-cls-iid with {text}",
+            settings=REMIND,
+            profiles={"tiny": {**tiny, **change, **TINY_ARMS.get(name, {})}, "paper": {**IMAGENET_PAPER, **change}},
+        )
+        for name, (text, change) in ABLATIONS.items()
+    ]
+    arms += [
+        Experiment(
+            name=f"ablation-buffer-{name}",
+            summary=f"imagenet-cls-iid with a {name} buffer",
+            settings=REMIND,
+            profiles={"tiny": {**tiny, "run.memory": small}, "paper": {**IMAGENET_PAPER, "run.memory": large}},
+        )
+        for name, (large, small) in BUFFERS.items()
+    ]
     return arms
 
 
@@ -146,29 +250,67 @@ def _vqa() -> list[Experiment]:
         "clevr": {"model.network": "smac"},
         "tdiuc": {"model.network": "updown", "model.dropout_word": 0.5, "learner.lr": 2e-3, "learner.batch_size": 512},
     }
-    small: Mapping[str, Values] = {"clevr": {}, "tdiuc": {"learner.lr": 5e-3, "learner.batch_size": 32, "model.dropout_word": 0.0,
-                                                          "model.dropout_attention": 0.0, "model.dropout_classifier": 0.0}}
+    small: Mapping[str, Values] = {
+        "clevr": {},
+        "tdiuc": {
+            "learner.lr": 5e-3,
+            "learner.batch_size": 32,
+            "model.dropout_word": 0.0,
+            "model.dropout_attention": 0.0,
+            "model.dropout_classifier": 0.0,
+        },
+    }
     for name, network in networks.items():
         for order in ("iid", "qtype"):
             base: Values = {"learner": "remind:remind-vqa", "model": "remind:vqa", "dataset.order": order, **network}
-            profiles: Mapping[str, Values] = {"tiny": {"dataset": f"remind:tiny{name}", **small[name]},
-                                              "paper": {"dataset": f"remind:{name}"}}
+            profiles: Mapping[str, Values] = {
+                "tiny": {"dataset": f"remind:tiny{name}", **small[name]},
+                "paper": {"dataset": f"remind:{name}"},
+            }
             memory: Values = {"replay": "clk:largest-class+clk:raw", "run.memory": "all"}
             none: Values = {"replay": "none", "run.memory": ""}
             title = f"{name.upper()} by {'question type' if order == 'qtype' else 'shuffled questions'}"
-            found.append(Experiment(name=f"{name}-{order}", summary=f"{title}: streaming VQA with replay",
-                                    settings={**base, **memory}, profiles=profiles,
-                                    beside={"stream": {**none, "learner.mode": "stream"}}))
-            for mode, text in (("stream", "fine-tuning"), ("full", "offline at each boundary"), ("offline", "offline once")):
-                found.append(Experiment(name=f"{name}-{order}-{mode}", summary=f"{title}: {text}",
-                                        settings={**base, **none, "learner.mode": mode}, profiles=profiles))
-            found.append(Experiment(name=f"{name}-{order}-question-only", summary=f"{title}: replay, without looking",
-                                    settings={**base, **memory, "model.network": "q_only"}, profiles=profiles))
+            found.append(
+                Experiment(
+                    name=f"{name}-{order}",
+                    summary=f"{title}: streaming VQA with replay",
+                    settings={**base, **memory},
+                    profiles=profiles,
+                    beside={"stream": {**none, "learner.mode": "stream"}},
+                )
+            )
+            for mode, text in (
+                ("stream", "fine-tuning"),
+                ("full", "offline at each boundary"),
+                ("offline", "offline once"),
+            ):
+                found.append(
+                    Experiment(
+                        name=f"{name}-{order}-{mode}",
+                        summary=f"{title}: {text}",
+                        settings={**base, **none, "learner.mode": mode},
+                        profiles=profiles,
+                    )
+                )
+            found.append(
+                Experiment(
+                    name=f"{name}-{order}-question-only",
+                    summary=f"{title}: replay, without looking",
+                    settings={**base, **memory, "model.network": "q_only"},
+                    profiles=profiles,
+                )
+            )
             for strategy, policy in (("random", "clk:largest-class"), ("queue", "clk:ring")):
                 extra: Values = {"policy.newcomer_may_leave": False} if strategy == "random" else {}
-                found.append(Experiment(
-                    name=f"{name}-{order}-limited-{strategy}", summary=f"{title}: limited buffer, strategy {strategy}",
-                    settings={**base, "replay": f"{policy}+clk:raw", **extra},
-                    profiles={"tiny": {**profiles["tiny"], "run.memory": "300"},
-                              "paper": {**profiles["paper"], "run.memory": "50000"}}))
+                found.append(
+                    Experiment(
+                        name=f"{name}-{order}-limited-{strategy}",
+                        summary=f"{title}: limited buffer, strategy {strategy}",
+                        settings={**base, "replay": f"{policy}+clk:raw", **extra},
+                        profiles={
+                            "tiny": {**profiles["tiny"], "run.memory": "300"},
+                            "paper": {**profiles["paper"], "run.memory": "50000"},
+                        },
+                    )
+                )
     return found

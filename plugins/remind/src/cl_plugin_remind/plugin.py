@@ -10,49 +10,118 @@ from cl_plugin_remind import experiments, settings
 TORCH = ("torch", "torchvision")
 VQA = "image + question -> answer"
 TINY_VQA = {"codebooks": 8, "codebook_size": 64, "longest": 12}
-IMAGENET = Asset(name="imagenet", summary="images in train/<class>/ and val/<class>/", files=("train", "val"),
-                 origin="image-net.org, ILSVRC2012, validation images moved into class folders")
-CORE50 = Asset(name="core50_128x128", summary="frames s<session>/o<object>/C_*.png", files=("s1", "s3"),
-               origin="vlomonaco.github.io/core50, core50_128x128.zip")
-CLEVR = Asset(name="clevr/prepared", summary="questions and image codes", files=("LUT_clevr.json",),
-              origin="CLEVR_v1.0.zip, then: clk remind prepare clevr --root DIR")
-TDIUC = Asset(name="tdiuc/prepared", summary="questions and image codes", files=("LUT_tdiuc.json",),
-              origin="TDIUC.zip, then: clk remind prepare tdiuc --root DIR")
+IMAGENET = Asset(
+    name="imagenet",
+    summary="images in train/<class>/ and val/<class>/",
+    files=("train", "val"),
+    origin="image-net.org, ILSVRC2012, validation images moved into class folders",
+)
+CORE50 = Asset(
+    name="core50_128x128",
+    summary="frames s<session>/o<object>/C_*.png",
+    files=("s1", "s3"),
+    origin="vlomonaco.github.io/core50, core50_128x128.zip",
+)
+CLEVR = Asset(
+    name="clevr/prepared",
+    summary="questions and image codes",
+    files=("LUT_clevr.json",),
+    origin="CLEVR_v1.0.zip, then: clk remind prepare clevr --root DIR",
+)
+TDIUC = Asset(
+    name="tdiuc/prepared",
+    summary="questions and image codes",
+    files=("LUT_tdiuc.json",),
+    origin="TDIUC.zip, then: clk remind prepare tdiuc --root DIR",
+)
 
 
 @hookimpl
 def clk_plugin() -> Plugin:
     """The paper."""
-    return Plugin(name="remind", summary="streaming learning with product-quantised replay, classification and VQA",
-                  paper="Hayes et al., REMIND Your Neural Network to Prevent Catastrophic Forgetting, ECCV 2020")
+    return Plugin(
+        name="remind",
+        summary="streaming learning with product-quantised replay, classification and VQA",
+        paper="Hayes et al., REMIND Your Neural Network to Prevent Catastrophic Forgetting, ECCV 2020",
+    )
 
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
     """Streams of images."""
     return [
-        Dataset(name="tinyshapes", summary="embedded stand-in for ImageNet: 12 classes of coloured figures, 32x32",
-                task="image -> class", build="cl_plugin_remind.standin:tinyshapes", settings=settings.TinyShapes),
-        Dataset(name="tinycore", summary="embedded stand-in for CORe50: clips of four figures, four orders",
-                task="image -> class", build="cl_plugin_remind.standin:tinycore", settings=settings.TinyCore, argument="order"),
-        Dataset(name="imagenet", summary="an image folder (train/<class>, val/<class>), class after class in any order",
-                task="image -> class", build="cl_plugin_remind.data.folders:imagenet", settings=settings.ImageNet,
-                needs=(IMAGENET,), argument="images"),
-        Dataset(name="core50", summary="CORe50 in the orders iid, class_iid, instance, class_instance",
-                task="image -> class", build="cl_plugin_remind.data.core50:core50", settings=settings.Core50, needs=(CORE50,),
-                argument="order"),
-        Dataset(name="tinyclevr", summary="embedded stand-in for CLEVR: five types of questions about small scenes", task=VQA,
-                build="cl_plugin_remind.standin:tinyclevr", settings=settings.TinyQuestions, profiles={"*": TINY_VQA},
-                argument="order"),
-        Dataset(name="tinytdiuc", summary="embedded stand-in for TDIUC: twelve types of questions about small scenes", task=VQA,
-                build="cl_plugin_remind.standin:tinytdiuc", settings=settings.TinyQuestions,
-                profiles={"*": {**TINY_VQA, "n_train": 100}}, argument="order"),
-        Dataset(name="clevr", summary="CLEVR, as clk remind prepare and encode leave it", task=VQA,
-                build="cl_plugin_remind.data.vqa:clevr", settings=settings.Questions, needs=(CLEVR,), argument="order",
-                requires=("h5py",)),
-        Dataset(name="tdiuc", summary="TDIUC, as clk remind prepare and encode leave it", task=VQA,
-                build="cl_plugin_remind.data.vqa:tdiuc", settings=settings.Questions,
-                profiles={"*": {"longest": 30, "sort_batch": 512}}, needs=(TDIUC,), argument="order", requires=("h5py",)),
+        Dataset(
+            name="tinyshapes",
+            summary="embedded stand-in for ImageNet: 12 classes of coloured figures, 32x32",
+            task="image -> class",
+            build="cl_plugin_remind.standin:tinyshapes",
+            settings=settings.TinyShapes,
+        ),
+        Dataset(
+            name="tinycore",
+            summary="embedded stand-in for CORe50: clips of four figures, four orders",
+            task="image -> class",
+            build="cl_plugin_remind.standin:tinycore",
+            settings=settings.TinyCore,
+            argument="order",
+        ),
+        Dataset(
+            name="imagenet",
+            summary="an image folder (train/<class>, val/<class>), class after class in any order",
+            task="image -> class",
+            build="cl_plugin_remind.data.folders:imagenet",
+            settings=settings.ImageNet,
+            needs=(IMAGENET,),
+            argument="images",
+        ),
+        Dataset(
+            name="core50",
+            summary="CORe50 in the orders iid, class_iid, instance, class_instance",
+            task="image -> class",
+            build="cl_plugin_remind.data.core50:core50",
+            settings=settings.Core50,
+            needs=(CORE50,),
+            argument="order",
+        ),
+        Dataset(
+            name="tinyclevr",
+            summary="embedded stand-in for CLEVR: five types of questions about small scenes",
+            task=VQA,
+            build="cl_plugin_remind.standin:tinyclevr",
+            settings=settings.TinyQuestions,
+            profiles={"*": TINY_VQA},
+            argument="order",
+        ),
+        Dataset(
+            name="tinytdiuc",
+            summary="embedded stand-in for TDIUC: twelve types of questions about small scenes",
+            task=VQA,
+            build="cl_plugin_remind.standin:tinytdiuc",
+            settings=settings.TinyQuestions,
+            profiles={"*": {**TINY_VQA, "n_train": 100}},
+            argument="order",
+        ),
+        Dataset(
+            name="clevr",
+            summary="CLEVR, as clk remind prepare and encode leave it",
+            task=VQA,
+            build="cl_plugin_remind.data.vqa:clevr",
+            settings=settings.Questions,
+            needs=(CLEVR,),
+            argument="order",
+            requires=("h5py",),
+        ),
+        Dataset(
+            name="tdiuc",
+            summary="TDIUC, as clk remind prepare and encode leave it",
+            task=VQA,
+            build="cl_plugin_remind.data.vqa:tdiuc",
+            settings=settings.Questions,
+            profiles={"*": {"longest": 30, "sort_batch": 512}},
+            needs=(TDIUC,),
+            argument="order",
+            requires=("h5py",),
+        ),
     ]
 
 
@@ -60,12 +129,26 @@ def clk_datasets() -> Sequence[Dataset]:
 def clk_models() -> Sequence[Model]:
     """The split residual network."""
     return [
-        Model(name="resnet18", summary="ResNet-18 cut at any block into a frozen lower and a plastic upper part",
-              framework="torch", build="cl_plugin_remind.model.resnet:build", settings=settings.Network,
-              profiles={"tiny": experiments.TINY_NETWORK}, requires=TORCH),
-        Model(name="vqa", summary="S-MAC, MAC, UpDown, RAMEN, question only, question and pooled image", framework="torch",
-              build="cl_plugin_remind.model.words:build", takes="question", settings=settings.VqaNetwork,
-              profiles={"tiny": experiments.TINY_VQA_NETWORK}, argument="network", requires=TORCH),
+        Model(
+            name="resnet18",
+            summary="ResNet-18 cut at any block into a frozen lower and a plastic upper part",
+            framework="torch",
+            build="cl_plugin_remind.model.resnet:build",
+            settings=settings.Network,
+            profiles={"tiny": experiments.TINY_NETWORK},
+            requires=TORCH,
+        ),
+        Model(
+            name="vqa",
+            summary="S-MAC, MAC, UpDown, RAMEN, question only, question and pooled image",
+            framework="torch",
+            build="cl_plugin_remind.model.words:build",
+            takes="question",
+            settings=settings.VqaNetwork,
+            profiles={"tiny": experiments.TINY_VQA_NETWORK},
+            argument="network",
+            requires=TORCH,
+        ),
     ]
 
 
@@ -73,9 +156,16 @@ def clk_models() -> Sequence[Model]:
 def clk_replays() -> Sequence[Replay]:
     """The codec of the paper; its policy, largest-class, is the kernel's."""
     return [
-        Replay(name="pq", kind="codec", summary="codes of a product quantiser: a byte a codebook and position",
-               build="cl_plugin_remind.replay.codec:build", framework="torch", settings=settings.Pq,
-               profiles={"tiny": {"codebooks": 16}}, requires=TORCH),
+        Replay(
+            name="pq",
+            kind="codec",
+            summary="codes of a product quantiser: a byte a codebook and position",
+            build="cl_plugin_remind.replay.codec:build",
+            framework="torch",
+            settings=settings.Pq,
+            profiles={"tiny": {"codebooks": 16}},
+            requires=TORCH,
+        )
     ]
 
 
@@ -84,21 +174,45 @@ def clk_learners() -> Sequence[Learner]:
     """Streaming, and its upper bounds."""
     common = {"takes": ("image -> class", "map -> class", "vector -> class"), "framework": "torch", "requires": TORCH}
     return [
-        Learner(name="remind", summary="one example at a time with replayed codes, after base initialisation",
-                build="cl_plugin_remind.train.stream:build", rooms=("model", "memory"),
-                defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
-                metrics=("accuracy", "top5"), settings=settings.Streaming,
-                profiles={"tiny": experiments.TINY_STREAMING, "small": experiments.SMALL_STREAMING,
-                          "paper": {"authors_files": True}}, **common),
-        Learner(name="remind-offline", summary="upper bound: trained on all data seen so far at every stage",
-                build="cl_plugin_remind.train.offline:build", rooms=("model", "memory"),
-                defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
-                metrics=("accuracy", "top5"), settings=settings.Offline,
-                profiles={"tiny": experiments.TINY_OFFLINE, "small": experiments.SMALL_OFFLINE}, **common),
-        Learner(name="remind-vqa", summary="questions one at a time, with replay, without, or offline",
-                build="cl_plugin_remind.train.vqa:build", takes=(VQA,), framework="torch", rooms=("model", "memory"),
-                defaults={"model": "remind:vqa", "replay": "clk:largest-class+clk:raw"}, metrics=("answers",),
-                settings=settings.Vqa, profiles={"tiny": experiments.TINY_VQA}, requires=("torch",)),
+        Learner(
+            name="remind",
+            summary="one example at a time with replayed codes, after base initialisation",
+            build="cl_plugin_remind.train.stream:build",
+            rooms=("model", "memory"),
+            defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
+            metrics=("accuracy", "top5"),
+            settings=settings.Streaming,
+            profiles={
+                "tiny": experiments.TINY_STREAMING,
+                "small": experiments.SMALL_STREAMING,
+                "paper": {"authors_files": True},
+            },
+            **common,
+        ),
+        Learner(
+            name="remind-offline",
+            summary="upper bound: trained on all data seen so far at every stage",
+            build="cl_plugin_remind.train.offline:build",
+            rooms=("model", "memory"),
+            defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
+            metrics=("accuracy", "top5"),
+            settings=settings.Offline,
+            profiles={"tiny": experiments.TINY_OFFLINE, "small": experiments.SMALL_OFFLINE},
+            **common,
+        ),
+        Learner(
+            name="remind-vqa",
+            summary="questions one at a time, with replay, without, or offline",
+            build="cl_plugin_remind.train.vqa:build",
+            takes=(VQA,),
+            framework="torch",
+            rooms=("model", "memory"),
+            defaults={"model": "remind:vqa", "replay": "clk:largest-class+clk:raw"},
+            metrics=("answers",),
+            settings=settings.Vqa,
+            profiles={"tiny": experiments.TINY_VQA},
+            requires=("torch",),
+        ),
     ]
 
 
@@ -120,4 +234,7 @@ def clk_commands() -> Sequence[Command]:
         ("import-legacy", "the authors' buffer and classifier as safe files", "import_legacy"),
         ("omega", "Omega of a run beside its offline run", "omega"),
     )
-    return [Command(name=name, summary=summary, build=f"cl_plugin_remind.commands:{function}") for name, summary, function in table]
+    return [
+        Command(name=name, summary=summary, build=f"cl_plugin_remind.commands:{function}")
+        for name, summary, function in table
+    ]

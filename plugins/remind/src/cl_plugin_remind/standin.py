@@ -33,8 +33,9 @@ def tinyshapes(settings: TinyShapes, site: Site) -> Stream:
     order = tiny_order(rng) if settings.diagonal else rng.permutation(len(names)).tolist()
     sizes = [settings.base, *[settings.increment] * ((len(names) - settings.base) // settings.increment)]
     digest = fingerprint("tinyshapes", *(sides[s].arrays[f] for s in sides for f in ("image", "class")))
-    return class_incremental("tinyshapes", sides["train"], sides["test"], names, sizes=sizes, order=order,
-                             fingerprint=digest)
+    return class_incremental(
+        "tinyshapes", sides["train"], sides["test"], names, sizes=sizes, order=order, fingerprint=digest
+    )
 
 
 def spec(n_classes: int) -> dict[str, Field]:
@@ -51,8 +52,16 @@ def tiny_order(rng: np.random.Generator) -> list[int]:
     return [*rng.permutation(base).tolist(), *rng.permutation(rest).tolist()]
 
 
-def draw_figures(figures: np.ndarray, colours: np.ndarray, rng: np.random.Generator, *, radius: tuple[float, float],
-                 side: int = 32, centres: np.ndarray | None = None, backgrounds: np.ndarray | None = None) -> np.ndarray:
+def draw_figures(
+    figures: np.ndarray,
+    colours: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    radius: tuple[float, float],
+    side: int = 32,
+    centres: np.ndarray | None = None,
+    backgrounds: np.ndarray | None = None,
+) -> np.ndarray:
     """Images of one figure each on a tinted, noisy background.
 
     :param figures: int [n], index into FIGURES. :param colours: float [n, 3] in [0, 1].
@@ -71,12 +80,14 @@ def draw_figures(figures: np.ndarray, colours: np.ndarray, rng: np.random.Genera
     dx, dy = x - centres[:, 0, None, None], y - centres[:, 1, None, None]
     u = (np.cos(turn)[:, None, None] * dx + np.sin(turn)[:, None, None] * dy) / size[:, None, None]
     v = (np.cos(turn)[:, None, None] * dy - np.sin(turn)[:, None, None] * dx) / size[:, None, None]
-    inside = np.stack([
-        u**2 + v**2 - 1,
-        np.maximum(abs(u), abs(v)) - 0.85,
-        np.maximum(abs(u) * 0.866 + v * 0.5 - 0.5, -v - 0.5) * 1.0,
-        np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 0.95),
-    ])[figures, np.arange(n)]
+    inside = np.stack(
+        [
+            u**2 + v**2 - 1,
+            np.maximum(abs(u), abs(v)) - 0.85,
+            np.maximum(abs(u) * 0.866 + v * 0.5 - 0.5, -v - 0.5) * 1.0,
+            np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 0.95),
+        ]
+    )[figures, np.arange(n)]
     inside[figures == 2] = np.maximum(abs(u) * 0.866 + v * 0.5 - 0.48, -v - 0.8)[figures == 2]
     cover = np.clip(0.5 - inside * size[:, None, None] * 0.7, 0, 1)[..., None]
     tint = colours + rng.normal(0, 0.08, (n, 3))
@@ -100,15 +111,33 @@ def tinycore(settings: TinyCore, site: Site) -> Stream:
     centres = np.repeat(start, n, 0) + np.repeat(speed, n, 0) * (time / n)[:, None]
     hues = np.array([[0.9, 0.2, 0.15], [0.2, 0.8, 0.25], [0.95, 0.85, 0.2]])
     backgrounds = rng.uniform(0.05, 0.5, (5, 3))[table[:, 2]]
-    images = draw_figures(table[:, 0], hues[table[:, 1]], rng, radius=(7.0, 10.0), centres=centres, backgrounds=backgrounds)
+    images = draw_figures(
+        table[:, 0], hues[table[:, 1]], rng, radius=(7.0, 10.0), centres=centres, backgrounds=backgrounds
+    )
     is_test = table[:, 2] == 3
-    sides = {name: ArraySamples(spec(4), {"image": images[mask], "class": table[mask, 0]})
-             for name, mask in (("train", ~is_test), ("test", is_test))}
-    frames = Frames(label=table[~is_test, 0], instance=table[~is_test, 1], session=table[~is_test, 2], time=time[~is_test])
+    sides = {
+        name: ArraySamples(spec(4), {"image": images[mask], "class": table[mask, 0]})
+        for name, mask in (("train", ~is_test), ("test", is_test))
+    }
+    frames = Frames(
+        label=table[~is_test, 0], instance=table[~is_test, 1], session=table[~is_test, 2], time=time[~is_test]
+    )
     share = len(frames.label) // 5
-    return ordered_stream("tinycore", settings.order, sides["train"], frames, sides["test"], table[is_test, 0], FIGURES,
-                          site.rng("order", settings.permutation), base_classes=2, increment_classes=1, base=share,
-                          increment=share, digest=fingerprint(images))
+    return ordered_stream(
+        "tinycore",
+        settings.order,
+        sides["train"],
+        frames,
+        sides["test"],
+        table[is_test, 0],
+        FIGURES,
+        site.rng("order", settings.permutation),
+        base_classes=2,
+        increment_classes=1,
+        base=share,
+        increment=share,
+        digest=fingerprint(images),
+    )
 
 
 COLOURS = {"red": (0.9, 0.15, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.15, 0.3, 0.95), "yellow": (0.9, 0.85, 0.1)}
@@ -127,7 +156,11 @@ def draw_scenes(n: int, rng: np.random.Generator) -> tuple[list[Scene], np.ndarr
     names = list(COLOURS)
     scenes, pictures = [], 0.1 + 0.05 * rng.random((n, 3, 16, 16)).astype(np.float32)
     y, x = np.mgrid[:8, :8] - 3.5
-    masks = {"cube": (abs(x) < 3) & (abs(y) < 3), "sphere": x**2 + y**2 < 9.5, "cylinder": (abs(x) < 1.6) & (abs(y) < 3.6)}
+    masks = {
+        "cube": (abs(x) < 3) & (abs(y) < 3),
+        "sphere": x**2 + y**2 < 9.5,
+        "cylinder": (abs(x) < 1.6) & (abs(y) < 3.6),
+    }
     for index in range(n):
         quarters = rng.permutation(4)[: int(rng.integers(1, 4))]
         things = tuple((int(q), SOLIDS[int(rng.integers(3))], names[int(rng.integers(4))]) for q in quarters)
@@ -159,7 +192,9 @@ def ask_clevr(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, s
             one = colours[0] if rng.random() < 0.7 else one
             return f"How many {one} things are there?", str(colours.count(one)), [{"function": "count"}]
         case "exist":
-            pair = (scene.things[0][1], scene.things[0][2]) if rng.random() < 0.5 else (SOLIDS[int(rng.integers(3))], one)
+            pair = (
+                (scene.things[0][1], scene.things[0][2]) if rng.random() < 0.5 else (SOLIDS[int(rng.integers(3))], one)
+            )
             found = any((t[1], t[2]) == pair for t in scene.things)
             return f"Is there a {pair[1]} {pair[0]}?", yes[found], [{"function": "exist"}]
         case "query_attribute":
@@ -184,9 +219,20 @@ def ask_clevr(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, s
 
 
 CLEVR_TYPES = ("count", "compare_attribute", "exist", "compare_integer", "query_attribute")
-TDIUC_TYPES = ("object_presence", "color", "counting", "positional_reasoning", "other_attributes", "scene_recognition",
-               "activity_recognition", "sport_recognition", "sentiment_understanding", "object_recognition", "utility_affordance",
-               "absurd")
+TDIUC_TYPES = (
+    "object_presence",
+    "color",
+    "counting",
+    "positional_reasoning",
+    "other_attributes",
+    "scene_recognition",
+    "activity_recognition",
+    "sport_recognition",
+    "sentiment_understanding",
+    "object_recognition",
+    "utility_affordance",
+    "absurd",
+)
 
 
 def ask_tdiuc(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
@@ -207,7 +253,9 @@ def ask_tdiuc(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, s
         case "other_attributes":
             return "Is the picture crowded?", "crowded" if len(things) == 3 else "sparse"
         case "scene_recognition":
-            return "What kind of scene is this?", "warm" if sum(c in ("red", "yellow") for c in colours) * 2 >= len(colours) else "cold"
+            return "What kind of scene is this?", "warm" if sum(c in ("red", "yellow") for c in colours) * 2 >= len(
+                colours
+            ) else "cold"
         case "activity_recognition":
             return "What is going on?", "standing" if first[0] < 2 else "lying"
         case "sport_recognition":
@@ -239,13 +287,17 @@ def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, 
     rng = site.rng(name)
     scenes, pictures = draw_scenes(settings.n_images + settings.n_images // 3, rng)
     sides: dict[str, list[tuple[str, str, int, str]]] = {"train": [], "test": []}
-    for side, count, low, high in (("train", settings.n_train, 0, settings.n_images),
-                                   ("test", settings.n_test, settings.n_images, len(scenes))):
+    for side, count, low, high in (
+        ("train", settings.n_train, 0, settings.n_images),
+        ("test", settings.n_test, settings.n_images, len(scenes)),
+    ):
         for kind in types:
             made = 0
             while made < count:
                 image = int(rng.integers(low, high))
-                asked = ask_clevr(kind, scenes[image], rng) if types is CLEVR_TYPES else ask_tdiuc(kind, scenes[image], rng)
+                asked = (
+                    ask_clevr(kind, scenes[image], rng) if types is CLEVR_TYPES else ask_tdiuc(kind, scenes[image], rng)
+                )
                 if asked is not None:
                     sides[side].append((asked[0], asked[1], image, kind))
                     made += 1
@@ -253,9 +305,22 @@ def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, 
     answers = rank_by_frequency([row[1] for row in sides["train"]])
     kinds = {kind: number for number, kind in enumerate(types)}
     asked_sides = [
-        Asked(text=[row[0] for row in rows], qid=np.arange(len(rows)) + first, image=np.array([row[2] for row in rows]),
-              answer=np.array([answers.get(row[1], -1) for row in rows]), kind=np.array([kinds[row[3]] for row in rows]))
+        Asked(
+            text=[row[0] for row in rows],
+            qid=np.arange(len(rows)) + first,
+            image=np.array([row[2] for row in rows]),
+            answer=np.array([answers.get(row[1], -1) for row in rows]),
+            kind=np.array([kinds[row[3]] for row in rows]),
+        )
         for rows, first in ((sides["train"], 0), (sides["test"], len(sides["train"])))
     ]
-    return make_stream(name, settings, *asked_sides, region_features(pictures), n_types=len(types), type_names=types,
-                       answer_names=sorted(answers, key=lambda a: answers[a]), unit_regions=types is TDIUC_TYPES)
+    return make_stream(
+        name,
+        settings,
+        *asked_sides,
+        region_features(pictures),
+        n_types=len(types),
+        type_names=types,
+        answer_names=sorted(answers, key=lambda a: answers[a]),
+        unit_regions=types is TDIUC_TYPES,
+    )

@@ -31,9 +31,11 @@ def load_base(network: ResNet, path: str | Path, *, new_head: bool = False) -> N
     if new_head:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
     elif "fc.weight" in tensors and tensors["fc.weight"].shape[0] != network.fc.out_features:
-        raise BadInput(f"the checkpoint classifies {tensors['fc.weight'].shape[0]} classes, the network "
-                       f"{network.fc.out_features}", where=str(path),
-                       fix="give the data set all its classes, or start with a random classifier: --set learner.new_head=true")
+        raise BadInput(
+            f"the checkpoint classifies {tensors['fc.weight'].shape[0]} classes, the network {network.fc.out_features}",
+            where=str(path),
+            fix="give the data set all its classes, or start with a random classifier: --set learner.new_head=true",
+        )
     assign(network, tensors, where=str(path), may_miss=head if new_head else ())
 
 
@@ -87,9 +89,15 @@ def save_buffer(path: Path, codes: np.ndarray, labels: np.ndarray, items: np.nda
     by_class: dict[int, list[int]] = {}
     for label, item in zip(labels.tolist(), items.tolist(), strict=True):
         by_class.setdefault(label, []).append(item)
-    content = {"latent_dict": {item: [code, np.array(label)] for item, code, label in
-                               zip(items.tolist(), codes, labels.tolist(), strict=True)},
-               "rehearsal_ixs": items.tolist(), "class_id_to_item_ix_dict": by_class, "pq_centroids": centroids}
+    content = {
+        "latent_dict": {
+            item: [code, np.array(label)]
+            for item, code, label in zip(items.tolist(), codes, labels.tolist(), strict=True)
+        },
+        "rehearsal_ixs": items.tolist(),
+        "class_id_to_item_ix_dict": by_class,
+        "pq_centroids": centroids,
+    }
     with path.open("wb") as file:
         pickle.dump(content, file, protocol=4)
 
@@ -98,8 +106,12 @@ class _OnlyArrays(pickle.Unpickler):
     """Rebuilds numpy arrays, dictionaries and lists; anything else in the file is refused."""
 
     ALLOWED: ClassVar[set[tuple[str, str]]] = {
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "defaultdict"), ("builtins", "list"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("collections", "defaultdict"),
+        ("builtins", "list"),
         ("collections", "OrderedDict"),
+        ("_codecs", "encode"),  # how protocols 0 to 2 write bytes
         *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
         *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     }
@@ -107,7 +119,9 @@ class _OnlyArrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Only the names above."""
         if (module, name) not in self.ALLOWED:
-            raise BadInput(f"the buffer file names {module}.{name}, which is no part of a buffer", where="remind_buffer")
+            raise BadInput(
+                f"the buffer file names {module}.{name}, which is no part of a buffer", where="remind_buffer"
+            )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
@@ -150,6 +164,8 @@ def read_start(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     :raises MissingAsset: when it did not.
     """
     if not (folder / "buffer.tree").is_file():
-        raise MissingAsset("no imported buffer", where=str(folder), fix="clk remind import-legacy BUFFER CLASSIFIER --output DIR")
+        raise MissingAsset(
+            "no imported buffer", where=str(folder), fix="clk remind import-legacy BUFFER CLASSIFIER --output DIR"
+        )
     tree = load_tree(folder / "buffer.tree")
     return tree["codes"], tree["labels"], tree["items"], tree["centroids"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,18 @@ if TYPE_CHECKING:
     from cl_plugin_remind.settings import Core50
 
 ORDERS = ("iid", "class_iid", "instance", "class_instance")
-CATEGORIES = ("plug adapter", "mobile phone", "scissors", "light bulb", "can", "glasses", "ball", "marker", "cup", "remote control")
+CATEGORIES = (
+    "plug adapter",
+    "mobile phone",
+    "scissors",
+    "light bulb",
+    "can",
+    "glasses",
+    "ball",
+    "marker",
+    "cup",
+    "remote control",
+)
 TEST_SESSIONS = (3, 7, 10)
 _FRAME = re.compile(r"C_(\d+)_(\d+)_(\d+)\.png\Z")
 
@@ -40,7 +52,10 @@ class Frames:
         key = np.stack([self.label, self.instance, self.session], 1)
         _, clip = np.unique(key, axis=0, return_inverse=True)
         clip = clip.reshape(-1)
-        return [rows[np.argsort(self.time[rows], kind="stable")] for rows in (np.flatnonzero(clip == c) for c in range(clip.max() + 1))]
+        return [
+            rows[np.argsort(self.time[rows], kind="stable")]
+            for rows in (np.flatnonzero(clip == c) for c in range(clip.max() + 1))
+        ]
 
 
 def order_of(kind: str, frames: Frames, rng: np.random.Generator) -> np.ndarray:
@@ -66,9 +81,22 @@ def order_of(kind: str, frames: Frames, rng: np.random.Generator) -> np.ndarray:
     raise BadInput(f"no order {kind!r}; there are {', '.join(ORDERS)}", where="dataset.order")
 
 
-def ordered_stream(name: str, kind: str, train: Samples, frames: Frames, test: Samples, test_labels: np.ndarray,
-                   class_names: Sequence[str], rng: np.random.Generator, *, base_classes: int, increment_classes: int,
-                   base: int, increment: int, digest: str) -> Stream:
+def ordered_stream(
+    name: str,
+    kind: str,
+    train: Samples,
+    frames: Frames,
+    test: Samples,
+    test_labels: np.ndarray,
+    class_names: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    base_classes: int,
+    increment_classes: int,
+    base: int,
+    increment: int,
+    digest: str,
+) -> Stream:
     """Stages of an order: so many classes each in the class orders, so many frames each in the others.
 
     Class orders have a test set a stage; the others are tested on everything.
@@ -80,21 +108,45 @@ def ordered_stream(name: str, kind: str, train: Samples, frames: Frames, test: S
     if kind.startswith("class"):
         sequence = list(dict.fromkeys(labels.tolist()))
         starts = [0, *range(base_classes, len(sequence), increment_classes), len(sequence)]
-        for index, (a, b) in enumerate(zip(starts, starts[1:], strict=False)):
+        for index, (a, b) in enumerate(pairwise(starts)):
             rows = order[np.isin(labels, sequence[a:b])]
             title = "+".join(class_names[c] for c in sequence[a:b])
-            stages.append(Stage(index=index, name=title, train=subset(train, rows), classes=tuple(sequence[a:b]), info={"items": rows}))
+            stages.append(
+                Stage(
+                    index=index,
+                    name=title,
+                    train=subset(train, rows),
+                    classes=tuple(sequence[a:b]),
+                    info={"items": rows},
+                )
+            )
             test_sets[title] = np.flatnonzero(np.isin(test_labels, sequence[a:b]))
     else:
         starts = [0, *range(base, len(order), increment), len(order)]
         seen: set[int] = set()
-        for index, (a, b) in enumerate(zip(starts, starts[1:], strict=False)):
+        for index, (a, b) in enumerate(pairwise(starts)):
             new = tuple(sorted(set(labels[a:b].tolist()) - seen))
             seen |= set(new)
-            stages.append(Stage(index=index, name=f"frames {a}-{b - 1}", train=subset(train, order[a:b]), classes=new, info={"items": order[a:b]}))
+            stages.append(
+                Stage(
+                    index=index,
+                    name=f"frames {a}-{b - 1}",
+                    train=subset(train, order[a:b]),
+                    classes=new,
+                    info={"items": order[a:b]},
+                )
+            )
         test_sets["all"] = np.arange(len(test))
-    return Stream(name=name, task="image -> class", stages=stages, test=test, test_sets=test_sets, class_names=tuple(class_names),
-                  fingerprint=fingerprint(digest, kind, order), info={"file_prefix": f"core50_{kind}_"})
+    return Stream(
+        name=name,
+        task="image -> class",
+        stages=stages,
+        test=test,
+        test_sets=test_sets,
+        class_names=tuple(class_names),
+        fingerprint=fingerprint(digest, kind, order),
+        info={"file_prefix": f"core50_{kind}_"},
+    )
 
 
 def core50(settings: Core50, site: Site) -> Stream:
@@ -107,27 +159,55 @@ def core50(settings: Core50, site: Site) -> Stream:
     table = np.array(rows, np.int64)
     frames = {}
     sides = {}
-    for side, wanted in (("train", ~np.isin(table[:, 2], TEST_SESSIONS)), ("test", np.isin(table[:, 2], TEST_SESSIONS))):
+    for side, wanted in (
+        ("train", ~np.isin(table[:, 2], TEST_SESSIONS)),
+        ("test", np.isin(table[:, 2], TEST_SESSIONS)),
+    ):
         chosen = np.flatnonzero(wanted)
         if not len(chosen):
             raise BadInput(f"no {side} sessions below {root}", where=str(root), fix="sessions 3, 7 and 10 are the test")
-        frames[side] = Frames(label=table[chosen, 0], instance=table[chosen, 1], session=table[chosen, 2], time=table[chosen, 3])
-        sides[side] = ImageFiles(root, CATEGORIES, tuple(paths[i] for i in chosen.tolist()), frames[side].label, settings.side, settings.side)
-    return ordered_stream("core50", settings.order, sides["train"], frames["train"], sides["test"], frames["test"].label,
-                          CATEGORIES, site.rng("core50", settings.permutation), base_classes=settings.base_classes,
-                          increment_classes=settings.increment_classes, base=settings.base, increment=settings.increment,
-                          digest=fingerprint(*paths))
+        frames[side] = Frames(
+            label=table[chosen, 0], instance=table[chosen, 1], session=table[chosen, 2], time=table[chosen, 3]
+        )
+        sides[side] = ImageFiles(
+            root, CATEGORIES, tuple(paths[i] for i in chosen.tolist()), frames[side].label, settings.side, settings.side
+        )
+    return ordered_stream(
+        "core50",
+        settings.order,
+        sides["train"],
+        frames["train"],
+        sides["test"],
+        frames["test"].label,
+        CATEGORIES,
+        site.rng("core50", settings.permutation),
+        base_classes=settings.base_classes,
+        increment_classes=settings.increment_classes,
+        base=settings.base,
+        increment=settings.increment,
+        digest=fingerprint(*paths),
+    )
 
 
 def find(folder: str, site: Site) -> Path:
     """The folder that holds ``s1`` ... ``s11``."""
-    places = [Path(folder).expanduser()] if folder else \
-        [place for root in site.roots for place in (root / "core50_128x128", root / "core50" / "core50_128x128", root)]
+    places = (
+        [Path(folder).expanduser()]
+        if folder
+        else [
+            place
+            for root in site.roots
+            for place in (root / "core50_128x128", root / "core50" / "core50_128x128", root)
+        ]
+    )
     for place in places:
         if (place / "s1" / "o1").is_dir():
             return place
-    raise MissingAsset("CORe50 is missing: s1/o1/C_01_01_000.png and so on", where=", ".join(map(str, places)) or "no data root given",
-                       fix="get core50_128x128.zip from vlomonaco.github.io/core50 and pass --data-root DIR")
+    raise MissingAsset(
+        "CORe50 is missing: s1/o1/C_01_01_000.png and so on",
+        where=", ".join(map(str, places)) or "no data root given",
+        fix="get core50_128x128.zip from vlomonaco.github.io/core50 and pass --data-root DIR",
+    )
 
 
 def scan(root: Path, every: int) -> tuple[list[str], list[tuple[int, int, int, int]]]:

@@ -20,8 +20,10 @@ from cl_kernel.torch.models import IMAGENET_MEAN, IMAGENET_STD
 from cl_kernel.torch.state import assign, read_weights
 from cl_plugin_remind.data.vqa import encode_features, images_for_pq
 
-DEFAULTS = {"clevr": ("resnet101", 3, "all_clevr_resnet_largestage3", "map_clevr_resnet_largestage3"),
-            "tdiuc": ("resnet152", 4, "all_tdiuc_resnet", "map_tdiuc_resnet")}
+DEFAULTS = {
+    "clevr": ("resnet101", 3, "all_clevr_resnet_largestage3", "map_clevr_resnet_largestage3"),
+    "tdiuc": ("resnet152", 4, "all_tdiuc_resnet", "map_tdiuc_resnet"),
+}
 
 
 def image_files(name: str, root: Path) -> list[tuple[int, Path]]:
@@ -43,7 +45,7 @@ def image_files(name: str, root: Path) -> list[tuple[int, Path]]:
 
 
 def trunk(network: str, stage: int, weights: str) -> nn.Module:
-    """torchvision's network up to ``layer<stage>``.
+    """Torchvision's network up to ``layer<stage>``.
 
     :param weights: a weight file, ``torchvision`` for its ImageNet weights (downloaded), or empty for random ones.
     """
@@ -55,12 +57,28 @@ def trunk(network: str, stage: int, weights: str) -> nn.Module:
     whole = build(weights="IMAGENET1K_V1" if weights == "torchvision" else None)
     if weights and weights != "torchvision":
         assign(whole, read_weights(weights), where=weights)
-    parts = [whole.conv1, whole.bn1, whole.relu, whole.maxpool, *[getattr(whole, f"layer{k}") for k in range(1, stage + 1)]]
+    parts = [
+        whole.conv1,
+        whole.bn1,
+        whole.relu,
+        whole.maxpool,
+        *[getattr(whole, f"layer{k}") for k in range(1, stage + 1)],
+    ]
     return nn.Sequential(*parts).eval()
 
 
-def extract(name: str, root: Path, folder: Path, *, network: str = "", stage: int = 0, weights: str = "torchvision",
-            batch_size: int = 32, device: torch.device | None = None, n_workers: int = 2) -> Path:
+def extract(
+    name: str,
+    root: Path,
+    folder: Path,
+    *,
+    network: str = "",
+    stage: int = 0,
+    weights: str = "torchvision",
+    batch_size: int = 32,
+    device: torch.device | None = None,
+    n_workers: int = 2,
+) -> Path:
     """Write the feature file and the map of image ids; images are resized to 224x224 (bicubic), not cropped.
 
     :return: the HDF5 file: ``image_features`` float32 [I, R, D], ``iids`` int64 [I].
@@ -92,15 +110,22 @@ def extract(name: str, root: Path, folder: Path, *, network: str = "", stage: in
         table: Any = None
         pieces = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
         for number, batch in enumerate(ahead(read, pieces, n_workers)):
-            maps = net(torch.from_numpy(np.ascontiguousarray(batch)).to(device)).flatten(2).transpose(1, 2).cpu().numpy()
+            maps = (
+                net(torch.from_numpy(np.ascontiguousarray(batch)).to(device)).flatten(2).transpose(1, 2).cpu().numpy()
+            )
             if table is None:
                 table = file.create_dataset("image_features", (len(files), *maps.shape[1:]), "float32")
             table[number * batch_size : number * batch_size + len(maps)] = maps
         file.create_dataset("iids", data=np.array([iid for iid, _ in files], np.int64))
     temporary.replace(target)
     ids = [iid for iid, _ in files]
-    write_json(folder / f"{map_title}.json", {"image_id_to_ix": {str(iid): row for row, iid in enumerate(ids)},
-                                              "image_ix_to_id": {str(row): iid for row, iid in enumerate(ids)}})
+    write_json(
+        folder / f"{map_title}.json",
+        {
+            "image_id_to_ix": {str(iid): row for row, iid in enumerate(ids)},
+            "image_ix_to_id": {str(row): iid for row, iid in enumerate(ids)},
+        },
+    )
     return target
 
 
@@ -120,14 +145,19 @@ def encode(name: str, folder: Path, settings: Any, *, decoded: bool = False) -> 
     _, _, title, map_title = DEFAULTS[name]
     path = folder / f"{title}.h5"
     if not path.is_file():
-        raise MissingAsset(f"no feature file {path.name}", where=str(path), fix=f"clk remind features {name} --root DIR")
+        raise MissingAsset(
+            f"no feature file {path.name}", where=str(path), fix=f"clk remind features {name} --root DIR"
+        )
     index = json.loads((folder / f"{map_title}.json").read_text())
     content = read_annotations(folder / f"train_{name}.h5")
     images = np.array([index["image_id_to_ix"].get(str(iid), -1) for iid in content["iid"].tolist()], np.int64)
     if (images < 0).any():
         bad = int(np.flatnonzero(images < 0)[0])
-        raise BadInput(f"question {content['qid'][bad]} asks about image {content['iid'][bad]}, which has no features",
-                       where=str(folder / f"train_{name}.h5"), fix=f"clk remind features {name} --root DIR, with all images")
+        raise BadInput(
+            f"question {content['qid'][bad]} asks about image {content['iid'][bad]}, which has no features",
+            where=str(folder / f"train_{name}.h5"),
+            fix=f"clk remind features {name} --root DIR, with all images",
+        )
     train = Asked(text=[], qid=content["qid"], image=images, answer=content["aidx"], kind=content["qtypeidx"])
     order, boundaries = questions.dataset_order(settings.order, train.kind, train.answer, int(train.answer.max()) + 1)
     target = folder / f"codes_{settings.order}.h5"
@@ -135,12 +165,18 @@ def encode(name: str, folder: Path, settings: Any, *, decoded: bool = False) -> 
         with h5py.File(path) as file:
             features = file["image_features"]
             if len(features) != len(index["image_id_to_ix"]):
-                raise BadInput(f"the feature file holds {len(features)} images, its map {len(index['image_id_to_ix'])}", where=str(path))
+                raise BadInput(
+                    f"the feature file holds {len(features)} images, its map {len(index['image_id_to_ix'])}",
+                    where=str(path),
+                )
             chosen = images_for_pq(settings, train, order[: boundaries[0]])
             codes, centroids = encode_features(features, chosen, settings.codebooks, settings.codebook_size, unit=False)
     except (OSError, KeyError) as error:
-        raise BadInput(f"the feature file cannot be read: {error}", where=str(path),
-                       fix=f"it may have been cut short; clk remind features {name} --root DIR") from error
+        raise BadInput(
+            f"the feature file cannot be read: {error}",
+            where=str(path),
+            fix=f"it may have been cut short; clk remind features {name} --root DIR",
+        ) from error
     temporary = target.with_suffix(".tmp")
     with h5py.File(temporary, "w") as file:
         file.create_dataset("codes", data=codes)
@@ -159,6 +195,8 @@ def _write_decoded(path: Path, codes: np.ndarray, centroids: np.ndarray) -> None
 
     table = torch.from_numpy(centroids)
     with h5py.File(path, "w") as file:
-        out = file.create_dataset("image_features", (*codes.shape[:2], centroids.shape[0] * centroids.shape[2]), "float32")
+        out = file.create_dataset(
+            "image_features", (*codes.shape[:2], centroids.shape[0] * centroids.shape[2]), "float32"
+        )
         for at in range(0, len(codes), 64):
             out[at : at + 64] = decode_regions(torch.from_numpy(codes[at : at + 64]), table).numpy()

@@ -28,7 +28,9 @@ KEEP_BYTES = 1 << 28
 """Decoded images of folders up to this size are kept."""
 
 
-def rank_labels(classes: Sequence[str], labels: np.ndarray, order: Sequence[str], where: str = "class order") -> np.ndarray:
+def rank_labels(
+    classes: Sequence[str], labels: np.ndarray, order: Sequence[str], where: str = "class order"
+) -> np.ndarray:
     """Rank in the class order of each sample's class.
 
     :param classes: folder names in alphabetical order. :param labels: int [N], index into ``classes``.
@@ -56,10 +58,15 @@ def check_order(classes: Sequence[str], order: Sequence[str], where: str) -> Non
             problems.append(f"line {number}: unknown class {name!r}")
         lines.setdefault(name, number)
     if missing := sorted(known - set(lines)):
-        problems.append(f"missing: {', '.join(missing[:8])}{f' and {len(missing) - 8} more' if len(missing) > 8 else ''}")
+        problems.append(
+            f"missing: {', '.join(missing[:8])}{f' and {len(missing) - 8} more' if len(missing) > 8 else ''}"
+        )
     if problems:
-        raise BadInput("the class order does not fit the folders\n  " + "\n  ".join(problems[:12]), where=where,
-                       fix="one folder name a line, each class once")
+        raise BadInput(
+            "the class order does not fit the folders\n  " + "\n  ".join(problems[:12]),
+            where=where,
+            fix="one folder name a line, each class once",
+        )
 
 
 def read_order(path: Path) -> list[str]:
@@ -105,8 +112,10 @@ class ImageFiles:
     _kept: dict[int, np.ndarray] = field(init=False, factory=dict)  # decoded images of folders that are small
 
     def __attrs_post_init__(self) -> None:
-        self.spec = {"image": Field(shape=(self.side, self.side, 3), dtype="uint8", kind="image"),
-                     "class": Field(shape=(), dtype="int64", kind="class", n=len(self.classes))}
+        self.spec = {
+            "image": Field(shape=(self.side, self.side, 3), dtype="uint8", kind="image"),
+            "class": Field(shape=(), dtype="int64", kind="class", n=len(self.classes)),
+        }
 
     @classmethod
     def scan(cls, root: Path, resize: int, side: int) -> ImageFiles:
@@ -115,11 +124,15 @@ class ImageFiles:
         :raises MissingAsset: when the folder is missing. :raises BadInput: for a class without images.
         """
         if not root.is_dir():
-            raise MissingAsset(f"no image folder {root.name}", where=str(root), fix="the layout is train/<class>/*, val/<class>/*")
+            raise MissingAsset(
+                f"no image folder {root.name}", where=str(root), fix="the layout is train/<class>/*, val/<class>/*"
+            )
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         paths, labels = [], []
         for label, name in enumerate(classes):
-            files = sorted(p.relative_to(root).as_posix() for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = sorted(
+                p.relative_to(root).as_posix() for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES
+            )
             if not files:
                 raise BadInput(f"class {name!r} has no images", where=str(root / name))
             paths += files
@@ -135,8 +148,9 @@ class ImageFiles:
         """Images uint8 [n, S, S, 3] and classes int64 [n]."""
         return self._take(rows, fields or list(self.spec), self._centre)
 
-    def take_augmented(self, rows: np.ndarray, rng: np.random.Generator, fields: Sequence[str],
-                       bad: list[tuple[str, Exception]]) -> dict[str, np.ndarray]:
+    def take_augmented(
+        self, rows: np.ndarray, rng: np.random.Generator, fields: Sequence[str], bad: list[tuple[str, Exception]]
+    ) -> dict[str, np.ndarray]:
         """Random resized crops (area 8 to 100 %) and flips of the full images; unreadable ones go to ``bad``."""
         chance = Drawn(rng, scale=(0.08, 1.0))
         images, kept = [], []
@@ -180,12 +194,17 @@ class ImageFiles:
         picture = self.open(row)
         scale = self.resize / min(picture.size)
         if scale != 1:
-            size = [max(self.resize, int(edge * scale)) if edge != min(picture.size) else self.resize for edge in picture.size]
+            size = [
+                max(self.resize, int(edge * scale)) if edge != min(picture.size) else self.resize
+                for edge in picture.size
+            ]
             picture = picture.resize((size[0], size[1]), 2)
         left, top = round((picture.width - self.side) / 2), round((picture.height - self.side) / 2)
         return np.asarray(picture.crop((left, top, left + self.side, top + self.side)))
 
-    def _take(self, rows: np.ndarray, fields: Sequence[str], read: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
+    def _take(
+        self, rows: np.ndarray, fields: Sequence[str], read: Callable[[int], np.ndarray]
+    ) -> dict[str, np.ndarray]:
         batch: dict[str, np.ndarray] = {}
         for name in fields:
             if name == "class":
@@ -218,8 +237,15 @@ def imagenet(settings: ImageNet, site: Site) -> Stream:
         stages.append(Stage(index=index, name=name, train=subset(train, rows), classes=classes, info={"items": rows}))
         test_sets[name] = rows_of_ranks(ranks["val"], first, end)
     digest = fingerprint("imagenet", *train.paths, *test.paths, ranks["train"], settings.resize, settings.side)
-    return Stream(name="imagenet", task="image -> class", stages=stages, test=test, test_sets=test_sets,
-                  class_names=train.classes, fingerprint=digest)
+    return Stream(
+        name="imagenet",
+        task="image -> class",
+        stages=stages,
+        test=test,
+        test_sets=test_sets,
+        class_names=train.classes,
+        fingerprint=digest,
+    )
 
 
 def _root(settings: ImageNet, site: Site) -> Path:
@@ -229,8 +255,11 @@ def _root(settings: ImageNet, site: Site) -> Path:
         for place in (root, root / "imagenet"):
             if (place / "train").is_dir() and (place / "val").is_dir():
                 return place
-    raise MissingAsset("no image folder with train/ and val/", where=", ".join(map(str, site.roots)) or "no data root given",
-                       fix="--data-root DIR, or --set dataset.images=DIR")
+    raise MissingAsset(
+        "no image folder with train/ and val/",
+        where=", ".join(map(str, site.roots)) or "no data root given",
+        fix="--data-root DIR, or --set dataset.images=DIR",
+    )
 
 
 def _ranks(settings: ImageNet, files: ImageFiles, side: str, root: Path) -> np.ndarray:
@@ -240,8 +269,11 @@ def _ranks(settings: ImageNet, files: ImageFiles, side: str, root: Path) -> np.n
         for place in (path / "imagenet_indices", path):
             if (target := place / f"imagenet_{side}_labels.npy").is_file():
                 return check_labels(np.load(target, allow_pickle=False), files, str(target))
-        raise MissingAsset(f"no label file imagenet_{side}_labels.npy", where=str(path),
-                           fix="clk remind label-files --images DIR --order FILE --output DIR")
+        raise MissingAsset(
+            f"no label file imagenet_{side}_labels.npy",
+            where=str(path),
+            fix="clk remind label-files --images DIR --order FILE --output DIR",
+        )
     if settings.class_order:
         path = Path(settings.class_order).expanduser()
         return rank_labels(files.classes, files.labels, read_order(path), str(path))
@@ -255,8 +287,11 @@ def check_labels(ranks: np.ndarray, files: ImageFiles, where: str) -> np.ndarray
     :raises BadInput: for another length, type, or ranks that are no renaming of the classes.
     """
     if ranks.shape != (len(files),) or not np.issubdtype(ranks.dtype, np.integer):
-        raise BadInput(f"the label file holds {ranks.dtype} {list(ranks.shape)}, the folder has {len(files)} images",
-                       where=where, fix="write it anew: clk remind label-files --images DIR --order FILE --output DIR")
+        raise BadInput(
+            f"the label file holds {ranks.dtype} {list(ranks.shape)}, the folder has {len(files)} images",
+            where=where,
+            fix="write it anew: clk remind label-files --images DIR --order FILE --output DIR",
+        )
     per_class = [np.unique(ranks[files.labels == label]) for label in range(len(files.classes))]
     for name, found in zip(files.classes, per_class, strict=True):
         if len(found) != 1:
@@ -270,8 +305,11 @@ def check_labels(ranks: np.ndarray, files: ImageFiles, where: str) -> np.ndarray
 def _ends(settings: ImageNet, n_classes: int) -> list[int]:
     last = min(settings.max_class or n_classes, n_classes)
     if not settings.min_class < settings.min_class + settings.base_classes <= last:
-        raise BadInput(f"{settings.base_classes} base classes from {settings.min_class} on do not fit {last} classes",
-                       where="dataset.base_classes", fix=f"the folder has {n_classes} classes")
+        raise BadInput(
+            f"{settings.base_classes} base classes from {settings.min_class} on do not fit {last} classes",
+            where="dataset.base_classes",
+            fix=f"the folder has {n_classes} classes",
+        )
     first = settings.min_class + settings.base_classes
     ends = [first, *range(first + settings.increment, last, settings.increment)]
     return ends if ends[-1] == last else [*ends, last]

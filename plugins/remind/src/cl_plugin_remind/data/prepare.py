@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pkgutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ CLEVR_TYPE = {
     "count": "count",
     "exist": "exist",
     **{f"equal_{a}": "compare_attribute" for a in ("color", "material", "shape", "size")},
-    **{f: "compare_integer" for f in ("greater_than", "less_than", "equal_integer")},
+    **dict.fromkeys(("greater_than", "less_than", "equal_integer"), "compare_integer"),
     **{f"query_{a}": "query_attribute" for a in ("color", "material", "shape", "size")},
 }
 
@@ -62,27 +63,49 @@ def clevr_rows(root: Path, side: str) -> list[Row]:
         function = last.get("function", last.get("type", ""))
         if function not in CLEVR_TYPE:
             raise BadInput(f"the program ends with the unknown function {function!r}", where=where)
-        rows.append(Row(qid=int(entry.get("question_index", number)), iid=int(f"{digit}{entry['image_index']}"),
-                        question=entry["question"], answer=str(entry["answer"]), kind=CLEVR_TYPE[function]))
+        rows.append(
+            Row(
+                qid=int(entry.get("question_index", number)),
+                iid=int(f"{digit}{entry['image_index']}"),
+                question=entry["question"],
+                answer=str(entry["answer"]),
+                kind=CLEVR_TYPE[function],
+            )
+        )
     return rows
 
 
 def tdiuc_rows(root: Path, side: str) -> list[Row]:
     """``Annotations/mscoco_{train,val}2014_annotations.json`` and ``Questions/OpenEnded_mscoco_*_questions.json``."""
     path = root / "Annotations" / f"mscoco_{side}2014_annotations.json"
-    asked = {q["question_id"]: q for q in read_json(root / "Questions" / f"OpenEnded_mscoco_{side}2014_questions.json")["questions"]}
+    asked = {
+        q["question_id"]: q
+        for q in read_json(root / "Questions" / f"OpenEnded_mscoco_{side}2014_questions.json")["questions"]
+    }
     rows = []
     for number, entry in enumerate(read_json(path)["annotations"]):
         if (question := asked.get(entry["question_id"])) is None:
-            raise BadInput(f"question {entry['question_id']} has an answer but no text", where=f"{path}, entry {number}")
+            raise BadInput(
+                f"question {entry['question_id']} has an answer but no text", where=f"{path}, entry {number}"
+            )
         if question["image_id"] != entry["image_id"]:
-            raise BadInput(f"question {entry['question_id']} names image {question['image_id']}, its answer {entry['image_id']}",
-                           where=f"{path}, entry {number}")
+            raise BadInput(
+                f"question {entry['question_id']} names image {question['image_id']}, its answer {entry['image_id']}",
+                where=f"{path}, entry {number}",
+            )
         answers = tuple(str(a["answer"]) for a in entry["answers"])
         if not answers:
             raise BadInput(f"question {entry['question_id']} has no answer", where=f"{path}, entry {number}")
-        rows.append(Row(qid=int(entry["question_id"]), iid=int(entry["image_id"]), question=question["question"],
-                        answer=answers[0], kind=str(entry["question_type"]), answers=answers))
+        rows.append(
+            Row(
+                qid=int(entry["question_id"]),
+                iid=int(entry["image_id"]),
+                question=question["question"],
+                answer=answers[0],
+                kind=str(entry["question_type"]),
+                answers=answers,
+            )
+        )
     return rows
 
 
@@ -104,12 +127,14 @@ def hashed(sentences: Sequence[str]) -> np.ndarray:
     rows = np.zeros((len(sentences), QFEAT), np.float32)
     for row, sentence in enumerate(sentences):
         words = words_of(sentence)
-        for token in [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]:
+        for token in [*words, *(f"{a} {b}" for a, b in pairwise(words))]:
             rows[row] += direction(token)
     return rows
 
 
-def prepare(name: str, root: Path, folder: Path, encoder: str = "cl_plugin_remind.data.prepare:hashed") -> dict[str, int]:
+def prepare(
+    name: str, root: Path, folder: Path, encoder: str = "cl_plugin_remind.data.prepare:hashed"
+) -> dict[str, int]:
     """Write annotation and question files of both sides; what is there already and whole is left alone.
 
     :param encoder: ``module:function``, sentences -> float32 [n, 2048]; gensen's place, its vectors are stored but
@@ -126,20 +151,33 @@ def prepare(name: str, root: Path, folder: Path, encoder: str = "cl_plugin_remin
     sizes = {}
     for side, entries in rows.items():
         path = folder / f"{side}_{name}.h5"
-        _write(path, entries, answers, kinds, encode, folder / f"questions_{side}{'2014' if name == 'tdiuc' else ''}_{name}.h5")
+        _write(
+            path,
+            entries,
+            answers,
+            kinds,
+            encode,
+            folder / f"questions_{side}{'2014' if name == 'tdiuc' else ''}_{name}.h5",
+        )
         sizes[path.name] = len(entries)
     write_json(folder / f"LUT_{name}.json", {"a2idx": answers, "atype2idx": {"answer": 0}, "qtype2idx": kinds})
     return sizes
 
 
-def _write(path: Path, rows: Sequence[Row], answers: dict[str, int], kinds: dict[str, int], encode: Encoder, questions: Path) -> None:
+def _write(
+    path: Path, rows: Sequence[Row], answers: dict[str, int], kinds: dict[str, int], encode: Encoder, questions: Path
+) -> None:
     import h5py
 
     text = h5py.string_dtype()
     sentences = [row.question for row in rows]
-    features = np.concatenate([np.asarray(encode(sentences[at : at + 512]), np.float32) for at in range(0, len(rows), 512)])
+    features = np.concatenate(
+        [np.asarray(encode(sentences[at : at + 512]), np.float32) for at in range(0, len(rows), 512)]
+    )
     if features.shape != (len(rows), QFEAT):
-        raise BadInput(f"the question encoder gave {features.shape}, expected ({len(rows)}, {QFEAT})", where="--encoder")
+        raise BadInput(
+            f"the question encoder gave {features.shape}, expected ({len(rows)}, {QFEAT})", where="--encoder"
+        )
     ten = [tuple((row.answers or (row.answer,)) * 10)[:10] for row in rows]
     columns: dict[str, Any] = {
         "qfeat": features,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from cl_kernel import BadInput, Field, MissingAsset, Samples, Site, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, Field, MissingAsset, Site, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.data import questions
 from cl_plugin_remind.replay import pq
 
@@ -60,13 +60,25 @@ class QuestionSamples:
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Fields of some rows."""
         own = {"question": self.question, "length": self.length, "answer": self.answer, "qid": self.qid}
-        return {name: self.codes[self.image[rows]] if name == "codes" else own[name][rows]
-                for name in (fields or ("codes", *own))}
+        return {
+            name: self.codes[self.image[rows]] if name == "codes" else own[name][rows]
+            for name in (fields or ("codes", *own))
+        }
 
 
-def make_stream(name: str, settings: Questions, train: Asked, test: Asked, features: Any, *, n_types: int,
-                type_names: Sequence[str], answer_names: Sequence[str], unit_regions: bool,
-                codes: tuple[Any, np.ndarray] | None = None) -> Stream:
+def make_stream(
+    name: str,
+    settings: Questions,
+    train: Asked,
+    test: Asked,
+    features: Any,
+    *,
+    n_types: int,
+    type_names: Sequence[str],
+    answer_names: Sequence[str],
+    unit_regions: bool,
+    codes: tuple[Any, np.ndarray] | None = None,
+) -> Stream:
     """Stages of questions in the order of the settings, images as codes.
 
     :param features: float32 [I, R, D], or None when ``codes`` (codes [I, R, M], centroids) are given.
@@ -76,13 +88,20 @@ def make_stream(name: str, settings: Questions, train: Asked, test: Asked, featu
     for side, asked in (("train", train), ("test", test)):
         bad = np.flatnonzero((asked.image < 0) | (asked.image >= n_images))
         if len(bad):
-            raise BadInput(f"question {asked.qid[bad[0]]} ({side}) asks about an image that has no features",
-                           where=f"data set {name!r}", fix="extract the features of all images again")
+            raise BadInput(
+                f"question {asked.qid[bad[0]]} ({side}) asks about an image that has no features",
+                where=f"data set {name!r}",
+                fix="extract the features of all images again",
+            )
     vocabulary = questions.Vocabulary.of(train.text)
-    tokens = {side: vocabulary.encode(asked.text, settings.longest) for side, asked in (("train", train), ("test", test))}
+    tokens = {
+        side: vocabulary.encode(asked.text, settings.longest) for side, asked in (("train", train), ("test", test))
+    }
     order, boundaries = questions.dataset_order(settings.order, train.kind, train.answer, len(answer_names))
     lengths = tokens["train"][1]
-    streamed = questions.streamed_order(order, lengths, settings.sort_batch, () if settings.across_stages else boundaries)
+    streamed = questions.streamed_order(
+        order, lengths, settings.sort_batch, () if settings.across_stages else boundaries
+    )
     if codes is None:
         images = images_for_pq(settings, train, order[: boundaries[0]])
         codes = encode_features(features, images, settings.codebooks, settings.codebook_size, unit=False)
@@ -95,9 +114,18 @@ def make_stream(name: str, settings: Questions, train: Asked, test: Asked, featu
         "answer": Field(shape=(2,), dtype="int64", kind="answer", n=len(answer_names)),
         "qid": Field(shape=(), dtype="int64", kind="group"),
     }
-    sides = {side: QuestionSamples(spec, table, asked.image, tokens[side][0], tokens[side][1],
-                                   np.stack([asked.answer, asked.kind], 1).astype(np.int64), asked.qid)
-             for side, asked in (("train", train), ("test", test))}
+    sides = {
+        side: QuestionSamples(
+            spec,
+            table,
+            asked.image,
+            tokens[side][0],
+            tokens[side][1],
+            np.stack([asked.answer, asked.kind], 1).astype(np.int64),
+            asked.qid,
+        )
+        for side, asked in (("train", train), ("test", test))
+    }
     stages, test_sets = [], {}
     for index, (start, end) in enumerate(zip([0, *boundaries], boundaries, strict=False)):
         rows = streamed[start:end]
@@ -110,11 +138,25 @@ def make_stream(name: str, settings: Questions, train: Asked, test: Asked, featu
     if settings.order == "iid":
         test_sets = {"all": np.arange(len(test))}
     digest = fingerprint(name, train.qid, test.qid, train.answer, np.asarray(centroids), settings.order, streamed)
-    info = {"question_types": tuple(type_names), "centroids": np.asarray(centroids, np.float32),
-            "unit_regions": unit_regions, "words": vocabulary.words, "answers": tuple(answer_names),
-            "unknown_words": tokens["test"][2], "n_types": n_types, "region_dim": region_dim}
-    return Stream(name=name, task="image + question -> answer", stages=stages, test=sides["test"], test_sets=test_sets,
-                  fingerprint=digest, info=info)
+    info = {
+        "question_types": tuple(type_names),
+        "centroids": np.asarray(centroids, np.float32),
+        "unit_regions": unit_regions,
+        "words": vocabulary.words,
+        "answers": tuple(answer_names),
+        "unknown_words": tokens["test"][2],
+        "n_types": n_types,
+        "region_dim": region_dim,
+    }
+    return Stream(
+        name=name,
+        task="image + question -> answer",
+        stages=stages,
+        test=sides["test"],
+        test_sets=test_sets,
+        fingerprint=digest,
+        info=info,
+    )
 
 
 def images_for_pq(settings: Questions, train: Asked, base_rows: np.ndarray) -> np.ndarray:
@@ -131,8 +173,9 @@ def images_for_pq(settings: Questions, train: Asked, base_rows: np.ndarray) -> n
     return np.unique(train.image[train.kind == 0])
 
 
-def encode_features(features: Any, images: np.ndarray, n_codebooks: int, n_centroids: int, *, unit: bool,
-                    chunk: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def encode_features(
+    features: Any, images: np.ndarray, n_codebooks: int, n_centroids: int, *, unit: bool, chunk: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
     """Train a quantiser on the regions of some images and encode all images, chunk by chunk.
 
     :param features: float32 [I, R, D], an array or an open HDF5 data set. :param images: ascending rows.
@@ -151,7 +194,9 @@ def encode_features(features: Any, images: np.ndarray, n_codebooks: int, n_centr
     codes = np.empty((n_images, n_regions, n_codebooks), np.uint8 if n_centroids <= 256 else np.int32)
     for at in range(0, n_images, chunk):
         part = np.asarray(features[at : at + chunk], np.float32)
-        codes[at : at + chunk] = quantiser.encode(torch.from_numpy(part.reshape(-1, dim))).numpy().reshape(len(part), n_regions, -1)
+        codes[at : at + chunk] = (
+            quantiser.encode(torch.from_numpy(part.reshape(-1, dim))).numpy().reshape(len(part), n_regions, -1)
+        )
     return codes, quantiser.centroids.numpy()
 
 
@@ -163,14 +208,21 @@ def read_annotations(path: Path) -> dict[str, np.ndarray]:
     import h5py
 
     if not path.is_file():
-        raise MissingAsset(f"no question file {path.name}", where=str(path), fix="clk remind prepare clevr|tdiuc --root DIR")
+        raise MissingAsset(
+            f"no question file {path.name}", where=str(path), fix="clk remind prepare clevr|tdiuc --root DIR"
+        )
     try:
         with h5py.File(path) as file:
             content = {name: file[name][()] for name in ("qid", "iid", "aidx", "qtypeidx", "ten_aidx")}
-            content["q"] = np.array([text.decode() if isinstance(text, bytes) else text for text in file["q"][()]], object)
+            content["q"] = np.array(
+                [text.decode() if isinstance(text, bytes) else text for text in file["q"][()]], object
+            )
     except (OSError, KeyError) as error:
-        raise BadInput(f"the question file cannot be read: {error}", where=str(path),
-                       fix="it may have been cut short; prepare it again") from error
+        raise BadInput(
+            f"the question file cannot be read: {error}",
+            where=str(path),
+            fix="it may have been cut short; prepare it again",
+        ) from error
     return content
 
 
@@ -186,13 +238,28 @@ def prepared(name: str, settings: Questions, site: Site) -> Stream:
     for side in ("train", "val"):
         content = read_annotations(folder / f"{side}_{name}.h5")
         images = np.array([index.get(str(iid), -1) for iid in content["iid"].tolist()], np.int64)
-        sides.append(Asked(text=content["q"].tolist(), qid=content["qid"].astype(np.int64), image=images,
-                           answer=content["aidx"].astype(np.int64), kind=content["qtypeidx"].astype(np.int64),
-                           ten_answers=content["ten_aidx"]))
+        sides.append(
+            Asked(
+                text=content["q"].tolist(),
+                qid=content["qid"].astype(np.int64),
+                image=images,
+                answer=content["aidx"].astype(np.int64),
+                kind=content["qtypeidx"].astype(np.int64),
+                ten_answers=content["ten_aidx"],
+            )
+        )
     codes = read_codes(folder / f"codes_{settings.order}.h5")
-    return make_stream(name, settings, *sides, None, n_types=len(table["qtype2idx"]),
-                       type_names=questions.mean_types(table["qtype2idx"]),
-                       answer_names=questions.mean_types(table["a2idx"]), unit_regions=name == "tdiuc", codes=codes)
+    return make_stream(
+        name,
+        settings,
+        *sides,
+        None,
+        n_types=len(table["qtype2idx"]),
+        type_names=questions.mean_types(table["qtype2idx"]),
+        answer_names=questions.mean_types(table["a2idx"]),
+        unit_regions=name == "tdiuc",
+        codes=codes,
+    )
 
 
 def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -203,13 +270,18 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import h5py
 
     if not path.is_file():
-        raise MissingAsset(f"no image codes {path.name}", where=str(path), fix="clk remind encode clevr|tdiuc --root DIR --order ORDER")
+        raise MissingAsset(
+            f"no image codes {path.name}", where=str(path), fix="clk remind encode clevr|tdiuc --root DIR --order ORDER"
+        )
     try:
         with h5py.File(path) as file:
             return file["codes"][()], file["centroids"][()]
     except (OSError, KeyError) as error:
-        raise BadInput(f"the file of image codes cannot be read: {error}", where=str(path),
-                       fix="it may have been cut short; encode the images again") from error
+        raise BadInput(
+            f"the file of image codes cannot be read: {error}",
+            where=str(path),
+            fix="it may have been cut short; encode the images again",
+        ) from error
 
 
 def clevr(settings: Questions, site: Site) -> Stream:
@@ -223,11 +295,18 @@ def tdiuc(settings: Questions, site: Site) -> Stream:
 
 
 def _folder(name: str, settings: Questions, site: Site) -> Path:
-    places = [Path(settings.folder).expanduser()] if settings.folder else \
-        [place for root in site.roots for place in (root / name / "prepared", root / "prepared", root / name, root)]
+    places = (
+        [Path(settings.folder).expanduser()]
+        if settings.folder
+        else [
+            place for root in site.roots for place in (root / name / "prepared", root / "prepared", root / name, root)
+        ]
+    )
     for place in places:
         if (place / f"LUT_{name}.json").is_file():
             return place
-    raise MissingAsset(f"no prepared {name} questions (LUT_{name}.json)",
-                       where=", ".join(map(str, places)) or "no data root given",
-                       fix=f"clk remind prepare {name} --root DIR, then --data-root DIR")
+    raise MissingAsset(
+        f"no prepared {name} questions (LUT_{name}.json)",
+        where=", ".join(map(str, places)) or "no data root given",
+        fix=f"clk remind prepare {name} --root DIR, then --data-root DIR",
+    )

@@ -95,8 +95,11 @@ class Cell(nn.Module):
         """The last memory [B, d]; in training one mask each for control and memory holds over all steps."""
         n = len(question)
         control, memory = self.control_0.expand(n, -1), self.mem_0.expand(n, -1)
-        masks = [torch.bernoulli(torch.full_like(control, self.keep)) / self.keep for _ in range(2)] \
-            if self.training else None
+        masks = (
+            [torch.bernoulli(torch.full_like(control, self.keep)) / self.keep for _ in range(2)]
+            if self.training
+            else None
+        )
         if masks:
             control, memory = control * masks[0], memory * masks[1]
         for step in range(self.n_steps):
@@ -114,8 +117,9 @@ class Reducer(nn.Module):
 
     def __init__(self, inputs: int, dim: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(inputs, dim, 3, padding=1), nn.ELU(),
-                                  nn.Conv2d(dim, dim, 3, padding=1), nn.ELU())
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, dim, 3, padding=1), nn.ELU(), nn.Conv2d(dim, dim, 3, padding=1), nn.ELU()
+        )
         for layer in self.conv:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_uniform_(layer.weight)

@@ -49,9 +49,17 @@ class ResNet(nn.Module):
     :param small: 3x3 stem without pooling, for images of about 32 pixels.
     """
 
-    def __init__(self, n_classes: int, *, channels: int = 3, stem: int = 64, small: bool = False,
-                 widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] = (2, 2, 2, 2),
-                 strides: Sequence[int] = (1, 2, 2, 2)) -> None:
+    def __init__(
+        self,
+        n_classes: int,
+        *,
+        channels: int = 3,
+        stem: int = 64,
+        small: bool = False,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        strides: Sequence[int] = (1, 2, 2, 2),
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, stem, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -78,7 +86,9 @@ class ResNet(nn.Module):
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         """Everything in order, with dotted names; pooling and flattening belong to ``fc``."""
-        chain: list[tuple[str, nn.Module]] = [(name, getattr(self, name)) for name in ("conv1", "bn1", "relu", "maxpool")]
+        chain: list[tuple[str, nn.Module]] = [
+            (name, getattr(self, name)) for name in ("conv1", "bn1", "relu", "maxpool")
+        ]
         for layer in ("layer1", "layer2", "layer3", "layer4"):
             chain += [(f"{layer}.{name}", block) for name, block in getattr(self, layer).named_children()]
         return [*chain, ("avgpool", self.avgpool), ("flatten", nn.Flatten()), ("fc", self.fc)]
@@ -194,11 +204,20 @@ def build(settings: Network, fields: Mapping[str, Field], n_outputs: int, site: 
     if len(shape) != 3:
         raise BadSetting(f"this network reads images, the data set gives samples of shape {shape}", where="--model")
     if settings.base_arch not in BASES:
-        raise BadSetting(f"no base network {settings.base_arch!r}; there are {', '.join(BASES)}", where="model.base_arch")
+        raise BadSetting(
+            f"no base network {settings.base_arch!r}; there are {', '.join(BASES)}", where="model.base_arch"
+        )
     blocks = list(settings.blocks)
     if BASES[settings.base_arch] == "layer4.0":
         blocks[3] = 1
     small = settings.stem_kind == "small" or (settings.stem_kind == "auto" and min(shape[1:]) < 96)
-    network = ResNet(n_outputs, channels=shape[0], stem=settings.stem, small=small, widths=settings.widths, blocks=blocks,
-                     strides=settings.strides)
+    network = ResNet(
+        n_outputs,
+        channels=shape[0],
+        stem=settings.stem,
+        small=small,
+        widths=settings.widths,
+        blocks=blocks,
+        strides=settings.strides,
+    )
     return Divided(Base(network, shape[0]), settings.cut)

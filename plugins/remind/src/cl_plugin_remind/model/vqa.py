@@ -210,8 +210,12 @@ class Fusion(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(sizes.region_dim, sizes.conv, 3, padding=1), nn.ReLU(),
-                                  nn.Conv2d(sizes.conv, sizes.conv, 3, padding=1), nn.ReLU())
+        self.conv = nn.Sequential(
+            nn.Conv2d(sizes.region_dim, sizes.conv, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(sizes.conv, sizes.conv, 3, padding=1),
+            nn.ReLU(),
+        )
         early = sizes.conv + sizes.question
         self.batch_norm_fusion = nn.BatchNorm1d(early)
         layers: list[nn.Module] = []

@@ -25,11 +25,18 @@ def build(settings: VqaNetwork, fields: Mapping[str, Field], n_outputs: int, sit
     :raises BadSetting: when the stream has no questions or image codes.
     """
     if "question" not in fields or "codes" not in fields:
-        raise BadSetting("this network answers questions about images in regions; the data set has "
-                         f"{', '.join(fields)}", where="--model/--dataset", fix="--dataset remind:tinyclevr")
+        raise BadSetting(
+            f"this network answers questions about images in regions; the data set has {', '.join(fields)}",
+            where="--model/--dataset",
+            fix="--dataset remind:tinyclevr",
+        )
     own = {a.name for a in attrs.fields(type(settings))} & {a.name for a in attrs.fields(vqa.Sizes)}
-    sizes = vqa.Sizes(n_words=fields["question"].n - 1, n_answers=n_outputs, region_dim=int(fields["codes"].encoding.split()[1]),
-                      **{name: getattr(settings, name) for name in own})
+    sizes = vqa.Sizes(
+        n_words=fields["question"].n - 1,
+        n_answers=n_outputs,
+        region_dim=int(fields["codes"].encoding.split()[1]),
+        **{name: getattr(settings, name) for name in own},
+    )
     return vqa.make(settings.network, sizes)
 
 
@@ -40,7 +47,11 @@ def read_glove(path: Path, words: Sequence[str], dim: int) -> Tensor:
     :raises MissingAsset: when there is no such file. :raises BadInput: for lines of another length.
     """
     if not path.is_file():
-        raise MissingAsset(f"no word vectors {path.name}", where=str(path), fix="glove.6B.300d.txt from nlp.stanford.edu/projects/glove")
+        raise MissingAsset(
+            f"no word vectors {path.name}",
+            where=str(path),
+            fix="glove.6B.300d.txt from nlp.stanford.edu/projects/glove",
+        )
     wanted = {word: row for row, word in enumerate(words)}
     table = np.random.default_rng(0).normal(0, 0.1, (len(words), dim)).astype(np.float32)
     with path.open(encoding="utf-8") as file:

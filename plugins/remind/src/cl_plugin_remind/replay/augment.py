@@ -83,8 +83,9 @@ class AsPublished:
         return distinct(self.old, n, q)
 
 
-def crop_window(python: object, height: int, width: int, scale: tuple[float, float] = SCALE,
-                ratio: tuple[float, float] = RATIO) -> tuple[int, int, int, int]:
+def crop_window(
+    python: object, height: int, width: int, scale: tuple[float, float] = SCALE, ratio: tuple[float, float] = RATIO
+) -> tuple[int, int, int, int]:
     """One window (top, left, height, width), drawn as torchvision did: area, aspect, top, left."""
     uniform, randint = python.uniform, python.randint  # type: ignore[attr-defined]
     log_ratio = math.log(ratio[0]), math.log(ratio[1])

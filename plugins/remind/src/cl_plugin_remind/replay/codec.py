@@ -53,10 +53,15 @@ class PqCodec:
                 form = self._forms[name] = Form.of(name, spec, self.patch)
                 pq.check_sizes(form.dim, self.n_codebooks, self.n_centroids)
             elif spec.nbytes == 0:
-                raise Mismatch(f"the codec pq cannot keep the field {name!r}: {spec.kind} of no fixed size",
-                               where="--replay", fix="clk list replays")
+                raise Mismatch(
+                    f"the codec pq cannot keep the field {name!r}: {spec.kind} of no fixed size",
+                    where="--replay",
+                    fix="clk list replays",
+                )
         if not self._forms:
-            raise Mismatch(f"the codec pq finds no map, vector or image among {', '.join(self.fields)}", where="--replay")
+            raise Mismatch(
+                f"the codec pq finds no map, vector or image among {', '.join(self.fields)}", where="--replay"
+            )
 
     @property
     def nbytes(self) -> int:
@@ -71,8 +76,10 @@ class PqCodec:
     def bytes_per_example(self) -> int:
         """One byte a code (four beyond 256 centroids), and the other fields."""
         size = 1 if self.n_centroids <= 256 else 4
-        return sum(size * self._forms[name].n_rows * self.n_codebooks if name in self._forms else spec.nbytes
-                   for name, spec in self.fields.items())
+        return sum(
+            size * self._forms[name].n_rows * self.n_codebooks if name in self._forms else spec.nbytes
+            for name, spec in self.fields.items()
+        )
 
     def allocate(self, capacity: int) -> dict[str, Any]:
         """One contiguous array of codes a field on the device, plain arrays for the rest."""
@@ -89,10 +96,13 @@ class PqCodec:
         for name, form in self._forms.items():
             rows = form.rows(as_tensor(batch[name], torch.device("cpu")))
             if len(rows) < self.n_centroids:
-                raise BadInput(f"{len(batch[name])} examples give {len(rows)} rows of {name!r}, too few to train "
-                               f"{self.n_centroids} centroids", where="codec remind:pq",
-                               fix=f"--set codec.codebook_size={1 << max(1, len(rows).bit_length() - 1)}, or more data "
-                               "before the first example is stored")
+                raise BadInput(
+                    f"{len(batch[name])} examples give {len(rows)} rows of {name!r}, too few to train "
+                    f"{self.n_centroids} centroids",
+                    where="codec remind:pq",
+                    fix=f"--set codec.codebook_size={1 << max(1, len(rows).bit_length() - 1)}, or more data "
+                    "before the first example is stored",
+                )
             self.use(name, pq.train(rows.numpy(), self.n_codebooks, self.n_centroids))
 
     def use(self, name: str, centroids: np.ndarray) -> None:
@@ -100,8 +110,12 @@ class PqCodec:
         form = self._forms[name]
         wanted = (self.n_codebooks, self.n_centroids, form.dim // self.n_codebooks)
         if centroids.shape != wanted:
-            raise BadSetting(f"centroids of shape {centroids.shape}, the field {name!r} needs {wanted}", where="codec remind:pq")
-        self.quantisers[name] = pq.Quantiser(torch.from_numpy(np.ascontiguousarray(centroids, np.float32)).to(self.device))
+            raise BadSetting(
+                f"centroids of shape {centroids.shape}, the field {name!r} needs {wanted}", where="codec remind:pq"
+            )
+        self.quantisers[name] = pq.Quantiser(
+            torch.from_numpy(np.ascontiguousarray(centroids, np.float32)).to(self.device)
+        )
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         """Rows of the slots; a field that comes as codes already stays as it is."""
@@ -112,10 +126,14 @@ class PqCodec:
             if name not in batch:
                 raise Mismatch(f"a batch for the memory lacks the field {name!r}; it has {sorted(batch)}")
             if name not in self._forms:
-                stored[name] = np.asarray(batch[name].cpu() if isinstance(batch[name], Tensor) else batch[name], spec.dtype)
+                stored[name] = np.asarray(
+                    batch[name].cpu() if isinstance(batch[name], Tensor) else batch[name], spec.dtype
+                )
                 continue
             form, array = self._forms[name], as_tensor(batch[name], self.device)
-            is_codes = array.shape[1:] == (*form.grid, self.n_codebooks) and array.dtype == self.quantisers[name].code_dtype
+            is_codes = (
+                array.shape[1:] == (*form.grid, self.n_codebooks) and array.dtype == self.quantisers[name].code_dtype
+            )
             if not (is_codes and (spec.dtype != "uint8" or array.shape[1:] != spec.shape)):
                 codes = self.quantisers[name].encode(form.rows(array))
                 array = codes.reshape(len(array), *form.grid, self.n_codebooks)
@@ -162,8 +180,11 @@ class Form:
         :raises Mismatch: for a field of varying size.
         """
         if None in spec.shape or spec.dtype == "object":
-            raise Mismatch(f"the codec pq cannot keep the field {name!r}: its size varies", where="--replay",
-                           fix="resize the images in the data set")
+            raise Mismatch(
+                f"the codec pq cannot keep the field {name!r}: its size varies",
+                where="--replay",
+                fix="resize the images in the data set",
+            )
         shape = tuple(int(axis) for axis in spec.shape if axis is not None)
         if spec.kind == "vector" or len(shape) == 1:
             return cls("vector", shape, spec.dtype, (), math.prod(shape))
@@ -183,7 +204,9 @@ class Form:
     def rows(self, examples: Tensor) -> Tensor:
         """Examples [n, *shape] -> contiguous float32 rows [n * n_rows, dim]."""
         if tuple(examples.shape[1:]) != self.shape:
-            raise Mismatch(f"the memory keeps examples of shape {self.shape}, but was given {tuple(examples.shape[1:])}")
+            raise Mismatch(
+                f"the memory keeps examples of shape {self.shape}, but was given {tuple(examples.shape[1:])}"
+            )
         examples = examples.float()
         if self.kind == "map":
             return pq.rows_of(examples)

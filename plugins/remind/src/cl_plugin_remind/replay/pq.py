@@ -49,7 +49,9 @@ class Quantiser:
         :raises BadInput: for another number of channels.
         """
         if rows.shape[-1] != self.dim:
-            raise BadInput(f"rows of {rows.shape[-1]} channels for a quantiser of {self.dim}", where="product quantiser")
+            raise BadInput(
+                f"rows of {rows.shape[-1]} channels for a quantiser of {self.dim}", where="product quantiser"
+            )
         if not len(rows):
             return torch.empty((0, len(self.centroids)), dtype=self.code_dtype, device=rows.device)
         chunk = max(64, _CELLS // (self.centroids.shape[0] * self.centroids.shape[1]))
@@ -105,11 +107,16 @@ def check_sizes(dim: int, n_codebooks: int, n_centroids: int, where: str = "code
     """
     if n_codebooks < 1 or dim % n_codebooks:
         fits = [m for m in range(1, min(dim, 64) + 1) if dim % m == 0]
-        raise BadSetting(f"{n_codebooks} codebooks do not divide {dim} channels", where=where,
-                         fix=f"use one of {', '.join(map(str, fits))}")
+        raise BadSetting(
+            f"{n_codebooks} codebooks do not divide {dim} channels",
+            where=where,
+            fix=f"use one of {', '.join(map(str, fits))}",
+        )
     bits = n_centroids.bit_length() - 1
     if n_centroids != 1 << bits or not 1 <= bits <= 16:
-        raise BadSetting(f"{n_centroids} centroids are no power of two between 2 and 65536", where="codec.codebook_size")
+        raise BadSetting(
+            f"{n_centroids} centroids are no power of two between 2 and 65536", where="codec.codebook_size"
+        )
     return bits
 
 
@@ -122,8 +129,11 @@ def train(rows: np.ndarray, n_codebooks: int, n_centroids: int) -> np.ndarray:
     """
     bits = check_sizes(rows.shape[1], n_codebooks, n_centroids)
     if len(rows) < n_centroids:
-        raise BadInput(f"{len(rows)} rows cannot train {n_centroids} centroids", where="product quantiser",
-                       fix="use fewer centroids (codec.codebook_size) or more base data")
+        raise BadInput(
+            f"{len(rows)} rows cannot train {n_centroids} centroids",
+            where="product quantiser",
+            fix="use fewer centroids (codec.codebook_size) or more base data",
+        )
     rows = np.ascontiguousarray(rows, np.float32)
     if not np.isfinite(rows).all():
         raise BadInput("features hold values that are no numbers", where="product quantiser")
@@ -138,8 +148,13 @@ def train(rows: np.ndarray, n_codebooks: int, n_centroids: int) -> np.ndarray:
     return flat.reshape(n_codebooks, n_centroids, rows.shape[1] // n_codebooks).copy()
 
 
-def train_maps(batches: Iterable[Tensor], n_codebooks: int, n_centroids: int, pick: Callable[[int], np.ndarray],
-               max_rows: int = MAX_ROWS) -> np.ndarray:
+def train_maps(
+    batches: Iterable[Tensor],
+    n_codebooks: int,
+    n_centroids: int,
+    pick: Callable[[int], np.ndarray],
+    max_rows: int = MAX_ROWS,
+) -> np.ndarray:
     """Train on batches of feature maps without holding them all: a reservoir of their rows.
 
     :param batches: float32 [B, C, H, W] each.

@@ -43,10 +43,17 @@ class BaseTrainer:
     def __attrs_post_init__(self) -> None:
         settings = self.settings
         self.wrapped = self.network
-        self.optimizer = torch.optim.SGD(self.network.parameters(), settings.base_lr, settings.base_momentum,
-                                         weight_decay=settings.base_weight_decay, nesterov=settings.base_nesterov)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            settings.base_lr,
+            settings.base_momentum,
+            weight_decay=settings.base_weight_decay,
+            nesterov=settings.base_nesterov,
+        )
 
-    def epochs(self, samples: Samples, step: Callable[..., None], on_bad: BadSample, n_workers: int = 1) -> Iterator[int]:
+    def epochs(
+        self, samples: Samples, step: Callable[..., None], on_bad: BadSample, n_workers: int = 1
+    ) -> Iterator[int]:
         """Train from wherever the trainer stands, yielding the number of each finished epoch.
 
         :param step: told the loss after every step; the trainer's state is consistent then.
@@ -94,9 +101,17 @@ def base_rate(settings: BaseTraining, epoch: int, step: int, n_steps: int) -> fl
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def augmented(samples: Samples, order: np.ndarray, epoch: int, settings: BaseTraining,
-              rng: Callable[..., np.random.Generator], device: torch.device, on_bad: BadSample, n_workers: int,
-              start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def augmented(
+    samples: Samples,
+    order: np.ndarray,
+    epoch: int,
+    settings: BaseTraining,
+    rng: Callable[..., np.random.Generator],
+    device: torch.device,
+    on_bad: BadSample,
+    n_workers: int,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches of an epoch; each process under ``torchrun`` takes its share of every batch.
 
     Samples that can augment while they decode (``take_augmented(rows, rng)``, as image folders can) do; others are
@@ -110,7 +125,10 @@ def augmented(samples: Samples, order: np.ndarray, epoch: int, settings: BaseTra
         batches = Batches(samples, device)(order, settings.base_batch, start * settings.base_batch)
         for number, (_, inputs, labels) in enumerate(batches, start):
             inputs, labels = distributed.share_of(inputs), distributed.share_of(labels)
-            yield augment_tensors(inputs, settings.base_augment, rng("base augment", epoch, number, distributed.rank())), labels
+            yield (
+                augment_tensors(inputs, settings.base_augment, rng("base augment", epoch, number, distributed.rank())),
+                labels,
+            )
         return
 
     def read(number: int) -> tuple[Any, list[tuple[str, Exception]]]:
@@ -128,7 +146,9 @@ def augmented(samples: Samples, order: np.ndarray, epoch: int, settings: BaseTra
             continue
         inputs = to_input(batch[source], spec, device)
         if not decoding:
-            inputs = augment_tensors(inputs, settings.base_augment, rng("base tensors", epoch, number, distributed.rank()))
+            inputs = augment_tensors(
+                inputs, settings.base_augment, rng("base tensors", epoch, number, distributed.rank())
+            )
         yield inputs, as_tensor(batch[label], device).long()
 
 
@@ -162,8 +182,9 @@ def _root(samples: Samples) -> Samples:
     return samples
 
 
-def _take_augmented(samples: Samples, rows: np.ndarray, rng: np.random.Generator, fields: list[str],
-                    bad: list[tuple[str, Exception]]) -> dict[str, np.ndarray]:
+def _take_augmented(
+    samples: Samples, rows: np.ndarray, rng: np.random.Generator, fields: list[str], bad: list[tuple[str, Exception]]
+) -> dict[str, np.ndarray]:
     while hasattr(samples, "base"):
         rows, samples = samples.rows[rows], samples.base
     return samples.take_augmented(rows, rng, fields, bad)  # type: ignore[attr-defined]

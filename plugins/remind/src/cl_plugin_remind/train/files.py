@@ -53,7 +53,9 @@ class AuthorsFiles:
             write_json(folder / f"{prefix}accuracies_{ends}.json", self.lists)
         model = folder / "remind_model"
         model.mkdir(exist_ok=True)
-        weights.save_upper(learner.brain.upper, learner.streamer.optimizer, model / f"remind_classifier_F_{len(seen)}.pth")
+        weights.save_upper(
+            learner.brain.upper, learner.streamer.optimizer, model / f"remind_classifier_F_{len(seen)}.pth"
+        )
         if learner.memory is not None and isinstance(learner.memory.codec, PqCodec):
             weights.save_buffer(model / f"remind_buffer_{len(seen)}.pkl", *_buffer(learner))
 
@@ -74,6 +76,6 @@ def _labels(ctx: Context) -> np.ndarray:
 
 def _buffer(learner: Remind) -> tuple[Any, Any, Any, Any]:
     memory = learner.memory
-    assert memory is not None  # noqa: S101
+    assert memory is not None
     kept = memory.state()["slots"]
     return kept[FEATURES], kept[LABEL], kept[ITEM], memory.codec.quantisers[FEATURES].centroids.cpu().numpy()

@@ -24,9 +24,20 @@ from cl_plugin_remind.train.base import BaseTrainer
 from cl_plugin_remind.weights import load_base
 
 
-def run(settings: BaseTraining, network: Network, stream: Stream, output: Path, *, name: str = "", resume: str = "",
-        only_evaluate: bool = False, device: str = "auto", seed: int = 0, n_workers: int = 2,
-        say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def run(
+    settings: BaseTraining,
+    network: Network,
+    stream: Stream,
+    output: Path,
+    *,
+    name: str = "",
+    resume: str = "",
+    only_evaluate: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    n_workers: int = 2,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """Train (or only evaluate) the base network on the first stage of a stream.
 
     :param resume: a checkpoint of this job to go on from.
@@ -42,8 +53,16 @@ def run(settings: BaseTraining, network: Network, stream: Stream, output: Path, 
             blocks[3] = 1
         image = stream.spec["image"].shape
         small = network.stem_kind == "small" or (network.stem_kind == "auto" and (image[0] or 0) < 96)
-        base = Base(ResNet(stream.n_classes, stem=network.stem, small=small, widths=network.widths, blocks=blocks,
-                           strides=network.strides)).to(where)
+        base = Base(
+            ResNet(
+                stream.n_classes,
+                stem=network.stem,
+                small=small,
+                widths=network.widths,
+                blocks=blocks,
+                strides=network.strides,
+            )
+        ).to(where)
         trainer = BaseTrainer(settings, base, where, lambda *names: generator(seed, *names))
         best = _resume(trainer, base, resume) if resume else 0.0
         if only_evaluate:
@@ -56,8 +75,16 @@ def run(settings: BaseTraining, network: Network, stream: Stream, output: Path, 
             accuracy = 100 * evaluate.accuracy(base, validation, where)
             if distributed.rank() == 0:
                 say(f"epoch {epoch}/{settings.base_epochs}: top-1 {accuracy:.2f}")
-                _save(path, {"epoch": epoch, "arch": network.base_arch, "state_dict": base.state_dict(),
-                             "best_acc1": max(best, accuracy), "optimizer": trainer.optimizer.state_dict()})
+                _save(
+                    path,
+                    {
+                        "epoch": epoch,
+                        "arch": network.base_arch,
+                        "state_dict": base.state_dict(),
+                        "best_acc1": max(best, accuracy),
+                        "optimizer": trainer.optimizer.state_dict(),
+                    },
+                )
                 if accuracy > best or not best_path.exists():
                     shutil.copyfile(path, best_path)
             best = max(best, accuracy)
@@ -76,8 +103,11 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
 def _resume(trainer: BaseTrainer, base: Base, path: str) -> float:
     content = read_file(path)
     if not isinstance(content, dict) or "epoch" not in content:
-        raise BadInput("the checkpoint does not say its epoch: it is a finished one", where=path,
-                       fix="resume from the file of an unfinished job, or raise base_epochs and start anew")
+        raise BadInput(
+            "the checkpoint does not say its epoch: it is a finished one",
+            where=path,
+            fix="resume from the file of an unfinished job, or raise base_epochs and start anew",
+        )
     load_base(base.model, path)
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.epoch = int(content["epoch"])
@@ -98,5 +128,3 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 def _refuse(what: str, error: Exception) -> None:
     raise BadInput(f"cannot use {what}: {error}", where=what)
-
-

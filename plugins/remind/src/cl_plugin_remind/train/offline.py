@@ -32,7 +32,9 @@ def build(settings: Offline, parts: Parts) -> OfflineUpper | OfflineWhole:
     if settings.scope == "whole":
         return OfflineWhole(settings, parts, brain)
     if parts.memory is None:
-        raise Mismatch("learner remind-offline keeps all codes", where="--replay", fix="--replay remind:pq --memory all")
+        raise Mismatch(
+            "learner remind-offline keeps all codes", where="--replay", fix="--replay remind:pq --memory all"
+        )
     return OfflineUpper(settings, parts, brain, parts.memory(brain.memory_fields(parts.stream.spec)))
 
 
@@ -79,7 +81,9 @@ class OfflineUpper:
             yield from evaluate.predict(self.brain.whole, Batches(samples, self.brain.device), self.settings.batch_size)
             return
         if self._tests is None:
-            self._tests = TestCodes(self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers))
+            self._tests = TestCodes(
+                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers)
+            )
         self.brain.upper.eval()
         for features in self._tests.batches(samples):
             with torch.inference_mode():
@@ -114,15 +118,23 @@ class OfflineUpper:
 
     def _new_optimizer(self) -> None:
         settings = self.settings
-        self.optimizer = torch.optim.SGD(self.brain.upper.parameters(), settings.lr, settings.momentum,
-                                         weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.SGD(
+            self.brain.upper.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
+        )
 
     def _fill(self, stage: Stage, ctx: Context) -> None:
-        batches = Batches(stage.train, self.brain.device, transform=self.brain.features, on_bad=ctx.bad_sample,
-                          n_workers=max(1, ctx.site.n_workers))
+        batches = Batches(
+            stage.train,
+            self.brain.device,
+            transform=self.brain.features,
+            on_bad=ctx.bad_sample,
+            n_workers=max(1, ctx.site.n_workers),
+        )
         order = np.arange(len(stage.train))
         if stage.index == 0:
-            fit_codec(self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser"))
+            fit_codec(
+                self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser")
+            )
         for rows, features, labels in batches(order, self.settings.batch_size):
             stored, _ = through(self.memory, features)
             groups = labels.cpu().numpy()
@@ -183,8 +195,11 @@ class OfflineWhole:
 
     def state(self) -> Tree:
         """Network, optimiser and position."""
-        return {"network": state.pack(self.brain.whole), "trainer": self.trainer.state(),
-                "generators": state.pack_generators()}
+        return {
+            "network": state.pack(self.brain.whole),
+            "trainer": self.trainer.state(),
+            "generators": state.pack_generators(),
+        }
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""

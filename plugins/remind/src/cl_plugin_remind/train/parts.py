@@ -110,8 +110,9 @@ class TestCodes:
             self._codes.clear()
         missing = np.array([row for row in rows.tolist() if row not in self._rows], np.int64)
         if len(missing):
-            source = Batches(base, self.brain.device, transform=self.brain.features, n_workers=self.n_workers,
-                             on_bad=on_bad, limit=0)
+            source = Batches(
+                base, self.brain.device, transform=self.brain.features, n_workers=self.n_workers, on_bad=on_bad, limit=0
+            )
             for part, features, _ in source(missing, self.batch_size):
                 stored, _ = through(self.memory, features)
                 for row, one in zip(part.tolist(), stored, strict=True):

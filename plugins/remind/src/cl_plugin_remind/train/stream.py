@@ -25,7 +25,7 @@ from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.settings import BaseTraining, Streaming
 from cl_plugin_remind.train import files
 from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.train.parts import Brain, TestCodes, as_codec_input, fit_codec, through
+from cl_plugin_remind.train.parts import Brain, TestCodes, fit_codec, through
 from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
 
 BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
@@ -84,12 +84,14 @@ class Remind:
             self.results.write(stage, ctx, self)
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
-        """``scores`` float32 [n, K] (probabilities over all classes) and ``class`` int64 [n]; features are quantised."""
+        """``scores`` float32 [n, K] (probabilities over all classes) and ``class`` int64 [n]."""
         if not self.ready:
             yield from evaluate.predict(self.brain.whole, Batches(samples, self.brain.device), self.settings.batch_size)
             return
         if self._tests is None:
-            self._tests = TestCodes(self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers))
+            self._tests = TestCodes(
+                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers)
+            )
         self.brain.upper.eval()
         for features in self._tests.batches(samples):
             with torch.inference_mode():
@@ -136,11 +138,18 @@ class Remind:
             return
         if self.memory is None:
             return
-        batches = Batches(stage.train, self.brain.device, transform=self.brain.features, on_bad=ctx.bad_sample,
-                          n_workers=max(1, ctx.site.n_workers))
+        batches = Batches(
+            stage.train,
+            self.brain.device,
+            transform=self.brain.features,
+            on_bad=ctx.bad_sample,
+            n_workers=max(1, ctx.site.n_workers),
+        )
         order = np.arange(len(stage.train))
         ctx.phase("base initialisation", len(order))
-        fit_codec(self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser"))
+        fit_codec(
+            self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser")
+        )
         for rows, features, labels in batches(order, self.settings.batch_size):
             stored, _ = through(self.memory, features)
             groups = labels.cpu().numpy()
@@ -153,8 +162,11 @@ class Remind:
         """
         codes, labels, items, centroids = weights.read_start(folder)
         if self.memory is None or not isinstance(self.memory.codec, PqCodec):
-            raise Mismatch("an imported buffer holds codes, this run keeps none", where="learner.start_from",
-                           fix="--replay largest-class+remind:pq --memory all")
+            raise Mismatch(
+                "an imported buffer holds codes, this run keeps none",
+                where="learner.start_from",
+                fix="--replay largest-class+remind:pq --memory all",
+            )
         self.memory.codec.use(FEATURES, centroids)
         self.memory.add({FEATURES: torch.from_numpy(codes), LABEL: labels, ITEM: items}, labels)
         momentum = weights.load_upper(self.brain.upper, folder / "classifier.pth")
@@ -165,11 +177,18 @@ class Remind:
         """One pass, one example at a time, in the order of the stage."""
         settings, streamer, size = self.settings, self.streamer, self.settings.batch_size
         self.brain.freeze(upper_trains=settings.norm == "train")
-        batches = Batches(stage.train, self.brain.device, transform=self.brain.features, on_bad=ctx.bad_sample,
-                          n_workers=max(1, ctx.site.n_workers))
+        batches = Batches(
+            stage.train,
+            self.brain.device,
+            transform=self.brain.features,
+            on_bad=ctx.bad_sample,
+            n_workers=max(1, ctx.site.n_workers),
+        )
         ctx.phase("stream", len(stage.train) - self.position)
         first = self.position // size
-        for number, (rows, features, labels) in enumerate(batches(np.arange(len(stage.train)), size, first * size), first):
+        for number, (rows, features, labels) in enumerate(
+            batches(np.arange(len(stage.train)), size, first * size), first
+        ):
             stored, decoded = through(self.memory, features)
             items = item_numbers(ctx.stream, stage, rows).tolist()
             for k, (label, item) in enumerate(zip(labels.tolist(), items, strict=True)):
@@ -182,8 +201,15 @@ class Remind:
 
     def _start_streaming(self) -> None:
         upper = self.brain.upper.requires_grad_(True)
-        self.streamer = Streamer(self.settings, upper, make_optimizer(upper, self.settings), make_rates(self.settings),
-                                 self.memory, self.chance, self.brain.device)
+        self.streamer = Streamer(
+            self.settings,
+            upper,
+            make_optimizer(upper, self.settings),
+            make_rates(self.settings),
+            self.memory,
+            self.chance,
+            self.brain.device,
+        )
 
 
 @define(eq=False)
@@ -223,10 +249,18 @@ class BaseInit:
         """All that the base network depends on."""
         stream = self.parts.stream
         shapes = {name: list(tensor.shape) for name, tensor in self.brain.whole.state_dict().items()}
-        return {"settings": {name: getattr(self.settings, name) for name in BASE_FIELDS}, "shapes": shapes,
-                "network": str(self.brain.whole), "data": stream.fingerprint or stream.name, "classes": list(stage.classes),
-                "n": len(stage.train), "seed": self.parts.site.seed, "device": self.brain.device.type,
-                "skipped": sorted(self.parts.site.skipped), "torch": torch.__version__}
+        return {
+            "settings": {name: getattr(self.settings, name) for name in BASE_FIELDS},
+            "shapes": shapes,
+            "network": str(self.brain.whole),
+            "data": stream.fingerprint or stream.name,
+            "classes": list(stage.classes),
+            "n": len(stage.train),
+            "seed": self.parts.site.seed,
+            "device": self.brain.device.type,
+            "skipped": sorted(self.parts.site.skipped),
+            "torch": torch.__version__,
+        }
 
     def state(self) -> Tree:
         """Position and optimiser of base training."""

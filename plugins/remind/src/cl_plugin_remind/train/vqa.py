@@ -196,7 +196,7 @@ class VqaLearner:
         return question, image, length, answer
 
     def _remember(self, samples: Samples, rows: np.ndarray) -> None:
-        assert self.memory is not None  # noqa: S101
+        assert self.memory is not None
         batch = samples.take(rows, READ)
         answers = batch[ANSWER]
         self.memory.add(batch, np.ascontiguousarray(answers[:, 0] if answers.ndim == 2 else answers))

@@ -1,0 +1,32 @@
+"""On the stand-in the method beats fine-tuning by its margin; minutes, so only with the slow tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cl_kernel import Request, discover, execute, plan
+from cl_plugin_remind.evaluate import omega_of_runs
+
+
+@pytest.mark.slow
+def test_replayed_codes_beat_fine_tuning_by_the_gate(tmp_path: Path) -> None:
+    registry = discover()
+    gains, omegas, baseline = [], [], []
+    for seed in range(3):
+        request = Request(
+            test="imagenet-cls-iid", plugin="remind", overrides=(("test", {"run.seed": seed, "run.plots": False}),)
+        )
+        outcome = execute(registry, plan(registry, request), tmp_path / str(seed))
+        last = {
+            label: results["metrics"]["accuracy"]["seen"][-1]["accuracy"]
+            for label, results in (("remind", outcome.results), *outcome.beside.items())
+        }
+        gains.append(last["remind"] - last["fine-tuning"])
+        omegas.append(omega_of_runs(outcome.results, outcome.beside["offline"], "accuracy"))
+        baseline.append(omega_of_runs(outcome.beside["fine-tuning"], outcome.beside["offline"], "accuracy"))
+    assert np.mean(gains) >= 0.55
+    assert np.mean(omegas) >= 0.93
+    assert np.mean(baseline) <= 0.5
