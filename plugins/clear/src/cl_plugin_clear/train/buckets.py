@@ -104,7 +104,8 @@ class Classifier:
                 group["lr"] = settings.lr * settings.lr_gamma ** (self.epoch // settings.lr_step)
             order = ctx.rng("order", stage.index, self.epoch).permutation(n)
             draw = ctx.rng("augment", stage.index, self.epoch, self.position)
-            for _, inputs, labels in batches(order, settings.batch_size, self.position):
+            left = batches(order, settings.batch_size, self.position) if self.position < n else ()
+            for _, inputs, labels in left:
                 inputs = augment(inputs, settings.augment, draw)
                 scores = network(inputs)
                 loss = functional.cross_entropy(scores, labels)
