@@ -1,0 +1,59 @@
+"""Every named test runs on its stand-in, cut to a handful of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cl_kernel.manager import discover
+from cl_kernel.planning import ask, plan
+from cl_kernel.session import execute
+from cl_plugin_butd.experiments import EXPERIMENTS
+
+QUICK = ("SMOKE", "HELD_OUT_PAIRS", "PERSONS_SUFFICIENT", "COMPOSE", "CL_BASELINE_LWF", "TRANSFER_MODULATION",
+         "TASKSELECT_BUTD")
+"""Run by default; the others differ by a setting or two."""
+
+
+def miniature(name: str) -> dict[str, Any]:
+    """Settings that leave a few steps of a test."""
+    record = next(e for e in EXPERIMENTS if e.name == name)
+    tiny = record.profiles["tiny"]
+    dataset, learner = str(tiny.get("dataset", record.settings.get("dataset"))), str(record.settings["learner"])
+    cut: dict[str, Any] = {"learner.epochs": 1}
+    if "patterns" in dataset or "held-out" in dataset:
+        cut |= {"dataset.n_train": 110, "dataset.n_test": 40}
+    if "patterns" in dataset and name != "COMPOSE":
+        cut["dataset.directions"] = ["right", "left"]
+    if "persons" in dataset:
+        cut |= {"dataset.n_configurations": 15, "dataset.n_test": 5, "dataset.size": 28}
+    if record.settings["learner"] not in ("butd:transfer", "butd:vit"):
+        cut["learner.pictures"] = 0
+    if learner not in ("butd:transfer", "butd:vit", "butd:counter-stream"):
+        cut["learner.later_epochs"] = 1
+    return cut
+
+
+def run(name: str, folder: Path, **extra: Any) -> dict[str, Any]:
+    registry = discover()
+    settings = {**miniature(name), "run.plots": False, **extra}
+    planned = plan(registry, ask(name, plugin="butd", settings=settings, seed=0))
+    return execute(registry, planned, folder / name, beside=name in QUICK).results
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_runs_in_miniature(name: str, tmp_path: Path) -> None:
+    assert run(name, tmp_path)["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [e.name for e in EXPERIMENTS if e.name not in QUICK])
+def test_every_other_test_runs_in_miniature(name: str, tmp_path: Path) -> None:
+    assert run(name, tmp_path)["finished"]
+
+
+def test_a_finished_run_leaves_its_reports(tmp_path: Path) -> None:
+    run("SMOKE", tmp_path, **{"learner.pictures": 3})
+    reports = {file.name for file in (tmp_path / "SMOKE" / "reports").iterdir()}
+    assert {"confusion.json", "confusion-right.png", "curve.json", "curve.png", "pictures-left.png"} <= reports
