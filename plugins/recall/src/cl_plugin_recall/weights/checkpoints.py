@@ -61,7 +61,7 @@ def load(prefix: Path, expected: Mapping[str, Iterable[int]] | None = None) -> d
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in found}
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
         raise BadCheckpoint(f"checkpoint is damaged: {str(error).splitlines()[0][:160]}", where=str(prefix)) from error
 
 
