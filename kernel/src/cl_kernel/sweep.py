@@ -6,6 +6,7 @@ Every task is a process of its own: a crash takes nothing with it, and two frame
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -238,12 +239,17 @@ def run_sweep(
         tell(task, outcomes[index])
     record = registry.find("executor", spec.executor)[0].record
     settings = {"threads": spec.threads, "gpus": spec.gpus, "retries": spec.retries, "slurm": spec.slurm}
-    executor = resolve(record.build)(settings | dict(options or {})) if waiting else None
-    for at, outcome in executor.map([tasks[i].plain(spec) for i in waiting], spec.n_jobs) if executor else ():
-        task = tasks[waiting[at]]
-        _fetch(task.folder, outcome.get("files", {}))
-        outcomes[waiting[at]] = {key: value for key, value in outcome.items() if key != "files"}
-        tell(task, outcomes[waiting[at]])
+    if waiting:
+        executor = resolve(record.build)(settings | dict(options or {}))
+        ended = executor.map([tasks[i].plain(spec) for i in waiting], spec.n_jobs)
+        with contextlib.ExitStack() as stack:
+            # A generator is closed even when this is left early: what runs then saves itself.
+            stack.callback(getattr(ended, "close", lambda: None))
+            for at, outcome in ended:
+                task = tasks[waiting[at]]
+                _fetch(task.folder, outcome.get("files", {}))
+                outcomes[waiting[at]] = {key: value for key, value in outcome.items() if key != "files"}
+                tell(task, outcomes[waiting[at]])
     return outcomes
 
 

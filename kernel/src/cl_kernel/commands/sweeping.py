@@ -55,10 +55,14 @@ def sweep(parser: ArgumentParser) -> Handler:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "sweep.yaml", namespace.file.read_text())
         board = Board(spec, tasks, console)
-        with board:
-            outcomes = run_sweep(
-                spec, tasks, options={"address": namespace.address}, registry=registry, tell=board.tell
-            )
+        try:
+            with board:
+                outcomes = run_sweep(
+                    spec, tasks, options={"address": namespace.address}, registry=registry, tell=board.tell
+                )
+        except KeyboardInterrupt:
+            console.say("stopped; what ran has saved itself, and the same command goes on")
+            raise
         _list(console, spec, tasks, outcomes)
         compared = _results(console, output, tasks)
         console.json({"folder": str(output), "tasks": _content(tasks, outcomes), "results": compared})
