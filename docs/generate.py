@@ -131,8 +131,8 @@ def gather_changes(version: str, root: Path) -> str:
             lines = [re.sub(r"\s*\n\s*", " ", path.read_text().strip()) for path in mine]
             section += f"\n### {kind.capitalize()}\n\n" + "".join(f"- {line}\n" for line in lines)
     changelog = root / "CHANGELOG.md"
-    title, _, rest = changelog.read_text().partition("\n")
-    changelog.write_text(f"{title}\n\n{section}{rest}")
+    before, _, after = changelog.read_text().partition("\n## ")
+    changelog.write_text(f"{before.rstrip()}\n\n{section}" + (f"\n## {after}" if after else ""))
     for path in fragments:
         path.unlink()
     return section

@@ -115,15 +115,15 @@ def test_every_hook_is_in_the_reference_with_its_exact_signature(generate: Modul
 
 
 def test_fragments_are_gathered_by_kind_and_removed(generate: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.0.0\n\n- first\n")
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\nFor users.\n\n## 1.0.0\n\n- first\n")
     (tmp_path / "changelog.d").mkdir()
     (tmp_path / "changelog.d" / "b.fixed.md").write_text("B is\nmended.\n")
     (tmp_path / "changelog.d" / "a.added.md").write_text("A is new.\n")
     generate.gather_changes("1.1.0", tmp_path)
     text = (tmp_path / "CHANGELOG.md").read_text()
-    assert text.startswith(
-        "# Changelog\n\n## 1.1.0\n\n### Added\n\n- A is new.\n\n### Fixed\n\n- B is mended.\n\n## 1.0.0"
-    )
+    head, rest = text.split("## 1.1.0")
+    assert head == "# Changelog\n\nFor users.\n\n"
+    assert rest.startswith("\n\n### Added\n\n- A is new.\n\n### Fixed\n\n- B is mended.\n\n## 1.0.0\n\n- first")
     assert not list((tmp_path / "changelog.d").iterdir())
     (tmp_path / "changelog.d" / "c.maybe.md").write_text("?")
     with pytest.raises(SystemExit, match="unknown kind"):
