@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 from _report import machine, ratio, rounds, table, write
+
+from cl_kernel import Site
 from cl_plugin_recall import model, phases, standin
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.feed import Augmentation, batches
 from cl_plugin_recall.replay.interleave import Plain, shuffled
 from cl_plugin_recall.settings import Recall, Shapes
 from cl_plugin_recall.tables import class_table
-
-from cl_kernel import Site
 
 BATCH, SIDE, STEPS = 16, 64, 10
 GMAC_FULL = 75.0 + 2.6

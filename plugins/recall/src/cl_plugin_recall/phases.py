@@ -1,4 +1,4 @@
-"""The three kinds of training, step 0, helper and incremental: how long, how fast, and one compiled step (spec 2.3 to 2.5).
+"""Training of step 0, helpers and later steps: how long, how fast, and one compiled step (spec 2.3 to 2.5).
 
 Shapes: B batch, H W image.
 """

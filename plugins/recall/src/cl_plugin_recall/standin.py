@@ -182,7 +182,7 @@ def write_photos(folder: Path, per_class: int, side: int = 64, seed: int = 1) ->
 
 
 def export_generator(folder: Path, side: int = 64) -> None:
-    """A TF-Hub module with BigGAN's call: ``z`` [B, 128], ``y`` one-hot [B, 40], ``truncation`` -> [B, S, S, 3] in [-1, 1].
+    """A module with BigGAN's call: ``z`` [B, 128], ``y`` one-hot [B, 40], ``truncation`` -> [B, S, S, 3] in [-1, 1].
 
     Position, size, rotation, hue jitter, stripes and shading all come from ``z``.
     """

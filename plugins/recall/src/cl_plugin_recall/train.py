@@ -156,7 +156,7 @@ class RecallLearner:
         self._model_changed()
 
     def _learn_helpers(self, stage: Stage, ctx: Context) -> None:
-        """A decoder for the step's classes alone (or for each), while its images are at hand; it will label their replay."""
+        """A decoder for the step's classes alone (or for each), while its images are at hand, to label their replay."""
         groups = [[c] for c in stage.classes] if self.settings.helper_decoders_one_class else [list(stage.classes)]
         for group in groups:
             key = "-".join(map(str, group))

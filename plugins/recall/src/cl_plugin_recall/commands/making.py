@@ -271,7 +271,7 @@ def map_classes(parser: ArgumentParser) -> Handler:
         )
         for g, users in maps.shared(found).items():
             console.say(
-                f"generator class {g} stands for classes {', '.join(map(str, users))}; --override or --exclude tells them apart"
+                f"generator class {g} stands for classes {', '.join(map(str, users))}; use --override or --exclude"
             )
         console.json(json.loads(namespace.output.read_text()))
         return 0

@@ -44,7 +44,7 @@ def import_data(parser: ArgumentParser) -> Handler:
         console.table("enough for", ("test", "overlapped", "disjoint", "sequential"), rows)
         console.json({"files": [{"file": f, "records": n} for f, n in files], "tests": rows})
         console.print(
-            f"use it: clk run --plugin recall --test 15-1 --profile paper --data-root {namespace.root} --set dataset.prepared=true"
+            f"use it: clk run --plugin recall --profile paper --data-root {namespace.root} --set dataset.prepared=true"
         )
         return 0
 

@@ -1,4 +1,4 @@
-"""VOC folders to the tfrecords of all protocols, once; and streams over such a tree, ours or the authors' (spec 4.3)."""
+"""VOC folders to the tfrecords of all protocols, and streams over such a tree, ours or the authors' (spec 4.3)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def step_files(n_classes: int, structure: str) -> dict[str, tuple[list[int], str
 
 
 def prepare(settings: Voc, site: Site) -> Path:
-    """Write every training and validation tfrecord below the cache; a file that is already there and whole is left alone.
+    """Write every training and validation tfrecord below the cache; what is already there and whole is left alone.
 
     :return: the tree's root, for ``--data-root`` with ``--set dataset.prepared=true``.
     """

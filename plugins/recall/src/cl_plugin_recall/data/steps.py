@@ -219,7 +219,7 @@ def _helper_rows(
     kind = protocols[1]
     if (kind == "overlapped") != (protocols[2] == "overlapped"):
         raise BadSetting(
-            f"helpers want the {kind} protocol and later steps {protocols[2]}, but a step's images come from one of them",
+            f"helpers want the {kind} protocol and later steps {protocols[2]}, but both use a step's images",
             where="dataset.protocol_helpers",
             fix=f"--set dataset.protocol_helpers={protocols[2]}",
         )

@@ -45,7 +45,7 @@ def names_of(learner: RecallLearner) -> Names:
 
 
 def write_reports(learner: RecallLearner, ctx: Context) -> None:
-    """``outputs/NAME.txt`` as the reference writes it (a new file, not appended to), ``steps.jsonl``, ``operative.gin``."""
+    """``outputs/NAME.txt`` as the reference writes it (never appended to), ``steps.jsonl``, ``operative.gin``."""
     names = names_of(learner)
     text, lines = [], []
     for step, row in enumerate(ctx.progress.rows):

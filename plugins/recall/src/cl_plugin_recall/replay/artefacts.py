@@ -110,9 +110,7 @@ def warn_of_reused_index(learner: RecallLearner, ctx: Context, inputs: dict[str,
         there = json.loads(sidecar.read_text())
         if label.split("_")[0] == name and any(there.get(key) != here[key] for key in here):
             changed = sorted(k for key in here for k in here[key] if there.get(key, {}).get(k) != here[key][k])
-            ctx.note(
-                f"index {name} was used before with other values of {', '.join(changed)}; artefacts are kept apart by content"
-            )
+            ctx.note(f"index {name} was used before with other values of {', '.join(changed)}; both are kept")
             return
 
 

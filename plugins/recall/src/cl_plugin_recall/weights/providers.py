@@ -1,4 +1,4 @@
-"""Pretrained encoders: who trained them, what their input and network look like, how their tensors are called (spec 3.3)."""
+"""Pretrained encoders: who trained them, their input and network, how their tensors are called (spec 3.3)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _present(path: Path) -> bool:
 def read_encoder(path: Path, source: str) -> dict[str, np.ndarray]:
     """Encoder tensors under our names.
 
-    ``caffe`` and ``slim`` read a TensorFlow checkpoint, ``torchvision`` a state dict (``.pth`` or ``.safetensors``, read
+    ``caffe`` and ``slim`` read a TensorFlow checkpoint, ``torchvision`` a state dict (``.pth``, ``.safetensors``; read
     without torch), ``keras`` an ``.npz`` of ``layer/weight`` arrays.
     """
     if not _present(path):
@@ -161,7 +161,7 @@ def from_torchvision(state: Mapping[str, np.ndarray], where: str = "") -> dict[s
 
 
 def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``keras.applications.ResNet101`` arrays (``conv2_block1_1_conv/kernel``); the convolutions' biases go into the means."""
+    """``keras.applications.ResNet101`` arrays (``conv2_block1_1_conv/kernel``); biases of convolutions go into the means."""
     found: dict[str, np.ndarray] = {}
     biases: dict[str, np.ndarray] = {}
     bn = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance"}
