@@ -31,7 +31,7 @@ def build_store(folder: Path, n: int = 700, *, chunk_size: int = 200, n_buckets:
     return root
 
 
-GROUP = concepts.Concepts(name="T", group=("a disc", "a ring", "some stripes"), split="equal", model="toy", class_size=10, pool=40,
+GROUP = concepts.Concepts(name="T", group=("a disc", "a ring", "some stripes"), split="equal", model="toy", class_size=10, pool=40,  # noqa: E501
                           background=True, negative_ratio=0.2)  # fmt: skip
 LABELS = {"a disc": "disc", "a ring": "ring", "some stripes": "stripes"}
 

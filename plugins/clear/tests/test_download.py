@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from attrs import evolve
@@ -29,11 +30,11 @@ from cl_plugin_clear.data.store import Store
 
 from .conftest import FAST, LIMITS
 
-BEHAVIOURS = ("fine", "missing", "gone", "html", "wrong_type", "cut", "slow", "endless", "huge", "redirect", "unavailable",
+BEHAVIOURS = ("fine", "missing", "gone", "html", "wrong_type", "cut", "slow", "endless", "huge", "redirect", "unavailable",  # noqa: E501
               "error_then_fine", "error", "small", "elongated", "closed", "missing_with_picture")  # fmt: skip
-EXPECTED = {"fine": "ok", "missing": "http", "gone": "http", "html": "decode", "wrong_type": "ok", "cut": "http", "slow": "http",
-            "endless": "http", "huge": "too_large", "redirect": "ok", "unavailable": "unavailable", "error_then_fine": "ok",
-            "error": "decode", "small": "too_small_edge", "elongated": "aspect", "closed": "http", "missing_with_picture": "ok"}  # fmt: skip
+EXPECTED = {"fine": "ok", "missing": "http", "gone": "http", "html": "decode", "wrong_type": "ok", "cut": "http", "slow": "http",  # noqa: E501
+            "endless": "http", "huge": "too_large", "redirect": "ok", "unavailable": "unavailable", "error_then_fine": "ok",  # noqa: E501
+            "error": "decode", "small": "too_small_edge", "elongated": "aspect", "closed": "http", "missing_with_picture": "ok"}  # fmt: skip  # noqa: E501
 
 
 def jpeg(width: int = 80, height: int = 70) -> bytes:
@@ -45,7 +46,7 @@ def jpeg(width: int = 80, height: int = 70) -> bytes:
 class Liar(http.server.BaseHTTPRequestHandler):
     """Behaves as the first part of the path says."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def log_message(self, *args: object) -> None:
         pass
@@ -292,9 +293,9 @@ def test_img2dataset_brings_the_same_pictures(server: str, tmp_path: Path) -> No
     kinds = ["fine", "html", "missing", "redirect", "small", "elongated"]
     for engine in ("threads", "img2dataset"):
         root = web_store(tmp_path / engine, server, kinds)
-        code = ("from cl_plugin_clear.data.download import *; from cl_plugin_clear.data.images import Limits; from pathlib import Path\n"
+        code = ("from cl_plugin_clear.data.download import *; from cl_plugin_clear.data.images import Limits; from pathlib import Path\n"  # noqa: E501
                 "import sys\nif __name__ == '__main__':\n"
-                f"    download(Path(sys.argv[1]), Options(limits=Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0), engine={engine!r}, "
+                f"    download(Path(sys.argv[1]), Options(limits=Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0), engine={engine!r}, "  # noqa: E501
                 "n_threads=4, n_processes=1, retry_wait_s=0.0, timeout_s=5))\n")  # fmt: skip
         (tmp_path / "go.py").write_text(code)
         subprocess.run(
@@ -321,7 +322,7 @@ def test_killed_moved_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     d.download(tmp_path / "whole", FAST)
 
     def command(root: Path) -> list[str]:
-        return [sys.executable, "-m", "cl_kernel.cli", "clear", "download", "--threads", "2", "--min-edge", "50", "--max-aspect-ratio", "2",
+        return [sys.executable, "-m", "cl_kernel.cli", "clear", "download", "--threads", "2", "--min-edge", "50", "--max-aspect-ratio", "2",  # noqa: E501
                 "--retry-wait", "0", "--root", str(root)]  # fmt: skip
 
     rng, root = np.random.default_rng(3), tmp_path / "killed"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from cl_kernel import BadInput
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import explore
-from PIL import Image
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -58,7 +59,7 @@ def test_the_page_works_in_a_browser(explorer: explore.Explorer, tmp_path: Path)
     page = tmp_path / "page.html"
     page.write_text(explore.page(explorer, "a ring", 1, k=60, end=24, ratio=0.1, across=(0, 1, 2)))
     assert CHROMIUM is not None
-    browser = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}",
+    browser = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}",  # noqa: E501
                "--window-size=1200,1400", "--hide-scrollbars"]  # fmt: skip
     seen = subprocess.run(
         [*browser, "--dump-dom", "--virtual-time-budget=4000", page.as_uri()],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -173,13 +172,13 @@ def test_blocks_hold_whole_lines(n_lines: int, read_size: int) -> None:
 
 def test_dates_in_columns_equal_dates_one_by_one() -> None:
     rng = np.random.default_rng(0)
-    texts = ["2011-05-03 10:00:00.0", "2012-02-29 00:00:00.9", "2011-02-29 00:00:00.0", "2011-13-01 00:00:00.0", "null", "", "2011",
-             "2011-05-03T10:00:00", "2011-05-03 24:00:00.0", "2011-05-03 10:60:00.0", "2011-5-3 10:00:00.00", "20110503T101112",
-             "2011-05-03 10:00:00,5", "0000-01-01 00:00:00.0", "2011-W05-3", "2011-05-03 10:00:00Z", "2011-05-03 10:00:00.123456"]  # fmt: skip
+    texts = ["2011-05-03 10:00:00.0", "2012-02-29 00:00:00.9", "2011-02-29 00:00:00.0", "2011-13-01 00:00:00.0", "null", "", "2011",  # noqa: E501
+             "2011-05-03T10:00:00", "2011-05-03 24:00:00.0", "2011-05-03 10:60:00.0", "2011-5-3 10:00:00.00", "20110503T101112",  # noqa: E501
+             "2011-05-03 10:00:00,5", "0000-01-01 00:00:00.0", "2011-W05-3", "2011-05-03 10:00:00Z", "2011-05-03 10:00:00.123456"]  # fmt: skip  # noqa: E501
     for _ in range(300):
         year, month, day = rng.integers(1, 9999), rng.integers(0, 14), rng.integers(0, 33)
         texts.append(
-            f"{year:04d}-{month:02d}-{day:02d} {rng.integers(0, 25):02d}:{rng.integers(0, 61):02d}:{rng.integers(0, 61):02d}.0"
+            f"{year:04d}-{month:02d}-{day:02d} {rng.integers(0, 25):02d}:{rng.integers(0, 61):02d}:{rng.integers(0, 61):02d}.0"  # noqa: E501
         )
     found = m.taken_micros(pa.array(texts))
     expected = [m.taken_seconds(text) for text in texts]
@@ -246,7 +245,7 @@ def test_nothing_in_the_store_names_an_absolute_path(finished_store: Path) -> No
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     standin.write_metadata(tmp_path / "raw", 3000)
-    command = [sys.executable, "-m", "cl_kernel.cli", "clear", "metadata", "--source", str(tmp_path / "raw"), "--chunk-size", "40",
+    command = [sys.executable, "-m", "cl_kernel.cli", "clear", "metadata", "--source", str(tmp_path / "raw"), "--chunk-size", "40",  # noqa: E501
                "--threads", "2", "--root"]  # fmt: skip
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     rng = np.random.default_rng(1)
@@ -265,4 +264,4 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Pat
             assert json.loads(other.read_text()) == json.loads(path.read_text())
         else:
             assert other.read_bytes() == path.read_bytes()
-    assert not [p for p in os.listdir(tmp_path / "killed" / "meta") if p.endswith(".tmp")]
+    assert not [p for p in (tmp_path / "killed" / "meta").iterdir() if p.name.endswith(".tmp")]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
+from PIL import Image
+
 from cl_kernel import BadInput, BadSetting, MissingAsset
 from cl_plugin_clear import weights
 from cl_plugin_clear.model import MoCo, TinyEncoder, backbone
@@ -17,7 +19,6 @@ from cl_plugin_clear.settings import Moco
 from cl_plugin_clear.standin import SHAPES, render
 from cl_plugin_clear.train import moco
 from cl_plugin_clear.train.linear import evaluate_linear
-from PIL import Image
 
 SMALL = Moco(arch="tiny", epochs=3, batch_size=16, queue=64, dim=16, image_size=24, lr=0.05)
 
@@ -58,7 +59,7 @@ def test_old_checkpoints_go_and_every_nth_stays(tmp_path: Path) -> None:
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
-    losses = [[e.loss for e in moco.pretrain(moco.stand_in(32, 1, 24), evolve(SMALL, epochs=1), tmp_path / str(n), device="cpu", n_workers=n)]
+    losses = [[e.loss for e in moco.pretrain(moco.stand_in(32, 1, 24), evolve(SMALL, epochs=1), tmp_path / str(n), device="cpu", n_workers=n)]  # noqa: E501
               for n in (1, 3)]  # fmt: skip
     assert losses[0] == losses[1]
 
@@ -74,7 +75,7 @@ def test_queue_and_batch_must_fit(tmp_path: Path) -> None:
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "data", 48)
-    flags = ["--data", str(folder), "--arch", "tiny-group", "--epochs", "2", "--batch-size", "16", "--queue", "64", "--dim", "16", "--lr", "0.05",
+    flags = ["--data", str(folder), "--arch", "tiny-group", "--epochs", "2", "--batch-size", "16", "--queue", "64", "--dim", "16", "--lr", "0.05",  # noqa: E501
              "--image-size", "24", "--device", "cpu", "--workers", "1"]  # fmt: skip
     module = ["-m", "cl_plugin_clear.train.moco_main", *flags, "--to"]
     launch = [

@@ -434,7 +434,7 @@ def as_original(store: Path, place: Path, prefix: str) -> None:
             shutil.copy(store / row["rel_path"], folder / "images" / record["IMG_PATH"])
             records.append(record)
         (folder / "metadata.json").write_text(json.dumps(records))
-        index[str(chunk)] = {"folder": f"{prefix}/{chunk}", "num_images": len(rows), "image_folder": f"{prefix}/{chunk}/images",
+        index[str(chunk)] = {"folder": f"{prefix}/{chunk}", "num_images": len(rows), "image_folder": f"{prefix}/{chunk}/images",  # noqa: E501
                              "metadata_location": f"{prefix}/{chunk}/metadata.json"}  # fmt: skip
     (place / "all_folders.json").write_text(json.dumps(index))
 

@@ -91,7 +91,7 @@ def baselines() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "naive", "fine-tuning", {"learner.keep": "single", "learner.start": "finetune"}
     for method, summary in (("lwf", "learning without forgetting"), ("ewc", "online elastic weight consolidation"),
                             ("si", "synaptic intelligence"), ("gem", "gradient episodic memory"),
-                            ("agem", "averaged GEM"), ("cwr", "CWR*, copy weights with re-initialisation")):  # fmt: skip
+                            ("agem", "averaged GEM"), ("cwr", "CWR*, copy weights with re-initialisation")):  # fmt: skip  # noqa: E501
         yield method, summary, {"learner.keep": "single", "learner.start": "finetune", "learner.method": method}
     yield "gdumb", "greedy balanced memory, retrained", {**memory, "learner.start": "retrain"}
     yield "gdumb_finetune", "greedy balanced memory, not reset", {**memory, "learner.start": "finetune"}
@@ -178,6 +178,18 @@ def experiments() -> list[Experiment]:
                 },
                 "paper": {},
             },
+        ),
+        *(
+            Experiment(
+                name=f"build-{number}",
+                aliases=(f"clear/build-{number}",),
+                run="cl_plugin_clear.pipeline:run_build",
+                options=settings.Build,
+                summary=f"retrieve and build the labelled folder of CLEAR-{number}'s concept group",
+                settings={"experiment.published": f"clear{number}" if number != 50 else ""},
+                profiles={"tiny": {"experiment.published": ""}, "paper": {}},
+            )
+            for number in (10, 50, 100)
         ),
         *(
             Experiment(

@@ -18,8 +18,7 @@ from cl_kernel.torch import distributed
 from cl_plugin_clear.weights import load_backbone
 
 if TYPE_CHECKING:
-    from cl_kernel import Field
-    from cl_kernel import Site
+    from cl_kernel import Field, Site
     from cl_plugin_clear.settings import Cnn, Linear, Mlp
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import define, evolve
 
-from cl_kernel import Field, Stage, Stream, write_json, write_text
+from cl_kernel import BadSetting, Field, Stage, Stream, write_json, write_text
 from cl_plugin_clear import evaluate
 from cl_plugin_clear.report import heat_map
 from cl_plugin_clear.settings import Buckets, ToyDrift
 
 if TYPE_CHECKING:
     from cl_kernel import Activity, Site
-    from cl_plugin_clear.settings import DriftTable, Pipeline
+    from cl_plugin_clear.settings import Build, DriftTable, Pipeline
 
 TABLE: Mapping[str, Mapping[str, Any]] = {
     "naive": {"keep": "single", "start": "finetune"},
@@ -332,6 +332,79 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
     seconds["benchmark"] = round(time.monotonic() - started, 2)
     write_json(ctx.folder / "clear" / "results.json", rows)
     return {**results, "protocols": rows, "cost": {"stage_seconds": seconds}}
+
+
+def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
+    """Experiments ``build-10``, ``build-50``, ``build-100``: concept group -> labelled folder."""
+    from cl_plugin_clear.data import concepts, dataset, features
+
+    root, out = (
+        Path(settings.root) if settings.root else ctx.folder / "store",
+        Path(settings.out or ctx.folder / "labelled"),
+    )
+    label_map = concepts.read_json_object(Path(settings.label_map)) if settings.label_map else None
+    if not settings.root:
+        group = _small_store(ctx, root)
+    elif settings.published:
+        group = concepts.known_group(settings.published, split=settings.split, model=settings.model)
+    elif settings.concepts:
+        group = concepts.read_concepts(Path(settings.concepts))
+    else:
+        raise BadSetting("which concept group?", where="experiment.concepts", fix="--set experiment.concepts=FILE")
+    embedder = features.open_model(group.model, device=ctx.site.device)
+    ctx.phase("retrieve")
+    done = dataset.retrieve_group(
+        root,
+        out,
+        group,
+        embedder,
+        label_map=label_map or {},
+        label_default="slug",
+        allow_short=settings.allow_short,
+        report=lambda bucket: ctx.step(),
+    )
+    ctx.phase("build")
+    totals = dataset.build_folder(root, out, report=lambda bucket: ctx.step())
+    sizes = dataset.write_training_folder(out, ratio=settings.test_ratio)
+    return {
+        "classes": len(totals),
+        "pictures": sum(totals.values()),
+        "buckets": len(sizes),
+        "buckets searched": len(done.made),
+        "by class": totals,
+    }
+
+
+def _small_store(ctx: Activity, root: Path) -> Any:
+    from cl_plugin_clear.data import buckets, concepts, download, features, ingest
+    from cl_plugin_clear.data.images import Limits
+    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.standin import toy_clip, write_metadata
+
+    raw = ctx.folder / "yfcc"
+    if not (raw / "done").exists():
+        write_metadata(raw, 900, ctx.seed)
+        write_text(raw / "done", "")
+    ingest.ingest(root, Source.of_folder(raw), chunk_size=300, rule=Filter(), n_threads=2)
+    download.download(
+        root,
+        download.Options(
+            limits=Limits(min_edge=50, max_aspect_ratio=2.0), engine="threads", n_threads=2, retry_wait_s=0.0
+        ),
+        report=lambda state: ctx.step(),
+    )
+    buckets.make_split(root, "equal", buckets.Rule(n=3))
+    features.embed(root, "equal", toy_clip(), n_threads=2, report=lambda n: ctx.step())
+    return concepts.Concepts(
+        name="SMALL",
+        group=("disc", "ring", "stripes"),
+        split="equal",
+        model="toy",
+        class_size=10,
+        pool=40,
+        background=True,
+        negative_ratio=0.2,
+    )
 
 
 def _open(path: Path) -> Any:

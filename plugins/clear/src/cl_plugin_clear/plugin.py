@@ -1,4 +1,4 @@
-"""What CLEAR offers: streams, heads, the bucket learner, the two-buffer policy, experiments and the pipeline's commands."""
+"""What CLEAR offers: streams, heads, the bucket learner, the two-buffer policy, experiments and the pipeline's commands."""  # noqa: E501
 
 from __future__ import annotations
 

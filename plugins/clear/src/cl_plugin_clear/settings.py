@@ -237,3 +237,22 @@ class ToyPictures:
     n_test: int = field(default=8, validator=_at_least(1), metadata=doc("test pictures a class and bucket"))
     image_size: int = field(default=32, validator=_at_least(16), metadata=doc("edge", unit="pixel"))
     protocol: str = field(default="iid", validator=_one_of(("iid", "streaming")), metadata=doc("as toy-drift"))
+
+
+@frozen(kw_only=True)
+class Build:
+    """Settings of building a labelled folder from a photo store with features."""
+
+    root: str = field(default="", metadata=doc("photo store; empty for a small stand-in"))
+    out: str = field(default="", metadata=doc("labelled folder; empty for one in the run folder"))
+    published: str = field(
+        default="",
+        validator=_one_of(("", "clear10", "clear100")),
+        metadata=doc("published concept group; empty for `concepts`"),
+    )
+    concepts: str = field(default="", metadata=doc("concept-group file (CLEAR-50's prompts are not published text)"))
+    label_map: str = field(default="", metadata=doc("file prompt -> label; empty: labels are made from the prompts"))
+    split: str = field(default="clear_10_time", metadata=doc("split that is searched"))
+    model: str = field(default="RN101", metadata=doc("CLIP model", source="CLIP_MODEL"))
+    test_ratio: float = field(default=0.3, metadata=doc("part of each bucket that is tested on"))
+    allow_short: bool = field(default=False, metadata=doc("go on when a class gets fewer pictures"))

@@ -22,8 +22,8 @@ ARCHIVES = (
 ACQUIRE = """where the metadata come from:
   The release's bucket s3://mmcommons needs the requester's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY):
     pip install s3fs && clk clear metadata --root STORE --fetch s3://mmcommons --source FOLDER
-  Any address that fsspec knows works the same way (https://..., gs://..., a local folder). Archives are fetched, unpacked
-  and, with --delete-archives, removed. A SQLite release or the ten .bz2 parts only have to lie in --source."""
+  Any address that fsspec knows works the same way (https://..., gs://..., a local folder). Archives are fetched,
+  unpacked and, with --delete-archives, removed. A SQLite release or the ten .bz2 parts only have to lie in --source."""
 
 
 def metadata(parser: ArgumentParser) -> Handler:
@@ -211,7 +211,7 @@ def download(parser: ArgumentParser) -> Handler:
             if k not in ("video", "date", "columns", "utf8", "number", "ids", "tags", "hash")
         )
         console.print(
-            f"{state.n_chunks} chunks done, {state.n_reused_chunks} found done, {state.n_reused_pictures} pictures found on disk; "
+            f"{state.n_chunks} chunks done, {state.n_reused_chunks} found done, {state.n_reused_pictures} pictures found on disk; "  # noqa: E501
             f"{n / max(state.seconds, 1e-9):.0f} records/s"
         )
         console.json(
@@ -351,7 +351,7 @@ def embed(parser: ArgumentParser) -> Handler:
             on_bad=bad,
         )
         console.print(
-            f"{done.n_pictures} pictures, {done.n_made} shards made, {done.n_reused} found done, {done.n_bad} unreadable"
+            f"{done.n_pictures} pictures, {done.n_made} shards made, {done.n_reused} found done, {done.n_bad} unreadable"  # noqa: E501
         )
         console.json({"pictures": done.n_pictures, "made": done.n_made, "reused": done.n_reused, "bad": done.n_bad})
         return 0
@@ -494,7 +494,7 @@ def export(parser: ArgumentParser) -> Handler:
         target = str(args.to).replace("'", "''")
         form = "(format csv, header)" if args.to.suffix == ".csv" else "(format parquet)"
         args.to.parent.mkdir(parents=True, exist_ok=True)
-        query = f"select p.* exclude (exif), l.bucket, l.label from photos p left join labels l using (id) where p.status in ({wanted}) and {condition}"
+        query = f"select p.* exclude (exif), l.bucket, l.label from photos p left join labels l using (id) where p.status in ({wanted}) and {condition}"  # noqa: E501
         n = database.execute(f"select count(*) from ({query})").fetchall()[0][0]
         database.execute(f"copy ({query} order by row) to '{target}' {form}")
         console.print(f"{n} rows in {args.to}")

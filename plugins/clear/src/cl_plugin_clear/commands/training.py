@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def moco(parser: ArgumentParser) -> Handler:
-    """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.train.moco_main`` with the same flags."""
+    """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.train.moco_main`` with the same flags."""  # noqa: E501
     add_moco(parser)
 
     def handle(args: Namespace, console: Console) -> int:

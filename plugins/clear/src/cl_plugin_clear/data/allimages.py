@@ -17,7 +17,7 @@ from cl_plugin_clear.data.images import Limits, decode
 def fetch_all_images(
     folder: Path, *, template: str = "{DOWNLOAD_URL}", n_threads: int = 128, wait_s: float = 1.0
 ) -> tuple[int, int]:
-    """Fetch what is missing of ``all_images``; what cannot be had is listed in ``all_images/failed/<b>.json`` {url: path}.
+    """Fetch what is missing of ``all_images``; failures go to ``all_images/failed/<b>.json`` {url: path}.
 
     :return: (pictures there, failed). Run again to try the failed once more.
     """

@@ -176,7 +176,7 @@ def _cut(
 ) -> list[dict[str, Any]]:
     # only numbers travel through the sort: the path is put together again from what it is made of
     stream = database.sql(
-        "select date_uploaded as up, row, id, split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "
+        "select date_uploaded as up, row, id, split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "  # noqa: E501
         f"from photos where status in ({wanted}) order by up, row"
     )
     reader = (stream.to_arrow_reader if hasattr(stream, "to_arrow_reader") else stream.fetch_arrow_reader)(200_000)

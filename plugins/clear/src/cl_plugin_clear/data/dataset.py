@@ -1,4 +1,4 @@
-"""Labelled folders: retrieval results -> pictures, metadata, class index, training folder (sec. 4.6). Resumed by bucket.
+"""Labelled folders: retrieval results -> pictures, metadata, class index, training folder (sec. 4.6).
 
 Everything in the folder is relative to it. ``labeled_metadata.json`` and ``labeled_metadata/<b>/<label>.json`` are the
 original's, so that its readers and Avalanche's work on what is written here.

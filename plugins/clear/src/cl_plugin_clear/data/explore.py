@@ -1,5 +1,7 @@
 """Look at what a prompt retrieves: a self-contained page, and the numbers behind it (checklist 14, 15)."""
 
+# ruff: noqa: E501  the page is text, its lines are as long as they are
+
 from __future__ import annotations
 
 import base64
@@ -171,7 +173,7 @@ def bars(labels: Sequence[str], counts: Sequence[int], title: str, width: int = 
             f'<rect x="{i * step + 0.5:.1f}" y="{height - tall:.1f}" width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}">'
             f"<title>{html.escape(label)}: {count}</title></rect>"
         )
-        if i % every == 0:
+        if i % every == 0 and (n - i) * step > 34:
             parts.append(f'<text x="{i * step + 1:.1f}" y="{height + 12}">{html.escape(label)}</text>')
     parts.append(f"</svg><figcaption>{html.escape(title)}, tallest {most}</figcaption>")
     return f"<figure>{''.join(parts)}</figure>"

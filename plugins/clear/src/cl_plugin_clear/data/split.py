@@ -21,7 +21,7 @@ SHARD_ROWS = 500_000
 
 @frozen
 class Buckets:
-    """A split: ``order`` int64 [kept] item indices in stream order, ``counts`` int64 [n] items per bucket, contiguous."""
+    """A split: ``order`` int64 [kept] item indices in stream order, ``counts`` int64 [n] items per bucket, contiguous."""  # noqa: E501
 
     order: np.ndarray
     counts: np.ndarray

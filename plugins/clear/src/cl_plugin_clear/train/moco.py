@@ -179,7 +179,7 @@ def pretrain(
         world = distributed.world()
         if settings.batch_size % world or settings.queue % settings.batch_size:
             raise BadSetting(
-                f"batch {settings.batch_size}: must divide the queue {settings.queue} and be divided by {world} processes",
+                f"batch {settings.batch_size}: must divide the queue {settings.queue} and be divided by {world} processes",  # noqa: E501
                 where="experiment.batch_size",
                 fix="choose another batch size or queue",
             )
