@@ -132,6 +132,11 @@ class Norm(nn.Module):
             self.running_var.copy_(self.task_var[task])
 
 
+def rectified(x: Tensor, norm: Norm, task: int | Tensor | None = None) -> Tensor:
+    """``ReLU(norm(x))``, in place where the norm made a tensor of its own."""
+    return F.relu(norm(x, task), inplace=norm.kind != "none")
+
+
 class Gate(nn.Module):
     """One factor per channel, shared over space."""
 
@@ -152,9 +157,7 @@ def combine(
 
     :param inner_relu: False for the original-ReLU layout, which drops the inner one.
     """
-    side = norm(gate(lateral), task)
-    if inner_relu:
-        side = F.relu(side, inplace=True)
+    side = rectified(gate(lateral), norm, task) if inner_relu else norm(gate(lateral), task)
     return F.relu(x + side, inplace=True)
 
 

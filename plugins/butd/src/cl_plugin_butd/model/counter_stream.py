@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from cl_plugin_butd.model.blocks import Gate, Norm, combine, conv, convolve, initialise
+from cl_plugin_butd.model.blocks import Gate, Norm, combine, conv, convolve, initialise, rectified
 from cl_plugin_butd.model.modulation import BlockModulation
 
 PLACEMENTS = ("TD", "BU1", "BU2", "NOFLAG", "BU1_SIMPLE", "BU1_NOLAT")
@@ -221,7 +221,7 @@ class BottomUp(nn.Module):
         :return: pooled vector [B, C_K, 1, 1] and this stream's laterals.
         """
         inner = not self.topology.orig_relus
-        x = F.relu(self.stem_norm(stem, task), inplace=True)
+        x = rectified(stem, self.stem_norm, task)
         if laterals is not None and laterals[0] is not None:
             x = combine(x, laterals[0], filters.gate_stem, self.stem_lateral, inner_relu=inner, task=task)
         out: Laterals = [x]
@@ -268,10 +268,9 @@ class BottomUp(nn.Module):
 
         first = x = tap(x, 0)
         x = convolve(weights.conv1, x, modulation and modulation.weight("conv1"))
-        x = F.relu(norms.norm1(x, task), inplace=True)
+        x = rectified(x, norms.norm1, task)
         x = second = tap(x if modulation is None else modulation.activation("conv1", x), 1)
-        x = norms.norm2(convolve(weights.conv2, x, modulation and modulation.weight("conv2")), task)
-        x = F.relu(x, inplace=True)
+        x = rectified(convolve(weights.conv2, x, modulation and modulation.weight("conv2")), norms.norm2, task)
         x = third = tap(x if modulation is None else modulation.activation("conv2", x), 2)
         skip = first
         if weights.project is not None:
@@ -314,10 +313,10 @@ class TopDownBlock(nn.Module):
             return combine(x, lateral[i], self.gates[i], self.laterals[i], inner_relu=self.inner, task=task)
 
         first = x = tap(x, 0)
-        x = second = tap(F.relu(self.norm1(self.conv1(x), task), inplace=True), 1)
+        x = second = tap(rectified(self.conv1(x), self.norm1, task), 1)
         x = self.norm2(self.conv2(upsample(x, size)), task)  # no ReLU here, but in the original-ReLU layout
         if not self.inner:
-            x = F.relu(x, inplace=True)
+            x = F.relu(x)
         x = third = tap(x, 2)
         skip = first
         if self.project is not None:
