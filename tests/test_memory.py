@@ -377,3 +377,53 @@ def test_a_state_of_another_memory_is_refused() -> None:
     state = memory_of("ring", 4).state()
     with pytest.raises(BadCheckpoint, match="4 slots"):
         memory_of("ring", 5).load(state)
+
+
+class Tensor:
+    """As much of a device tensor as the kernel may use; ``numpy`` shares memory, as torch's does on the host."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    nbytes = property(lambda self: self._array.nbytes)
+    detach = cpu = lambda self: self
+
+    def numpy(self) -> np.ndarray:
+        return self._array
+
+    def new_tensor(self, rows: np.ndarray) -> Tensor:
+        return Tensor(rows.astype(self._array.dtype))
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: object) -> Tensor:
+        return Tensor(self._array[rows])
+
+    def __setitem__(self, rows: object, values: Tensor) -> None:
+        self._array[rows] = values._array
+
+
+class OnDevice(RawCodec):
+    """Keeps its slots as tensors."""
+
+    def allocate(self, capacity: int) -> dict[str, Tensor]:
+        return {name: Tensor(array) for name, array in super().allocate(capacity).items()}
+
+    def encode(self, batch: dict) -> dict[str, Tensor]:
+        return {name: Tensor(np.asarray(batch[name])) for name in self.fields}
+
+
+def test_slots_may_be_tensors_and_a_state_is_a_copy_of_them() -> None:
+    groups = random_stream(2, 90, 5)
+    tensors = Memory(Reservoir(20), OnDevice(FIELDS), 20, np.random.default_rng(0))
+    arrays, loaded = memory_of("reservoir", 20), Memory(Reservoir(20), OnDevice(FIELDS), 20, np.random.default_rng(9))
+    for at in range(0, 90, 15):
+        for memory in (tensors, arrays):
+            memory.add(batch_of(np.arange(at, at + 15), groups[at : at + 15]), groups[at : at + 15])
+        if at == 60:
+            middle, expected = tensors.state(), arrays.state()
+    assert same_tree(middle, expected)  # although both went on
+    assert same_tree(tensors.state(), arrays.state())
+    loaded.load(tensors.state())
+    assert np.array_equal(loaded.sample(6)["image"].numpy(), arrays.sample(6)["image"])

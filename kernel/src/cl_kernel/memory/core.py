@@ -153,4 +153,5 @@ def build_memory(
 
 
 def _to_numpy(array: Array) -> np.ndarray:
-    return array.copy() if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    """A copy: what ``numpy()`` of a tensor on the host gives shares its memory."""
+    return np.array(array if isinstance(array, np.ndarray) else array.detach().cpu().numpy())
