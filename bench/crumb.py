@@ -98,8 +98,8 @@ class Floor(Ours):
 
 
 class Plain:
-    """The step in the way of spec 10's account of the original, restated: gradient bookkeeping in the extractor, both
-    head passes, all B x h x w x S x K scores at once, codes as int64 one by one, gradients clamped parameter by parameter.
+    """The step in the way of spec 10's account of the original, restated: gradient bookkeeping in the extractor,
+    both head passes, all B x h x w x S x K scores at once, codes as int64 one by one, gradients clamped one by one.
     """
 
     def __init__(self, size: int) -> None:
@@ -210,7 +210,7 @@ def main() -> None:
     }
     seconds = _report.rounds(cases, n, clock=time.process_time)
     content = {
-        "what": f"CPU seconds of one streaming step (new batch of {BATCH} and its replay), SqueezeNet 1.0 at {size} pixels, "
+        "what": f"CPU seconds of a streaming step (new batch of {BATCH}, then its replay), SqueezeNet 1.0 at {size} pixels, "
         f"cut 12, K=256, L=16, {options.threads} thread",
         "machine": _report.machine("torch", "torchvision", "numpy"),
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},

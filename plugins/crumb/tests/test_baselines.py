@@ -1,4 +1,4 @@
-"""Every baseline on a stream and with a network of others: it learns, keeps within its memory, and resumes bit for bit."""
+"""Every baseline on a stream and a network of others: learns, keeps within its memory, resumes bit for bit."""
 
 from __future__ import annotations
 
