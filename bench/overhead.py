@@ -246,14 +246,16 @@ def main() -> None:
     flat = long_run(options.steps)
     results["online_long"] = flat
     text = table(("case", "who", "ms a step (best)", "times floor (median)", "times bare (median)"), rows)
+    offline, online = results["digits-er"]["times_floor"]["clk"], results["online"]["clk_over_bare"]
+    each = 1e3 * flat["seconds_a_step"]
     goals = (
-        f"Goals: digits-er at most 1.5 times the floor (here {results['digits-er']['times_floor']['clk']:.2f}); online at most "
-        f"1.2 times the bare loop (here {results['online']['clk_over_bare']:.2f}) and flat: over {flat['steps']:,} steps the last "
-        f"fifth costs {flat['last_over_first']:.2f} times the first ({1e3 * flat['seconds_a_step']:.3f} ms a step)."
+        f"Goals: digits-er at most 1.5 times the floor (here {offline:.2f}); online at "
+        f"most 1.2 times the bare loop (here {online:.2f}) and flat: over {flat['steps']:,} steps "
+        f"the last fifth costs {flat['last_over_first']:.2f} times the first ({each:.3f} ms a step)."
     )
     limits = (
-        "`clk` includes five evaluations of all test sets, metrics, the event log, `metrics.json` after every stage and the "
-        "final checkpoint. CPU time of one thread; each ratio is taken within a round. What limits it now: the torch "
+        "`clk` includes five evaluations of all test sets, metrics, the event log, `metrics.json` after each stage and "
+        "the final checkpoint. CPU time of one thread; each ratio is taken within a round. What limits it: the torch "
         "operations of a step themselves; around them one index of the memory and one concatenation."
     )
     write(

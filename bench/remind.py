@@ -254,16 +254,16 @@ def main() -> None:
         "The streaming step of REMIND",
         results,
         [
-            f"New and 50 replayed examples, crops and mixup on; {kind}; every ratio is taken within a round, then the median.",
+            f"New and 50 replayed examples, crops and mixup on; {kind}; median of the ratios of each round.",
             "(a) beside the bare arithmetic of the plastic layers (goal: 1.05 on the CPU at full width, 1.3 on a GPU)",
             table(("network", "step ms", "floor ms", "faster layout", "times floor"), rows_a),
             f"(b) by the number of stored examples, memory full, {options.scaling_channels} channels (goal: flat)",
             table(("stored", "step ms", "bytes an example"), rows_b),
-            f"(c) beside the original's data path restated, full buffer of {options.stored:,} (goal: never slower on the CPU)",
+            f"(c) beside the original's data path restated, {options.stored:,} items (goal: never slower on the CPU)",
             table(("network", "step ms", "restated ms", "times faster"), rows_c),
             f"(d) the ImageNet stream of {STREAM:,} steps at that pace: {hours:,.1f} hours.",
-            "What limits it now: the two 3x3 convolutions forward and backward; decoding, crops and mixup of 101 maps are a few "
-            "batched products, and the memory's share does not grow with what it holds.",
+            "What limits it now: the two 3x3 convolutions forward and backward; decoding, crops and mixup of 101 maps "
+            "are a few batched products, and the memory's share does not grow with what it holds.",
         ],
         about=machine("torch", "numpy"),
     )

@@ -25,7 +25,11 @@ def one_thread() -> None:
 
 
 def run(folder: Path, learner: str, **settings: Any) -> dict[str, Any]:
-    pieces = {"dataset": "digits", "learner": learner, **({"run.memory": "100"} if learner == "er" else {})}
+    pieces = {
+        "dataset": "clk:digits",
+        "learner": f"clk:{learner}",
+        **({"run.memory": "100"} if learner == "er" else {}),
+    }
     values = {**pieces, "run.device": "cpu", "run.plots": False, **settings}
     registry = discover()
     request = Request(overrides=(("test", values),))
@@ -38,7 +42,7 @@ def run(folder: Path, learner: str, **settings: Any) -> dict[str, Any]:
         ("naive", {"learner.momentum": 0.9}),
         ("er", {"learner.update": "batch", "learner.epochs": 2}),
         ("er", {"learner.update": "stage", "model.cut": "head"}),
-        ("er", {"model": "convnet", "model.widths": (4, 8), "learner.optimizer": "adam"}),
+        ("er", {"model": "clk:convnet", "model.widths": (4, 8), "learner.optimizer": "adam"}),
         ("joint", {"learner.epochs": 2}),
     ],
 )
@@ -46,7 +50,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(learner: str, settings: di
     whole = run(tmp_path / "whole", learner, **settings)
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", learner, **{**settings, "run.stop_at_step": 17})
-    resume(tmp_path / "stopped")
+    resume(discover(), tmp_path / "stopped")
     again = json.loads((tmp_path / "stopped" / "metrics.json").read_text())
     assert again["digest"] == whole["digest"] and again["state_digest"] == whole["state_digest"]
 

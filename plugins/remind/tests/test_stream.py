@@ -59,7 +59,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
     monkeypatch.setenv("CLK_CACHE", str(tmp_path / "other cache"))  # so that base training is interrupted, too
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", settings={**settings, "run.stop_at_step": stop})
-    resume(tmp_path / "stopped")
+    resume(discover(), tmp_path / "stopped")
     again = json.loads((tmp_path / "stopped" / "metrics.json").read_text())
     assert again["digest"] == whole["digest"]
     assert again["state_digest"] == whole["state_digest"]
@@ -196,7 +196,9 @@ def test_omega_refuses_series_that_do_not_belong_together() -> None:
 def test_every_mode_answers_questions(mode: str, tmp_path: Path) -> None:
     test = "clevr-qtype" if mode == "remind" else f"clevr-qtype-{mode}"
     settings = {k: v for k, v in QUESTIONS.items() if mode == "remind" or k != "learner.replay_samples"}
-    results = run(tmp_path / "run", test=test, settings=settings)
+    results = run(tmp_path / "run", test=test, settings={**settings, "learner.authors_files": True})
+    lines = (tmp_path / "run" / "snapshots" / "train_log.csv").read_text().splitlines()
+    assert lines[0] == "Num_classes,Data_subset,Epoch,Acc,VQAAcc" and len(lines) == 6
     values = results["metrics"]["answers"]["seen"][-1]
     assert 0 <= values["mean_per_type"] <= 1 and len(results["metrics"]["answers"]["seen"]) == 5
 
@@ -219,7 +221,7 @@ def test_a_stopped_question_stream_ends_like_an_uninterrupted_one(tmp_path: Path
     whole = run(tmp_path / "whole", test="clevr-qtype", settings=settings)
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", test="clevr-qtype", settings={**settings, "run.stop_at_step": 30})
-    resume(tmp_path / "stopped")
+    resume(discover(), tmp_path / "stopped")
     assert json.loads((tmp_path / "stopped" / "metrics.json").read_text())["digest"] == whole["digest"]
 
 

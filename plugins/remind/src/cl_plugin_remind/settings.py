@@ -254,6 +254,9 @@ class Vqa:
     words: str = field(default="", metadata=doc("GloVe text file for the word vectors; empty: random"))
     average: bool = field(default=False, metadata=doc("evaluate an exponential average of the weights"))
     average_decay: float = field(default=0.999, metadata=doc("decay of that average", source="code"))
+    authors_files: bool = field(
+        default=False, metadata=doc("write the authors' result and weight files beside the run's own")
+    )
     freeze_words: bool = field(
         default=True, metadata=doc("MAC and S-MAC keep their word vectors as they are", source="code")
     )

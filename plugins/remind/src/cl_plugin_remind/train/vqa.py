@@ -22,6 +22,7 @@ from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.model.words import read_glove, set_words, word_dim
 from cl_plugin_remind.settings import Vqa
+from cl_plugin_remind.train import answers
 
 CODES, QUESTION, LENGTH, ANSWER = "codes", "question", "length", "answer"
 READ = (CODES, QUESTION, LENGTH, ANSWER)
@@ -87,6 +88,8 @@ class VqaLearner:
         else:
             self._stream(stage, ctx)
         self.epoch = self.position = 0
+        if self.settings.authors_files:
+            answers.write(self, stage, ctx)
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, A] and ``class`` int64 [n], the answer."""
