@@ -11,12 +11,22 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+
 from cl_kernel import BadInput, Cache, MissingAsset, Site
 from cl_plugin_butd import settings, standin
 from cl_plugin_butd.data import augment, glyphs, grid, legacy, persons, prepare, spatial, streams
 
-SMALL = {"variant": "custom", "source": "digits", "n_characters": 4, "per_row": 4, "canvas": (1, 6), "cell": 10,
-         "n_test": 20, "n_val": 20, "n_train": 30}
+SMALL = {
+    "variant": "custom",
+    "source": "digits",
+    "n_characters": 4,
+    "per_row": 4,
+    "canvas": (1, 6),
+    "cell": 10,
+    "n_test": 20,
+    "n_val": 20,
+    "n_train": 30,
+}
 
 
 def site(folder: Path, **more: object) -> Site:
@@ -24,26 +34,33 @@ def site(folder: Path, **more: object) -> Site:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
-            for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
 
 
 @pytest.mark.parametrize(
     ("n", "strings", "share"),
-    [(6, [[40, 8, 39, 23, 10, 14]], 0.6158),
-     (24, [[40, 8, 39, 23, 10, 14, 3, 9, 36, 29, 5, 4, 2, 1, 13, 0, 32, 19, 27, 31, 20, 38, 30, 42]], 2.4631)],
+    [
+        (6, [[40, 8, 39, 23, 10, 14]], 0.6158),
+        (24, [[40, 8, 39, 23, 10, 14, 3, 9, 36, 29, 5, 4, 2, 1, 13, 0, 32, 19, 27, 31, 20, 38, 30, 42]], 2.4631),
+    ],
 )
 def test_held_out_strings_are_the_published_ones(n: int, strings: list[list[int]], share: float) -> None:
     usable = tuple(c for c in range(47) if c not in glyphs.EMNIST_CONFUSED)
     recipe = spatial.SpatialRecipe(n_characters=n)
     found = spatial.held_strings(recipe, usable)
     assert found.tolist() == strings
-    assert spatial.excluded_percentage(spatial.allowed_pairs(recipe, found, 47, usable), usable) == \
-        pytest.approx(share, abs=1e-4)
+    assert spatial.excluded_percentage(spatial.allowed_pairs(recipe, found, 47, usable), usable) == pytest.approx(
+        share, abs=1e-4
+    )
 
 
-@pytest.mark.parametrize(("n", "extended", "train"), [(6, False, 10_000), (6, True, 50_000), (24, False, 100_000),
-                                                     (24, True, 400_000)])
+@pytest.mark.parametrize(
+    ("n", "extended", "train"), [(6, False, 10_000), (6, True, 50_000), (24, False, 100_000), (24, True, 400_000)]
+)
 def test_sets_have_the_published_sizes(n: int, extended: bool, train: int) -> None:
     sizes = spatial.expected_sizes(spatial.SpatialRecipe(n_characters=n, extended=extended))
     assert sizes == {"train": train, "test": 2000, "val": 2000}
@@ -216,8 +233,9 @@ def test_published_samples_are_imported(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for i in range(n):
             Image.fromarray(np.full((8, 12, 3), 40 * i, np.uint8)).save(folder / f"{i}_img.jpg")
-            sample = argparse.Namespace(label_existence=np.eye(47, dtype=int)[i], label_task=np.array([i + 3]),
-                                        flag=np.array([1, i]), id=i)
+            sample = argparse.Namespace(
+                label_existence=np.eye(47, dtype=int)[i], label_task=np.array([i + 3]), flag=np.array([1, i]), id=i
+            )
             (folder / f"{i}_raw.pkl").write_bytes(pickle.dumps(sample))
     target = legacy.import_samples(source, tmp_path / "out")
     import json

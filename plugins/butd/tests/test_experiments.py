@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cl_kernel.manager import discover
 from cl_kernel.planning import ask, plan
 from cl_kernel.session import execute
 from cl_plugin_butd.experiments import EXPERIMENTS
 
-QUICK = ("SMOKE", "HELD_OUT_PAIRS", "PERSONS_SUFFICIENT", "COMPOSE", "CL_BASELINE_LWF", "TRANSFER_MODULATION",
-         "TASKSELECT_BUTD")
+QUICK = (
+    "SMOKE",
+    "HELD_OUT_PAIRS",
+    "PERSONS_SUFFICIENT",
+    "COMPOSE",
+    "CL_BASELINE_LWF",
+    "TRANSFER_MODULATION",
+    "TASKSELECT_BUTD",
+)
 """Run by default; the others differ by a setting or two."""
 
 

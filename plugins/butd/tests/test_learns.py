@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from cl_kernel import Cache, Site
 from cl_kernel.manager import discover
 from cl_kernel.planning import ask, plan
@@ -16,8 +17,9 @@ from cl_plugin_butd import evaluate
 
 def results(test: str, folder: Path, seed: int, **settings: Any) -> dict[str, Any]:
     registry = discover()
-    planned = plan(registry, ask(test, plugin="butd", seed=seed,
-                                 settings={"run.plots": False, "learner.pictures": 0, **settings}))
+    planned = plan(
+        registry, ask(test, plugin="butd", seed=seed, settings={"run.plots": False, "learner.pictures": 0, **settings})
+    )
     return execute(registry, planned, folder, beside=False).results
 
 
@@ -59,6 +61,7 @@ def test_a_matrix_that_never_moves_is_exact() -> None:
 def test_the_stand_in_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     from cl_plugin_butd import settings, standin
 
-    made = [standin.build(settings.Patterns(n_train=20, n_test=10), Site(seed=s, cache=Cache(tmp_path)))
-            for s in (0, 0, 1)]
+    made = [
+        standin.build(settings.Patterns(n_train=20, n_test=10), Site(seed=s, cache=Cache(tmp_path))) for s in (0, 0, 1)
+    ]
     assert made[0].fingerprint == made[1].fingerprint != made[2].fingerprint

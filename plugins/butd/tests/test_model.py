@@ -5,23 +5,42 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from cl_plugin_butd.model.backbones import Carried, backbone
 from cl_plugin_butd.model.blocks import Norm
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.model.counter_stream import CounterStream, Topology, n_parameters
 
-PERSONS = dict(filters=[64, 64, 128, 256, 512], strides=[2] * 5, blocks=[0, 2, 2, 2, 2], in_shape=[3, 224, 448],
-               instruction=13, n_occurrence=6, outputs=[8])
-EMNIST = dict(filters=[64, 96, 128, 256], strides=[2, 2, 1, 2], blocks=[0, 1, 1, 1], in_shape=[3, 112, 224],
-              instruction=49, n_occurrence=47, outputs=[49])
+PERSONS = {
+    "filters": [64, 64, 128, 256, 512],
+    "strides": [2] * 5,
+    "blocks": [0, 2, 2, 2, 2],
+    "in_shape": [3, 224, 448],
+    "instruction": 13,
+    "n_occurrence": 6,
+    "outputs": [8],
+}
+EMNIST = {
+    "filters": [64, 96, 128, 256],
+    "strides": [2, 2, 1, 2],
+    "blocks": [0, 1, 1, 1],
+    "in_shape": [3, 112, 224],
+    "instruction": 49,
+    "n_occurrence": 47,
+    "outputs": [49],
+}
 
 
 @pytest.mark.parametrize(
     ("placement", "image", "persons", "emnist"),
     [
-        ("TD", False, 3_472_929, 592_691), ("TD", True, 3_473_697, 593_459), ("BU1", False, 3_390_610, 786_340),
-        ("BU2", False, 3_472_929, 592_691), ("NOFLAG", False, 2_938_913, 447_539),
-        ("BU1_SIMPLE", False, 4_715_986, 940_580), ("BU1_NOLAT", False, 3_345_362, 774_884),
+        ("TD", False, 3_472_929, 592_691),
+        ("TD", True, 3_473_697, 593_459),
+        ("BU1", False, 3_390_610, 786_340),
+        ("BU2", False, 3_472_929, 592_691),
+        ("NOFLAG", False, 2_938_913, 447_539),
+        ("BU1_SIMPLE", False, 4_715_986, 940_580),
+        ("BU1_NOLAT", False, 3_345_362, 774_884),
     ],
 )
 def test_parameter_counts_are_the_published_ones(placement: str, image: bool, persons: int, emnist: int) -> None:
@@ -31,8 +50,16 @@ def test_parameter_counts_are_the_published_ones(placement: str, image: bool, pe
 
 
 def small(**changes: object) -> Topology:
-    values = {"filters": [4, 6, 8], "strides": [2, 2, 2], "blocks": [0, 1, 2], "in_shape": [3, 16, 24],
-              "instruction": 5, "n_occurrence": 3, "outputs": [4], **changes}
+    values = {
+        "filters": [4, 6, 8],
+        "strides": [2, 2, 2],
+        "blocks": [0, 1, 2],
+        "in_shape": [3, 16, 24],
+        "instruction": 5,
+        "n_occurrence": 3,
+        "outputs": [4],
+        **changes,
+    }
     return Topology(**values)
 
 
@@ -60,8 +87,13 @@ def test_the_duplicate_variant_cannot_take_the_instruction_in_its_second_pass() 
 
 def continual(kind: str = "weight-mul", **options: object) -> ContinualCounterStream:
     torch.manual_seed(0)
-    return ContinualCounterStream(small(separable=False), [TaskSpec(n_classes=4)] * 3, [5],
-                                  ModulationSpec(kind=kind, factor=(2, 2, 1, 1)), **options)
+    return ContinualCounterStream(
+        small(separable=False),
+        [TaskSpec(n_classes=4)] * 3,
+        [5],
+        ModulationSpec(kind=kind, factor=(2, 2, 1, 1)),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("kind", ["act", "weight-mul", "weight-1m", "interp", "mask"])
@@ -104,8 +136,8 @@ def test_a_batch_that_mixes_tasks_is_routed_sample_by_sample() -> None:
     with torch.no_grad():
         mixed = net(image, task, argument)["task"]
         for i in range(6):
-            alone = net.answer(image[i:i + 1], argument[i:i + 1], int(task[i]))["task"]
-            torch.testing.assert_close(mixed[i:i + 1], alone, rtol=1e-4, atol=1e-5)
+            alone = net.answer(image[i : i + 1], argument[i : i + 1], int(task[i]))["task"]
+            torch.testing.assert_close(mixed[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_kept_per_task_refuses_a_mixed_batch() -> None:
@@ -130,9 +162,16 @@ def test_stored_statistics_survive_a_state_dict_and_further_training() -> None:
 def test_bytes_of_a_further_task_are_what_theory_says() -> None:
     net = continual()
     spec = net.bytes_per_task()
-    modulated = sum(p.numel() for stage in net.net.filters.stages for block in stage
-                    for p in (block.conv1.weight, block.conv2.weight,
-                              *([block.project.weight] if block.project is not None else [])))
+    modulated = sum(
+        p.numel()
+        for stage in net.net.filters.stages
+        for block in stage
+        for p in (
+            block.conv1.weight,
+            block.conv2.weight,
+            *([block.project.weight] if block.project is not None else []),
+        )
+    )
     assert spec["modulation"] == 4 * modulated // 4
     assert spec["head"] == 4 * (8 * 4 + 4)
 

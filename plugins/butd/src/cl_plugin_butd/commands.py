@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 
 Handler = Callable[[Namespace, Any], int]
 

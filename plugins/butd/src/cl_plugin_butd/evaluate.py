@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cl_kernel import Samples, Stream, write_json
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput, Samples, Stream, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cl_kernel.run import Context
+    from cl_kernel import Context
 
 FEATURE_COLUMNS = (1, 3, 4, 5, 6)
 
@@ -139,6 +138,9 @@ def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[S
     """Write ``reports/`` in the run folder: confusion matrices, pictures with the query marked, the learning curve."""
     stream, folder = ctx.stream, ctx.folder / "reports"
     folder.mkdir(exist_ok=True)
+    write_json(folder / "curve.json", {"columns": ["stage", "epoch", "loss"], "rows": [list(r) for r in curve]})
+    if not n_pictures:
+        return
     labels = stream.test.take(np.arange(len(stream.test)), ["class"])["class"]
     predicted = np.concatenate([out["class"] for out in learner.predict(stream.test)])
     tables = {
@@ -146,7 +148,6 @@ def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[S
         for name, rows in stream.test_sets.items()
     }
     write_json(folder / "confusion.json", {"classes": list(stream.class_names), "sets": tables})
-    write_json(folder / "curve.json", {"columns": ["stage", "epoch", "loss"], "rows": [list(r) for r in curve]})
     if "person" in stream.spec:
         taken = stream.test.take(np.arange(len(stream.test)), ["argument", "task"])
         report = person_table(taken["argument"], taken["task"], predicted == labels)
@@ -157,8 +158,7 @@ def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[S
                 "mean": report["mean"],
             },
         )
-    if n_pictures:
-        draw(folder, stream, tables, curve, labels, predicted, n_pictures)
+    draw(folder, stream, tables, curve, labels, predicted, n_pictures)
 
 
 def draw(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
 from cl_kernel import Experiment
 
 Values = Mapping[str, Any]
@@ -172,7 +174,17 @@ def _vit(name: str, kind: str, **paper: Any) -> Experiment:
 
 TASK_SELECT = {"image": 224, "patch": 16, "lr": 3e-4, "cyclic": False, "batch_size": 256, "epochs": 100}
 
-EXPERIMENTS = [
+ALIASES = {
+    "EMNIST_6_SUFFICIENT": ("emnist",),
+    "PERSONS_SUFFICIENT": ("persons",),
+    "CL_EMNIST": ("emnist-grid",),
+    "CL_FASHION": ("fashion",),
+    "CL_OMNIGLOT": ("omniglot",),
+    "HELD_OUT_PAIRS": ("digits",),
+}
+"""A data set's name alone chooses its training profile: ``--test persons``."""
+
+_TESTS = [
     Experiment(
         name="CL_DIRECTIONS",
         default=True,
@@ -268,3 +280,5 @@ EXPERIMENTS = [
         },
     ),
 ]
+
+EXPERIMENTS = [evolve(test, aliases=(*test.aliases, *ALIASES.get(test.name, ()))) for test in _TESTS]

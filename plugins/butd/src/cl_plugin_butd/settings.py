@@ -152,7 +152,9 @@ class Training(Network):
     )
     scores_per_epoch: int = field(default=0, metadata=doc("learning-curve points an epoch; 0 for only the end"))
     best_of: bool = field(default=False, metadata=doc("keep the weights of the best epoch (validation split)"))
-    pictures: int = field(default=6, metadata=doc("prediction pictures drawn at the end; 0 for none"))
+    pictures: int = field(
+        default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
+    )
     channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
     autocast: bool = field(default=False, metadata=doc("bfloat16 where allowed"))
     compile: bool = field(default=False, metadata=doc("compile the network with torch.compile"))
@@ -215,7 +217,9 @@ class Continual(Network):
         default=(0.0, 0.0, 0.0, 0),
         metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source="spec 4.4"),
     )
-    pictures: int = field(default=6, metadata=doc("prediction pictures drawn at the end; 0 for none"))
+    pictures: int = field(
+        default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
+    )
     compose: tuple[str, ...] = field(
         default=(), metadata=doc("chain of directions followed at the end; its sum must be a direction of the stream")
     )

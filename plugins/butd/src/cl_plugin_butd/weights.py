@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from cl_kernel.errors import BadInput, Mismatch
+from cl_kernel import BadInput, Mismatch
 
 _FILTERS = [
     (r"conv1\.0\.(?P<part>depthwise|pointwise)\.weight", r"stem.\g<part>.weight"),

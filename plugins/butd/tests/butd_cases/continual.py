@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from butd_cases.counter_stream import unpack
 
+from butd_cases.counter_stream import unpack
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.model.counter_stream import Topology
 from cl_plugin_butd.weights import from_continual, load_renamed

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from butd_cases.counter_stream import unpack
 
+from butd_cases.counter_stream import unpack
 from cl_plugin_butd.model.hub import HubVit, rename_for_installed
 from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
 from cl_plugin_butd.weights import from_task_select, load_renamed

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cl_kernel import Site, Stage, Stream, fingerprint
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset, Site, Stage, Stream, fingerprint
 from cl_plugin_butd.data.questions import Questions, question_fields
 from cl_plugin_butd.standin import picked
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel import streams
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset, streams
 
 DIGITS = "digits"
 """The source that needs nothing but scikit-learn: 1,797 real handwritten digits."""

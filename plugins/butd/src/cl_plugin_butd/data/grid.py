@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 from cl_plugin_butd.data import spatial
 from cl_plugin_butd.data.directions import NAMES
 from cl_plugin_butd.data.glyphs import Glyphs

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import write_json
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, MissingAsset, write_json
 from cl_plugin_butd.data.prepare import MANIFEST, RECIPE_VERSION
 
 _ALLOWED = {
@@ -49,8 +48,7 @@ class _Restricted(pickle.Unpickler):
         if (
             (module, name) in _NAMESPACES
             or name in ("Namespace", "SimpleNamespace")
-            or (module in ("__main__",)
-            and name.isidentifier())
+            or (module in ("__main__",) and name.isidentifier())
         ):
             return Namespace  # a bag of attributes, whatever it was called
         if (module, name) not in _ALLOWED:

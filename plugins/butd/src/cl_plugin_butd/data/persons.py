@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel import fingerprint
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput, fingerprint
 
 FEATURES = ("avatar", "tilt", "background", "clothes", "glasses", "hair", "mustache")
 """Columns of the raw labels."""

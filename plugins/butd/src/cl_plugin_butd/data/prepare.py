@@ -19,8 +19,7 @@ import attrs
 import numpy as np
 from attrs import define
 
-from cl_kernel import Field, Site, content_key, write_json
-from cl_kernel.errors import BadInput, MissingAsset
+from cl_kernel import BadInput, Field, MissingAsset, Site, content_key, write_json
 from cl_plugin_butd.data import augment, glyphs, persons, spatial
 from cl_plugin_butd.data.questions import Questions, question_fields
 

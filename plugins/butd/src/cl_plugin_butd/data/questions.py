@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import define, field
 
-from cl_kernel import Field
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput, Field
 
 
 @define

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput
 from cl_plugin_butd.data.glyphs import Glyphs
 
 RIGHT, LEFT = 0, 1

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting
 from cl_plugin_butd.model.blocks import Norm
 from cl_plugin_butd.model.modulation import WeightModulation
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_kernel.errors import MissingAsset
+from cl_kernel import MissingAsset
 
 
 class InstructionTokens(nn.Module):

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Parts, Samples, Stage, Stream
-from cl_kernel.errors import BadInput
+from cl_kernel import BadInput, Parts, Samples, Stage, Stream
 from cl_kernel.torch import device, state
 from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
@@ -26,7 +25,7 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape, task_o
 from cl_plugin_butd.train.schedule import cosine_rate, step_rate
 
 if TYPE_CHECKING:
-    from cl_kernel.run import Context
+    from cl_kernel import Context
     from cl_plugin_butd.settings import Continual
 
 FIELDS = ("image", "task", "argument", "existence", "class")

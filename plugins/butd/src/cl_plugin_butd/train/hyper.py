@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting
 
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import Training

@@ -13,8 +13,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Samples, Stage
-from cl_kernel.errors import Mismatch
+from cl_kernel import Mismatch, Samples, Stage
 from cl_plugin_butd.data.augment import Augmentation, augment
 from cl_plugin_butd.train.schedule import mean_image
 

@@ -14,8 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Parts, Samples, Stage
-from cl_kernel.errors import BadSetting
+from cl_kernel import BadSetting, Parts, Samples, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
@@ -26,7 +25,7 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape
 from cl_plugin_butd.train.schedule import cosine_rate, cyclic_rate
 
 if TYPE_CHECKING:
-    from cl_kernel.run import Context
+    from cl_kernel import Context
     from cl_plugin_butd.settings import Training
 
 

@@ -21,7 +21,7 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches
 from cl_plugin_butd.train.schedule import cyclic_rate
 
 if TYPE_CHECKING:
-    from cl_kernel.run import Context
+    from cl_kernel import Context
     from cl_plugin_butd.settings import Vit
 
 
