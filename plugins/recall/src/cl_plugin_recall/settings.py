@@ -97,7 +97,7 @@ class GanReplay:
     module: str = field(
         default="",
         metadata=doc(
-            "TF-Hub folder of the generator (BigGAN-deep-512); empty for the stand-in, or ready images below a data root",
+            "TF-Hub folder of the generator (BigGAN); empty for the stand-in, or ready images below a data root",
             source="sec. 4.2",
         ),
     )

@@ -357,13 +357,13 @@ def replicas(settings: Recall) -> tf.distribute.Strategy | None:
     """The devices that share a batch; None for one."""
     if settings.devices == 1:
         return None
-    gpus = tf.config.list_logical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")  # logical devices would start TensorFlow
     if gpus:
         if len(gpus) < settings.devices:
             raise BadSetting(
                 f"learner.devices={settings.devices}, but there are {len(gpus)} GPUs", where="learner.devices"
             )
-        return tf.distribute.MirroredStrategy([device.name for device in gpus[: settings.devices]])
+        return tf.distribute.MirroredStrategy([f"GPU:{k}" for k in range(settings.devices)])
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * settings.devices)

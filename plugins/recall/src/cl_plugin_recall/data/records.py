@@ -160,7 +160,7 @@ def read_dataset(
 ) -> tf.data.Dataset:
     """A ``tf.data`` pipeline over tfrecords in one of the reference's modes (spec 4.3), one element an image.
 
-    ``training``: augmented ``input`` and ``label``; ``validation``: mean-subtracted; ``validation+``: and ``rgb_input``;
+    ``training``: augmented ``input`` and ``label``; ``validation``: less the mean; ``validation+``: and ``rgb_input``;
     ``images``, ``images_and_labels``: raw; ``resize_images``: to ``size`` squared;
     ``resize_images_and_subtract_mean``: subtracted, then resized.
     """

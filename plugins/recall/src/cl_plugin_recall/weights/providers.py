@@ -161,7 +161,7 @@ def from_torchvision(state: Mapping[str, np.ndarray], where: str = "") -> dict[s
 
 
 def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``keras.applications.ResNet101`` arrays (``conv2_block1_1_conv/kernel``); biases of convolutions go into the means."""
+    """``keras.applications.ResNet101`` arrays (``conv1_conv/kernel``); biases of convolutions go into the means."""
     found: dict[str, np.ndarray] = {}
     biases: dict[str, np.ndarray] = {}
     bn = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance"}
