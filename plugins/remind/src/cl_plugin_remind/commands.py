@@ -93,12 +93,29 @@ def train_base(parser: ArgumentParser) -> Handler:
 
 
 def _settings(assignments: list[str]) -> tuple[Any, Any]:
-    """Network and base-training settings from ``name=value`` texts, checked as the kernel checks ``--set``."""
-    from cl_kernel.config import parse_assignments, resolve_settings
+    """Network and base-training settings from ``name=value`` texts, values read as YAML.
+
+    :raises BadSetting: for a name neither has, or a value out of range.
+    """
+    import attrs
+    import yaml
+
+    from cl_kernel import BadSetting
     from cl_plugin_remind.settings import BaseTraining, Network
 
-    found = resolve_settings({"model": Network, "learner": BaseTraining}, [parse_assignments(assignments)])
-    return found.sections["model"], found.sections["learner"]
+    classes = (Network, BaseTraining)
+    values: tuple[dict[str, Any], ...] = ({}, {})
+    for text in assignments:
+        name, _, value = text.partition("=")
+        owner = next((k for k, cls in enumerate(classes) if name in {a.name for a in attrs.fields(cls)}), None)
+        if owner is None:
+            known = sorted(a.name for cls in classes for a in attrs.fields(cls))
+            raise BadSetting(f"unknown setting {name!r}; known: {', '.join(known)}", where="--set")
+        values[owner][name] = yaml.safe_load(value)
+    try:
+        return Network(**values[0]), BaseTraining(**values[1])
+    except (ValueError, TypeError) as error:
+        raise BadSetting(f"bad value: {error.args[0]}", where="--set") from error
 
 
 def prepare(parser: ArgumentParser) -> Handler:
