@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel import BadInput, MissingAsset, streams
+from cl_kernel import BadInput, MissingAsset, fingerprint
 
 DIGITS = "digits"
 """The source that needs nothing but scikit-learn: 1,797 real handwritten digits."""
@@ -44,7 +44,7 @@ class Glyphs:
     @property
     def checksum(self) -> str:
         """Digest of the pixels and labels."""
-        return streams.fingerprint(self.images, self.labels)
+        return fingerprint(self.images, self.labels)
 
     def instances(self) -> list[np.ndarray]:
         """Rows of each class, in order of appearance."""
