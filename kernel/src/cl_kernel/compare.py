@@ -46,7 +46,8 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that makes the run what it is, but the seed."""
-        named = {key: self.info.get(key, "") for key in ("test", "label")} | dict(self.info["pieces"])
+        test = self.info["test"] if self.info.get("plugin") else ""  # without a test a run is called by its learner
+        named = {"test": test, "label": self.info.get("label", "")} | dict(self.info["pieces"])
         return named | {k: v for k, v in self.settings.items() if k not in NEUTRAL and k != "run.seed"}
 
 
@@ -186,7 +187,7 @@ def name_groups(groups: Sequence[Group]) -> None:
         ]
         if {"policy", "codec", "source"} & set(varied) and not {"policy", "source"} & set(group.identity):
             words.append("no memory")
-        group.label = " ".join(words) or _short(group.identity.get("learner") or group.identity["test"])
+        group.label = " ".join(words) or _short(group.identity["test"] or group.identity.get("learner", "run"))
 
 
 def _short(value: Any) -> str:
@@ -355,7 +356,7 @@ def as_csv(groups: Sequence[Group], columns: Sequence[str]) -> str:
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, columns aligned."""
     cells = [[str(value).replace("|", "\\|") for value in row] for row in (header, *rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
     lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]) + "\n"

@@ -150,7 +150,7 @@ def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
     names = [group.label for group in streams]
     first = streams[0]
     legend = "".join(f"<li>{charts.key(k)}<span>{escape(name)}</span></li>" for k, name in enumerate(names))
-    name = " ".join([str(first.identity.get("dataset", first.identity["test"])), *told])
+    name = " ".join([str(first.identity.get("dataset") or first.identity["test"]), *told])
     seen = [
         _line(group, k, lambda table: [next(iter(row.values())) for row in table["seen"]])
         for k, group in enumerate(streams)
