@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, execute, plan, resume
+from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, execute, plan
+from cl_kernel.session import request_of
 from cl_plugin_remind import evaluate
 from cl_plugin_remind.settings import BaseTraining
 from cl_plugin_remind.train import base, step, vqa
@@ -50,6 +51,11 @@ def run(
     return dict(execute(registry, plan(registry, request), folder, beside=False).results)
 
 
+def go_on(folder: Path) -> None:
+    registry = discover()
+    execute(registry, plan(registry, request_of(folder)), folder, resume=True, beside=False)
+
+
 @pytest.mark.parametrize("stop", [3, 10, 50])
 def test_a_stopped_run_ends_like_an_uninterrupted_one(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +65,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
     monkeypatch.setenv("CLK_CACHE", str(tmp_path / "other cache"))  # so that base training is interrupted, too
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", settings={**settings, "run.stop_at_step": stop})
-    resume(discover(), tmp_path / "stopped")
+    go_on(tmp_path / "stopped")
     again = json.loads((tmp_path / "stopped" / "metrics.json").read_text())
     assert again["digest"] == whole["digest"]
     assert again["state_digest"] == whole["state_digest"]
@@ -103,6 +109,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 SMALL = {
+    "metrics": "accuracy",
     "dataset.base_classes": 2,
     "learner.base_epochs": 1,
     "learner.base_batch": 4,
@@ -221,7 +228,7 @@ def test_a_stopped_question_stream_ends_like_an_uninterrupted_one(tmp_path: Path
     whole = run(tmp_path / "whole", test="clevr-qtype", settings=settings)
     with pytest.raises(Interrupted):
         run(tmp_path / "stopped", test="clevr-qtype", settings={**settings, "run.stop_at_step": 30})
-    resume(discover(), tmp_path / "stopped")
+    go_on(tmp_path / "stopped")
     assert json.loads((tmp_path / "stopped" / "metrics.json").read_text())["digest"] == whole["digest"]
 
 

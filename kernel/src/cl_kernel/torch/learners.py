@@ -48,9 +48,9 @@ def build_er(settings: ReplaySettings, parts: Parts) -> Replaying:
     :raises Mismatch: without a memory.
     """
     network, device = build_network(parts)
-    memory = parts.memory(memory_fields(network, parts.stream.spec, device))
-    if memory is None:
+    if parts.memory is None:
         raise Mismatch("learner 'er' needs a memory", where="--replay", fix="--replay reservoir --memory 200")
+    memory = parts.memory(memory_fields(network, parts.stream.spec, device))
     return Replaying(settings, network, make_optimizer(network, settings), memory, device)
 
 

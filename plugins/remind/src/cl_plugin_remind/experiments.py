@@ -82,8 +82,7 @@ OFFLINE_WHOLE: Values = {
     "run.memory": "",
 }
 FINE_TUNING: Values = {
-    "replay": "none",
-    "run.memory": "",
+    "learner.buffer": False,
     "learner.replay_samples": 0,
     "learner.norm": "eval",
     "learner.start_lr": 0.002,
@@ -273,7 +272,7 @@ def _vqa() -> list[Experiment]:
                     summary=f"{title}: streaming VQA with replay",
                     settings={**base, **memory},
                     profiles=profiles,
-                    beside={"stream": {**none, "learner.mode": "stream"}},
+                    beside={"stream": {"learner.mode": "stream"}},
                 )
             )
             for mode, text in (

@@ -96,6 +96,7 @@ class Streaming(BaseTraining):
     replay_samples: int = field(
         default=50, validator=not_negative, metadata=doc("replayed examples a step; 0 is fine-tuning", source="sec. 5")
     )
+    buffer: bool = field(default=True, metadata=doc("keep codes at all; false: fine-tuning without quantisation"))
     mixup: bool = field(default=True, metadata=doc("mix pairs of replayed feature maps", source="sec. 4"))
     mixup_alpha: float = field(default=0.1, metadata=doc("parameter of the Beta distribution", source="sec. 5"))
     crops: bool = field(default=True, metadata=doc("random resized crops of feature maps", source="sec. 4"))
@@ -139,8 +140,12 @@ class Streaming(BaseTraining):
 
 
 @frozen(kw_only=True)
-class Offline(BaseTraining):
-    """Upper bound: trained on all data seen so far, at every stage."""
+class Offline(Streaming):
+    """Upper bound: trained on all data seen so far, at every stage.
+
+    The streaming settings are accepted, so that it can run beside a streaming run with changed settings; of them only
+    ``batch_size``, ``momentum`` and ``weight_decay`` have a meaning here.
+    """
 
     scope: str = field(
         default="upper",
@@ -149,9 +154,6 @@ class Offline(BaseTraining):
     )
     epochs: int = field(default=12, validator=positive, metadata=doc("epochs at each stage (scope upper)"))
     lr: float = field(default=0.05, validator=positive, metadata=doc("learning rate (scope upper)"))
-    batch_size: int = field(default=128, validator=positive, metadata=doc("batch (scope upper)"))
-    momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum (scope upper)"))
-    weight_decay: float = field(default=1e-5, validator=not_negative, metadata=doc("weight decay (scope upper)"))
 
 
 @frozen(kw_only=True)

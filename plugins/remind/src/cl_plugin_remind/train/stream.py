@@ -37,7 +37,7 @@ def build(settings: Streaming, parts: Parts) -> Remind:
     :raises Mismatch: without a network.
     """
     brain = build_brain(parts)
-    memory = parts.memory(brain.memory_fields(parts.stream.spec)) if parts.memory else None
+    memory = parts.memory(brain.memory_fields(parts.stream.spec)) if parts.memory and settings.buffer else None
     return Remind(settings, parts, brain, memory)
 
 
