@@ -198,9 +198,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    size, n = (96, 3) if options.quick else (224, 5)
+    size, n = (96, 3) if options.quick else (224, options.rounds)
     cases: dict[str, Any] = {
         "ours": Ours(size, cached=False),
         "floor": Floor(size, cached=False),

@@ -208,9 +208,9 @@ def _joint(epochs: int = 5) -> dict[str, Any]:
 COMPARED: dict[str, dict[str, Any]] = {
     "fine-tuning": {"learner": "crumb:fine-tuning"},
     "no replay": {"learner.replay_times": 0},
-    "joint": {"learner": "crumb:fine-tuning", "dataset.offline": True, "learner.epochs": 3},
+    "joint": _joint(),
 }
-"""Beside the default run. "No replay" still has the codebook and its loss; joint sees everything so far, shuffled."""
+"""Beside the default run. "No replay" still has the codebook and its loss; joint trains anew on everything so far."""
 
 
 def _main() -> list[Experiment]:

@@ -1,0 +1,97 @@
+"""Named runs: every one can be planned in every profile; those of unusual form run on a handful of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cl_kernel import Mismatch, Request, discover, execute, plan
+from cl_plugin_crumb import experiments
+
+REGISTRY = discover()
+SHORT: dict[str, Any] = {
+    "dataset.n_objects": 1,
+    "model.base_epochs": 1,
+    "model.base_images": 4,
+    "learner.first_epochs": 2,
+    "learner.pretrain_epochs": 1,
+    "run.plots": False,
+}
+UNUSUAL = [
+    "arm-image-replay",
+    "arm-merec",
+    "arm-enhanced-raw-feature-replay",
+    "arm-no-replay",
+    "arm-blocks-512",
+    "arm-small-base-pretrain",
+    "stream-sample-first-batch",
+    "stream-unlimited-memory",
+    "stream-1run-per-pretraining",
+    "pretrain-imagenet",
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("CLK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def request(test: str, profile: str = "tiny", **values: Any) -> Request:
+    return Request(test=test, plugin="crumb", profile=profile, overrides=(("test", values),))
+
+
+def run(test: str, folder: Path, **values: Any) -> dict[str, Any]:
+    out = execute(REGISTRY, plan(REGISTRY, request(test, **{**SHORT, **values})), folder, beside=False)
+    return dict(out.results)
+
+
+def test_every_named_run_can_be_planned() -> None:
+    for record in experiments.EXPERIMENTS:
+        for profile in record.profiles:
+            assert plan(REGISTRY, request(record.name, profile)).pieces
+
+
+@pytest.mark.parametrize("test", UNUSUAL)
+def test_an_unusual_arm_runs(test: str, tmp_path: Path) -> None:
+    results = run(test, tmp_path / "run")
+    assert results["finished"]
+    assert results["cost"]["memory_examples"] <= max(results["cost"]["memory_capacity"], 0)
+    assert list((tmp_path / "run" / "crumb").rglob("top1_test_all_direct_all_runs.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", experiments.ARMS)
+def test_every_arm_runs(arm: str, tmp_path: Path) -> None:
+    assert run(f"arm-{arm}", tmp_path / "run")["finished"]
+
+
+def test_blocks_cannot_keep_images(tmp_path: Path) -> None:
+    with pytest.raises(Mismatch):
+        run("ministream", tmp_path / "run", **{"learner.storage": "image"})
+
+
+def test_a_memory_below_the_classes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="smaller than the 4 classes"):
+        run("ministream", tmp_path / "run", **{"run.memory": "3"})
+
+
+def test_a_task_of_one_batch_and_top_5_of_two_classes_run(tmp_path: Path) -> None:
+    results = run("ministream", tmp_path / "run", **{"learner.batch_size": 1000, "learner.top_k": [1, 5]})
+    assert results["finished"]
+
+
+def test_the_analysis_writes_its_tables(tmp_path: Path) -> None:
+    run("ministream", tmp_path / "run", **{"learner.analyse": True})
+    for name in (
+        "batchwise_accs_run0.csv",
+        "shape_bias_accs_run0_top1.csv",
+        "memory_blocks_usage.csv",
+        "class_memory_slot_counts_slice0.csv",
+        "mem_stats.csv",
+        "hyperparams.csv",
+    ):
+        assert list((tmp_path / "run").rglob(name)), name
