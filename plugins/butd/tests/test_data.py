@@ -256,3 +256,29 @@ def test_the_held_out_stand_in_never_trains_on_its_pairs(tmp_path: Path) -> None
     rows = stream.test_sets["held-out pairs"]
     test = stream.test.take(rows, ["argument", "class"])
     assert set(zip(test["argument"].tolist(), test["class"].tolist(), strict=True)) <= held
+
+
+def test_raw_files_of_another_checksum_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected feed"):
+        prepare.prepare_spatial(settings.Spatial(**SMALL, raw_checksum="feed"), site(tmp_path))
+
+
+def test_an_instruction_for_an_unknown_task_is_named(tmp_path: Path) -> None:
+    from cl_plugin_butd.train.inputs import check_instructions
+
+    stream = standin.build(settings.Patterns(n_train=20, n_test=10), site(tmp_path))
+    check_instructions(stream.test, 2, 5)
+    stream.test.tables["task"][3] = 7
+    with pytest.raises(BadInput, match="unknown task 7"):
+        check_instructions(stream.test, 2, 5)
+
+
+def test_a_grid_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings.GridStream(
+        source="digits", rows=2, columns=3, cell=12, directions=("right", "up"), n_train=30, n_test=10
+    )
+    first = prepare.prepare_grid(chosen, site(tmp_path))
+    before = digests(first)
+    monkeypatch.setattr(grid, "draw", lambda *a: pytest.fail("drew again"))
+    assert prepare.prepare_grid(chosen, site(tmp_path)) == first
+    assert digests(first) == before

@@ -65,3 +65,8 @@ def test_a_finished_run_leaves_its_reports(tmp_path: Path) -> None:
     run("SMOKE", tmp_path, **{"learner.pictures": 3})
     reports = {file.name for file in (tmp_path / "SMOKE" / "reports").iterdir()}
     assert {"confusion.json", "confusion-right.png", "curve.json", "curve.png", "pictures-left.png"} <= reports
+
+
+def test_the_best_epoch_can_be_kept(tmp_path: Path) -> None:
+    settings = {"learner.best_of": True, "learner.epochs": 2}
+    assert run("HELD_OUT_PAIRS", tmp_path, **settings)["finished"]

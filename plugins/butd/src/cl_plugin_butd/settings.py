@@ -78,6 +78,7 @@ class Spatial:
         default="on-the-fly", metadata=doc("when pictures are shifted, turned and brightened", source="spec 4.2")
     )
     segmentation: bool = field(default=False, metadata=doc("keep pictures of the queried object alone"))
+    raw_checksum: str = field(default="", metadata=doc("refuse raw characters of another checksum; empty for any"))
     directory: str = field(default="", metadata=doc("where prepared data lies; empty for the cache"))
 
 
@@ -151,7 +152,9 @@ class Training(Network):
         metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source="spec 4.2"),
     )
     scores_per_epoch: int = field(default=0, metadata=doc("learning-curve points an epoch; 0 for only the end"))
-    best_of: bool = field(default=False, metadata=doc("keep the weights of the best epoch (validation split)"))
+    best_of: bool = field(
+        default=False, metadata=doc("keep the weights of the epoch that is best on iid_val", source="spec 6")
+    )
     pictures: int = field(
         default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
     )

@@ -263,6 +263,12 @@ def drawn_part(recipe: spatial.SpatialRecipe) -> tuple[tuple[int, int], tuple[in
 def spatial_set(settings: Spatial, site: Site) -> Prepared:
     """Draw a spatial set, or find it drawn."""
     recipe, source = spatial_recipe(settings), source_of(site, settings.source)
+    if settings.raw_checksum and settings.raw_checksum != source.checksum:
+        raise BadInput(
+            f"raw files of checksum {source.checksum}, expected {settings.raw_checksum}",
+            where=f"{source.name}: dataset.raw_checksum",
+            fix="get the raw files again, or leave dataset.raw_checksum empty",
+        )
     n_classes = len(source.class_names)
     offline = settings.augment == "offline"
     (top, left), (height, width) = ((0, 0), recipe.size) if offline else drawn_part(recipe)
@@ -457,7 +463,15 @@ def prepare_persons(settings: PersonsData, site: Site) -> Path:
 
 # ---- grids ------------------------------------------------------------------------------------------
 def prepare_grid(settings: GridStream, site: Site) -> Path:
-    """``clk data prepare butd:fashion`` and the other grids: draws the pictures into the cache."""
-    from cl_plugin_butd.data.streams import grid_pictures
+    """``clk data prepare butd:fashion`` and the other grids; for Omniglot, a set for each stage of languages."""
+    from cl_plugin_butd.data.streams import grid_pictures, language_groups
 
-    return grid_pictures(settings, site, source_of(site, settings.source))
+    source = source_of(site, settings.source)
+    if settings.source != "omniglot":
+        return grid_pictures(settings, site, source)
+    folder = Path()
+    languages = np.asarray(source.languages)
+    for task, group in enumerate(language_groups(source)):
+        usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
+        folder = grid_pictures(settings, site, source, usable, task)
+    return folder.parent

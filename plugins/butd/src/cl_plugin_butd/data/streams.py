@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from cl_kernel import ArraySamples, Field, Site, Stage, Stream, class_incremental, fingerprint
+from cl_kernel import ArraySamples, Field, Site, Stage, Stream, class_incremental, content_key, fingerprint, write_json
 from cl_plugin_butd import standin
 from cl_plugin_butd.data import glyphs, grid
-from cl_plugin_butd.data.prepare import Prepared, persons_set, source_of, spatial_set
+from cl_plugin_butd.data.prepare import MANIFEST, SHARD, Prepared, data_folder, persons_set, source_of, spatial_set
 
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
@@ -59,28 +59,53 @@ def recipe_of(settings: GridStream) -> grid.GridRecipe:
     )
 
 
-def grid_pictures(settings: GridStream, site: Site, source: glyphs.Glyphs) -> Path:
-    """Layouts and pictures of a grid, drawn once into the cache."""
-    recipe = recipe_of(settings)
+def grid_pictures(
+    settings: GridStream, site: Site, source: glyphs.Glyphs, usable: tuple[int, ...] | None = None, tag: int = 0
+) -> Path:
+    """Layouts and pictures of a grid, drawn once, in shards; a killed preparation goes on with the next shard.
+
+    Pictures of the test come from other instances than those of training.
+
+    :param usable: classes to draw; None for all the source allows.
+    """
+    recipe, usable = recipe_of(settings), usable or source.usable
     recipe.check(source)
     sizes = {"train": settings.n_train, "test": settings.n_test}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.asdict(recipe).items()}
     inputs = {
-        "version": 1,
-        "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.asdict(recipe).items()},
+        "version": 2,
+        "recipe": plain,
         "raw": source.checksum,
         "sizes": sizes,
+        "usable": list(usable),
         "seed": site.seed,
+        "tag": tag,
     }
-
-    def make(folder: Path) -> None:
-        # pictures of the test come from other instances than those of training
-        halves = split_instances(source)
-        for side, n in sizes.items():
-            layout = grid.layouts(recipe, source.usable, n, site.rng("layout", side))
-            np.save(folder / f"{side}-layout.npy", layout)
-            np.save(folder / f"{side}-image.npy", grid.draw(recipe, halves[side], layout, site.rng("draw", side)))
-
-    return site.cache.make("butd-grid", inputs, make)
+    folder = data_folder("", site) / f"grid-{source.name}-{content_key(inputs)[:16]}"
+    if (folder / MANIFEST).exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = split_instances(source)
+    for side, n in sizes.items():
+        layout = grid.layouts(recipe, usable, n, site.rng("layout", side, tag))
+        np.save(folder / f"{side}-layout.npy", layout)
+        shards = []
+        for start in range(0, n, SHARD):
+            shard = folder / f"{side}-{start // SHARD:05d}.part.npy"
+            if not shard.exists():
+                drawn = grid.draw(
+                    recipe, halves[side], layout[start : start + SHARD], site.rng("draw", side, tag, start)
+                )
+                temporary = shard.with_suffix(".tmp")
+                with temporary.open("wb") as handle:
+                    np.save(handle, drawn)
+                temporary.rename(shard)
+            shards.append(shard)
+        np.save(folder / f"{side}-image.npy", np.concatenate([np.load(shard) for shard in shards]))
+    write_json(folder / MANIFEST, {"inputs": inputs})
+    for shard in folder.glob("*.part.npy"):
+        shard.unlink()
+    return folder
 
 
 def split_instances(source: glyphs.Glyphs, share: float = 0.8) -> dict[str, glyphs.Glyphs]:
@@ -124,16 +149,20 @@ LATER_LANGUAGES = (49, 43, 42, 41, 40)
 """Languages by count of characters: 48 to 44 are learnt first, together; then these (spec 4.4)."""
 
 
+def language_groups(source: glyphs.Glyphs) -> list[tuple[int, ...]]:
+    """Languages of each stage."""
+    n = len(source.language_names)
+    first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
+    return [first, *((language,) for language in LATER_LANGUAGES if language < n)]
+
+
 def build_omniglot(settings: GridStream, site: Site) -> Stream:
     """A stage for each language: the first merges five, each later one brings its own arguments and answers."""
     source = source_of(site, settings.source)
-    n = len(source.language_names)
-    first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
-    groups = [first, *((language,) for language in LATER_LANGUAGES if language < n)]
+    groups = language_groups(source)
     recipe = recipe_of(settings)
     dx, dy = grid.parse_direction(settings.directions[0], settings.rows, settings.columns)
     languages = np.asarray(source.languages)
-    halves = split_instances(source)
     stages, tests, sets, start, n_arguments = [], [], {}, 0, []
     for task, group in enumerate(groups):
         usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
@@ -141,9 +170,9 @@ def build_omniglot(settings: GridStream, site: Site) -> Stream:
         n_arguments.append(len(usable))
         word = "initial" if task == 0 else source.language_names[group[0]]
         made = {}
-        for side, count in (("train", settings.n_train), ("test", settings.n_test)):
-            layout = grid.layouts(recipe, usable, count, site.rng("layout", side, task))
-            image = grid.draw(recipe, halves[side], layout, site.rng("draw", side, task))
+        folder = grid_pictures(settings, site, source, usable, task)
+        for side in ("train", "test"):
+            layout, image = np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy")
             numbered = np.vectorize(local.get)(layout).astype(np.int64)
             made[side] = standin.language_questions(
                 recipe,

@@ -21,7 +21,7 @@ from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.model.counter_stream import Topology
 from cl_plugin_butd.train.baselines import Keeper
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape, task_of
+from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, task_of
 from cl_plugin_butd.train.schedule import cosine_rate, step_rate
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class ContinualLearner:
         """Train one direction, from wherever the position says."""
         s, task = self.settings, task_of(stage)
         self.inputs.fit(ctx.stages[0].train)
+        check_instructions(stage.train, len(self.net.tasks), max(self.net.n_arguments))
         if self.position[0] != stage.index or self.position[1:] == [0, 0]:
             self.position = [stage.index, 0, 0]
             self.optimizer = self.new_optimizer(task)
@@ -257,6 +258,7 @@ class ContinualLearner:
     # ---- predicting ---------------------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, np.ndarray]]:
         """Scores [n, K], classes and occurrence logits; every sample is answered by its own task's parameters."""
+        check_instructions(samples, len(self.net.tasks), max(self.net.n_arguments))
         training = self.net.training
         self.net.eval()
         self.inputs.fit(self.parts.stream.stages[0].train)

@@ -13,7 +13,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Mismatch, Samples, Stage
+from cl_kernel import BadInput, Mismatch, Samples, Stage
 from cl_plugin_butd.data.augment import Augmentation, augment
 from cl_plugin_butd.train.schedule import mean_image
 
@@ -111,3 +111,18 @@ def batches(n: int, size: int, order: np.ndarray) -> list[np.ndarray]:
     if len(cut) > 1 and len(cut[-1]) == 1:
         cut[-2:] = [np.concatenate(cut[-2:])]
     return cut
+
+
+def check_instructions(samples: Samples, n_tasks: int, n_arguments: int) -> None:
+    """Refuse instructions nobody can follow, before any step.
+
+    :raises BadInput: naming the first row with an unknown task or argument.
+    """
+    for name, n in (("task", n_tasks), ("argument", n_arguments)):
+        values = samples.take(np.arange(len(samples)), [name])[name]
+        if len(bad := np.flatnonzero((values < 0) | (values >= n))):
+            raise BadInput(
+                f"instruction for unknown {name} {int(values[bad[0]])}: there are {n}",
+                where=f"question {int(bad[0])}, field {name!r}",
+                fix=f"use a stream whose {name}s are 0..{n - 1}",
+            )

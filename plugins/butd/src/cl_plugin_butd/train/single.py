@@ -21,8 +21,8 @@ from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.losses import Terms, instruction_loss
 from cl_plugin_butd.model.counter_stream import CounterStream, Outputs, Topology
 from cl_plugin_butd.train.hyper import apply_hyper
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, in_shape
-from cl_plugin_butd.train.schedule import cosine_rate, cyclic_rate
+from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructions, in_shape
+from cl_plugin_butd.train.schedule import cosine_rate, cyclic_rate, is_better
 
 if TYPE_CHECKING:
     from cl_kernel import Context
@@ -85,6 +85,8 @@ class SingleLearner:
     position: list[int] = field(factory=lambda: [0, 0, 0])
     curve: list[list[float]] = field(factory=list)
     run_net: Any = field(init=False)
+    best: dict[str, Tensor] | None = None
+    best_score: float = -1.0
 
     def __attrs_post_init__(self) -> None:
         s = self.settings
@@ -101,6 +103,7 @@ class SingleLearner:
         if self.position[0] != stage.index:
             self.position = [stage.index, 0, 0]
         samples = stage.train
+        check_instructions(samples, self.n_tasks, self.n_arguments)
         fields = self._fields(samples)
         n = len(samples)
         per_epoch = len(batches(n, s.batch_size, np.arange(n)))
@@ -118,11 +121,25 @@ class SingleLearner:
                 self.position = [stage.index, epoch + last, 0 if last else step + 1]
                 if last:
                     self.curve.append([stage.index, epoch, float(loss)])
+                    if s.best_of:
+                        self._keep_best(ctx, epoch, last_epoch=epoch + 1 == s.epochs)
                     if epoch + 1 == s.epochs:
                         self.position = [stage.index + 1, 0, 0]
                 ctx.step(loss=loss)
                 if s.scores_per_epoch and (step + 1) % max(1, per_epoch // s.scores_per_epoch) == 0 and not last:
                     ctx.evaluate(f"epoch {epoch} step {step + 1}")
+
+    def _keep_best(self, ctx: Context, epoch: int, *, last_epoch: bool) -> None:
+        """Remember the weights of a new best (0.01 above the last); the last epoch takes the best back."""
+        scores = ctx.evaluate(f"epoch {epoch}")
+        name = "iid_val" if "iid_val" in scores else next(iter(scores))
+        if is_better(scores[name] or 0.0, self.best_score):
+            self.best_score = float(scores[name] or 0.0)
+            self.best = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        if last_epoch and self.best is not None:
+            self.net.load_state_dict(self.best)
+            self.best, self.best_score = None, -1.0
+        self.net.train()
 
     def _step(self, image: Tensor, batch: dict[str, Tensor]) -> Terms:
         """One optimiser step."""
@@ -237,6 +254,8 @@ class SingleLearner:
             "position": list(self.position),
             "curve": [list(row) for row in self.curve],
             "mean": None if self.inputs.mean is None else self.inputs.mean.copy(),
+            "best": None if self.best is None else state.pack(self.best),
+            "best_score": self.best_score,
         }
 
     def load(self, tree: dict[str, Any]) -> None:
@@ -246,3 +265,5 @@ class SingleLearner:
         self.position = [int(v) for v in tree["position"]]
         self.curve = [list(row) for row in tree["curve"]]
         self.inputs.mean = None if tree["mean"] is None else np.asarray(tree["mean"])
+        self.best = None if tree["best"] is None else state.unpack(tree["best"])
+        self.best_score = float(tree["best_score"])
