@@ -79,7 +79,7 @@ def test_a_penalty_is_zero_at_the_anchor_and_grows_away_from_it(method: str) -> 
     for _ in range(3):
         keeper.step(net, optimizer, nn.functional.cross_entropy(net(x), y))
     keeper.end(net, [(x, y)], 3)
-    assert float(keeper.penalty(net)) == 0.0
+    assert keeper.penalty(net).item() == 0.0
     with torch.no_grad():
         net.weight += 1
-    assert float(keeper.penalty(net)) > 0
+    assert keeper.penalty(net).item() > 0
