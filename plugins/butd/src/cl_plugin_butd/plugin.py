@@ -53,7 +53,7 @@ def clk_datasets() -> Sequence[Dataset]:
             task=INSTRUCTION,
             build="cl_plugin_butd.standin:build",
             settings=settings.Patterns,
-            profiles={"tiny": {"directions": ["right", "left", "right2", "left2"], "n_train": 2000, "n_test": 400}},
+            profiles={"tiny": {"directions": ["right", "left", "right2", "left2"], "n_train": 3000, "n_test": 400}},
         ),
         Dataset(
             name="held-out",

@@ -251,8 +251,8 @@ TINY_CONTINUAL = {
     "lr": 3e-3,
     "later_lr": 1e-2,
     "batch_size": 50,
-    "epochs": 6,
-    "later_epochs": 4,
+    "epochs": 7,
+    "later_epochs": 6,
     "schedule": "cosine",
     "normalise": "centred",
 }
