@@ -144,8 +144,8 @@ def main() -> None:
                 ["command", "s", "times python -c pass"], [[n, v["seconds"], v["times"]] for n, v in started.items()]
             ),
             "## Memories\n\nMicroseconds per example, batches of 32, a full memory of 256-byte vectors in 50 "
-            "classes that has seen twice its size. Goal: flat from 10^3 to 10^6 slots; what grows is cache misses, since 10^6 "
-            "slots are 256 MB and are touched at random.",
+            "classes that has seen twice its size. Goal: flat from 10^3 to 10^6 slots; what grows is cache misses, "
+            "since 10^6 slots are 256 MB and are touched at random.",
             table(["policy", "what", *(f"10^{len(str(size)) - 1}" for size in SIZES), "10^6 / 10^3"], rows),
             "## Hook calls\n\nOne event that six plugins hear, beside calling the six functions directly. Events are "
             "emitted by the second, never by the step.",

@@ -130,7 +130,7 @@ class Watched(running.Context):
         object.__setattr__(owner, name, _Guard(getattr(owner, name), told))  # the record is frozen
 
     def _test_read(self) -> None:
-        if not self._scoring:
+        if not self._scoring and self.progress.stage < len(self.stream.stages):  # afterwards ``finish`` may look
             self.faults.setdefault("test", f"test samples were read while learning stage {self.progress.stage}")
 
     def _train_read(self, index: int) -> None:
