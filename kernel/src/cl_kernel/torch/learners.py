@@ -101,7 +101,7 @@ def _concrete(spec: Field) -> tuple[int, ...]:
     return tuple(int(axis) for axis in spec.shape if axis is not None)
 
 
-@define
+@define(eq=False, repr=False)
 class Rehearsal:
     """What a learner remembers: raw samples, or features at the cut of its network."""
 
@@ -154,7 +154,7 @@ class Rehearsal:
             self.memory.add(batch, batch[label])
 
 
-@define
+@define(eq=False, repr=False)
 class Replaying:
     """Train on each stage, mixed with what is remembered; without a memory this is naive fine-tuning."""
 
@@ -225,7 +225,7 @@ class Replaying:
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
 
 
-@define
+@define(eq=False, repr=False)
 class Joint:
     """Train on all stages seen so far, by default from the initial weights each time."""
 
@@ -286,7 +286,7 @@ class Joint:
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
 
 
-@define
+@define(eq=False, repr=False)
 class TestCache:
     """Tensors of the test samples, made once and used after every stage."""
 

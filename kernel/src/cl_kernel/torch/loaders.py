@@ -132,7 +132,7 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@define
+@define(eq=False, repr=False)
 class Batches:
     """Batches of labelled samples as tensors, in any order asked for.
 

@@ -95,7 +95,7 @@ def write_labels(root: Path, order_file: Path, folder: Path) -> list[Path]:
     return written
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ImageFiles:
     """Images of a folder, decoded when taken: short side to ``resize``, centre square of ``side``.
 

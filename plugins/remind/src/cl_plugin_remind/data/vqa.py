@@ -42,7 +42,7 @@ class Asked:
         return len(self.text)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class QuestionSamples:
     """Questions with the codes of their images; images are kept once, however many questions ask about them."""
 

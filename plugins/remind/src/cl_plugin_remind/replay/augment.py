@@ -27,7 +27,7 @@ class Chance(Protocol):
         """Share of the first half in a mixture."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Drawn:
     """Decisions from a numpy generator, all crops of a step at once."""
 
@@ -58,7 +58,7 @@ class Drawn:
         return float(self.rng.beta(alpha, alpha)) if alpha > 0 else 1.0
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AsPublished:
     """Decisions in the authors' order from the generators they used: Python's for crops, numpy's old one for shares.
 

@@ -34,7 +34,7 @@ def build(settings: Pq, fields: Mapping[str, Field], site: Site) -> PqCodec:
     return PqCodec(fields, settings.codebooks, settings.codebook_size, settings.patch, resolve(site.device))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class PqCodec:
     """Codes on the device; trained on the first examples given, or by :meth:`fit` on those the learner chooses."""
 
@@ -162,7 +162,7 @@ class PqCodec:
             self.use(name, np.asarray(centroids))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Form:
     """How examples of a field become rows: ``grid`` positions of ``dim`` channels."""
 

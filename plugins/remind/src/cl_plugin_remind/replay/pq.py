@@ -22,7 +22,7 @@ _CELLS = 1 << 22  # distances held at once
 _TIE = 1e-5  # distances closer than this share of their size are settled in double precision
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Quantiser:
     """Trained codebooks on a device.
 

@@ -24,7 +24,7 @@ from cl_plugin_remind.settings import BaseTraining
 BadSample = Callable[[str, Exception], None]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BaseTrainer:
     """Epochs of momentum SGD over the base classes, resumable at any step.
 

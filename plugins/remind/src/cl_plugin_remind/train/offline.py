@@ -38,7 +38,7 @@ def build(settings: Offline, parts: Parts) -> OfflineUpper | OfflineWhole:
     return OfflineUpper(settings, parts, brain, parts.memory(brain.memory_fields(parts.stream.spec)))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OfflineUpper:
     """The upper part, trained anew from the base network's on all codes, at every stage."""
 
@@ -163,7 +163,7 @@ class OfflineUpper:
             self.epoch, self.position = self.epoch + 1, 0
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class OfflineWhole:
     """The whole network, trained from scratch on all images so far, at every stage, with the base schedule."""
 

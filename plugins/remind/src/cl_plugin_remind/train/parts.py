@@ -18,7 +18,7 @@ from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Brain:
     """Whole, lower and upper part share their tensors."""
 
@@ -88,7 +88,7 @@ def as_codec_input(memory: Memory, features: Tensor) -> Any:
     return features if getattr(memory.codec, "framework", "numpy") == "torch" else features.cpu().numpy()
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class TestCodes:
     """Test features as codes, computed once the lower part is fixed and used at every evaluation."""
 

@@ -64,7 +64,7 @@ def make_optimizer(upper: nn.Module, settings: Streaming) -> torch.optim.SGD:
     return torch.optim.SGD(upper.parameters(), settings.start_lr, settings.momentum, weight_decay=settings.weight_decay)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Streamer:
     """Everything a step needs; the memory holds codes (or floats, under the codec ``raw``)."""
 

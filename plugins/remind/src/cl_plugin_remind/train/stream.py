@@ -49,7 +49,7 @@ def build_brain(parts: Parts) -> Brain:
     return Brain.of(parts.model(parts.stream.spec, parts.stream.n_classes), resolve(parts.site.device))
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Remind:
     """Stage 0: base network, quantiser, memory filled with all its codes. Later stages: one example a step."""
 
@@ -212,7 +212,7 @@ class Remind:
         )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class BaseInit:
     """The base network: from a checkpoint, from the cache of an equal earlier run, or trained here."""
 

@@ -49,7 +49,7 @@ def build(settings: Vqa, parts: Parts) -> VqaLearner:
     return VqaLearner(settings, parts, network, memory, device)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class VqaLearner:
     """Adamax on mean cross entropy; the memory keeps codes of images and words of questions."""
 
