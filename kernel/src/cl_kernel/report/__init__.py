@@ -53,12 +53,12 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
             body.append(
                 '<p><span class="badge">embedded stand-in data: not comparable with the papers\' numbers</span></p>'
             )
-        body += [_overview(mine), _published(mine, registry), _tests(mine)]
+        body += [_overview([group for group in mine if not group.metric]), _published(mine, registry)]
         for stream in dict.fromkeys(group.stream for group in mine):
             own = [group for group in mine if group.stream == stream]
             told = {k.partition(".")[2]: v for k, v in own[0].shown.items() if k.startswith("dataset.")}
             body.append(_stream(own, [f"{name}={value}" for name, value in told.items()]))
-        body += [_pictures(mine), _settings(mine), "</section>"]
+        body += [_tests(mine), _pictures(mine), _settings(mine), "</section>"]
     body.append(_environments(groups))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -76,6 +76,8 @@ def _table(header: Sequence[str], rows: Iterable[str], css: str = "wide") -> str
 
 
 def _overview(groups: Sequence[Group]) -> str:
+    if not groups:
+        return ""
     known = compare.columns_of(groups)
     columns = [name for name in COLUMNS if name in known] or known
     best: dict[str, tuple[float, str]] = {}
@@ -97,10 +99,10 @@ def _overview(groups: Sequence[Group]) -> str:
             row.append(f"<td{bar}>{escape(text) or '–'}</td>")
         rows.append(f"<tr{mark}>{''.join(row)}</tr>")
     metrics = ", ".join(dict.fromkeys(group.metric for group in groups if group.metric))
-    note = f"score: {metrics} on all test samples seen, after the last stage; best of each data set in bold"
+    note = f"score: {metrics} on all test samples seen, after the last stage; the best in bold"
     table = _table(["run", "seeds", *columns], rows)
     below = f"<figcaption>{escape(note)}</figcaption>" if metrics else ""
-    return f'<h3>Results</h3><div class="card">{table}{below}</div>'
+    return f'<div class="card">{table}{below}</div>'
 
 
 def _published(groups: Sequence[Group], registry: Registry) -> str:
@@ -178,7 +180,8 @@ def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
             figures.append(_figure("Memory and accuracy" if column == "memory bytes" else "Time and accuracy", drawn))
     heats = "".join(_heat(group) for group in streams)
     return (
-        f'<h3>{escape(name)}</h3><ul class="legend">{legend}</ul><div class="cards">{"".join(figures)}</div>'
+        f'<h3>{escape(name)}</h3>{_overview(streams)}<ul class="legend">{legend}</ul>'
+        f'<div class="cards">{"".join(figures)}</div>'
         f"<details{' open' if len(streams) <= 12 else ''}><summary>Accuracy matrices: after stage (row) on test set "
         f'(column)</summary><div class="cards heats">{heats}</div></details>'
     )
