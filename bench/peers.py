@@ -80,7 +80,8 @@ def main() -> None:
                     theirs[name].append(seconds)
     assert peer.stdin is not None
     peer.stdin.close()
-    peer.wait(30)
+    peer.kill()
+    peer.wait()
 
     words = {
         "floor": "forward, backward, step on the consumed batches",
