@@ -130,9 +130,21 @@ def test_a_memory_of_codes_survives_its_state() -> None:
     assert torch.equal(first["x"], second["x"]) and np.array_equal(first["class"], second["class"])
 
 
-def test_a_codec_untrained_on_too_little_says_so() -> None:
-    with pytest.raises(BadInput, match="too few to train"):
-        codec((12,), "vector").encode({"x": np.zeros((3, 12), np.float32), "class": np.zeros(3, np.int64)})
+def test_a_cold_codec_keeps_its_first_examples_exactly_and_survives_its_state() -> None:
+    rng = np.random.default_rng(0)
+    one, other = codec((12,), "vector"), codec((12,), "vector")
+    parts = [rng.standard_normal((n, 12)).astype(np.float32) for n in (3, 1, 12, 5)]
+    stored = []
+    for part in parts:
+        stored.append(one.encode({"x": part, "class": np.zeros(len(part), np.int64)}))
+        other.load(one.state())
+        one, other = other, one
+    for part, kept in zip(parts[:3], stored, strict=False):
+        assert np.array_equal(one.decode(kept)["x"].numpy(), part)
+    assert not np.array_equal(one.decode(stored[3])["x"].numpy(), parts[3])  # the codebooks were full
+
+
+def test_a_field_of_varying_size_is_refused() -> None:
     with pytest.raises(Mismatch, match="size varies"):
         codec((None, None, 3), "image")
 

@@ -20,7 +20,7 @@ from cl_kernel.torch.loaders import input_name, input_shape
 from cl_kernel.torch.models import Normalise, Split
 
 if TYPE_CHECKING:
-    from cl_kernel.site import Site
+    from cl_kernel import Site
     from cl_plugin_remind.settings import Network
 
 UPPER = {

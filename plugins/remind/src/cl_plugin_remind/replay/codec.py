@@ -14,13 +14,13 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadInput, BadSetting, Batch, Field, Mismatch
+from cl_kernel import BadSetting, Batch, Field, Mismatch
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.replay import pq
 
 if TYPE_CHECKING:
-    from cl_kernel.site import Site
+    from cl_kernel import Site
     from cl_plugin_remind.settings import Pq
 
 QUANTISED = ("map", "vector", "image")
@@ -46,6 +46,7 @@ class PqCodec:
     framework: str = field(default="torch", init=False)
     quantisers: dict[str, pq.Quantiser] = field(factory=dict, init=False)
     _forms: dict[str, Form] = field(factory=dict, init=False)
+    _free: dict[str, int] = field(factory=dict, init=False)  # centroids that a cold start has not filled yet
 
     def __attrs_post_init__(self) -> None:
         for name, spec in self.fields.items():
@@ -92,22 +93,33 @@ class PqCodec:
         }
 
     def fit(self, batch: Batch) -> None:
-        """Train the codebooks on these examples."""
+        """Train the codebooks on these examples.
+
+        With fewer rows than centroids nothing can be trained: each row becomes a centroid, and so do those of later
+        examples until the codebooks are full. What is kept by then is exact.
+        """
         for name, form in self._forms.items():
             rows = form.rows(as_tensor(batch[name], torch.device("cpu")))
-            if len(rows) < self.n_centroids:
-                raise BadInput(
-                    f"{len(batch[name])} examples give {len(rows)} rows of {name!r}, too few to train "
-                    f"{self.n_centroids} centroids",
-                    where="codec remind:pq",
-                    fix=f"--set codec.codebook_size={1 << max(1, len(rows).bit_length() - 1)}, or more data "
-                    "before the first example is stored",
-                )
-            self.use(name, pq.train(rows.numpy(), self.n_codebooks, self.n_centroids))
+            if len(rows) >= self.n_centroids:
+                self.use(name, pq.train(rows.numpy(), self.n_codebooks, self.n_centroids))
+            else:
+                self.use(name, np.zeros((self.n_codebooks, self.n_centroids, form.dim // self.n_codebooks), np.float32))
+                self._free[name] = self.n_centroids
+                self._fill(name, rows.to(self.device))
+
+    def _fill(self, name: str, rows: Tensor) -> None:
+        """Turn rows into centroids while there are free ones; those still free repeat the last."""
+        centroids = self.quantisers[name].centroids
+        start = self.n_centroids - self._free[name]
+        new = rows[: self._free[name]].reshape(-1, self.n_codebooks, centroids.shape[2]).transpose(0, 1)
+        centroids[:, start : start + new.shape[1]] = new
+        centroids[:, start + new.shape[1] :] = centroids[:, start + new.shape[1] - 1, None]
+        self._free[name] -= new.shape[1]
 
     def use(self, name: str, centroids: np.ndarray) -> None:
         """Take centroids [M, K, d] that were trained elsewhere."""
         form = self._forms[name]
+        self._free.pop(name, None)
         wanted = (self.n_codebooks, self.n_centroids, form.dim // self.n_codebooks)
         if centroids.shape != wanted:
             raise BadSetting(
@@ -119,7 +131,7 @@ class PqCodec:
 
     def encode(self, batch: Batch) -> dict[str, Any]:
         """Rows of the slots; a field that comes as codes already stays as it is."""
-        if not self.trained:
+        if fresh := not self.trained:
             self.fit(batch)
         stored: dict[str, Any] = {}
         for name, spec in self.fields.items():
@@ -135,7 +147,10 @@ class PqCodec:
                 array.shape[1:] == (*form.grid, self.n_codebooks) and array.dtype == self.quantisers[name].code_dtype
             )
             if not (is_codes and (spec.dtype != "uint8" or array.shape[1:] != spec.shape)):
-                codes = self.quantisers[name].encode(form.rows(array))
+                rows = form.rows(array)
+                if self._free.get(name) and not fresh:
+                    self._fill(name, rows)
+                codes = self.quantisers[name].encode(rows)
                 array = codes.reshape(len(array), *form.grid, self.n_codebooks)
             stored[name] = array
         return stored
@@ -152,14 +167,19 @@ class PqCodec:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Centroids of each field, once trained."""
-        return {name: quantiser.centroids.cpu().numpy().copy() for name, quantiser in self.quantisers.items()}
+        """Centroids of each field, once trained, and how many are free."""
+        return {
+            name: {"centroids": quantiser.centroids.cpu().numpy().copy(), "free": self._free.get(name, 0)}
+            for name, quantiser in self.quantisers.items()
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
         self.quantisers.clear()
-        for name, centroids in state.items():
-            self.use(name, np.asarray(centroids))
+        for name, saved in state.items():
+            self.use(name, np.asarray(saved["centroids"]))
+            if saved["free"]:
+                self._free[name] = int(saved["free"])
 
 
 @define(eq=False, repr=False)

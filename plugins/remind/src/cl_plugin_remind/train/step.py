@@ -19,7 +19,7 @@ from cl_plugin_remind.losses import mixed_cross_entropy
 from cl_plugin_remind.replay.augment import Chance, crop, mix
 
 if TYPE_CHECKING:
-    from cl_kernel.memory import Memory
+    from cl_kernel import Memory
     from cl_plugin_remind.settings import Streaming
 
 FEATURES, LABEL, ITEM = "features", "class", "item"
