@@ -211,7 +211,7 @@ def main() -> None:
     }
     seconds = _report.rounds(cases, n, clock=time.process_time)
     content = {
-        "what": f"CPU seconds of a streaming step (new batch of {BATCH}, then its replay), SqueezeNet 1.0 at {size} pixels, "
+        "what": f"CPU seconds of a streaming step (batch of {BATCH}, then its replay), SqueezeNet 1.0 at {size} px, "
         f"cut 12, K=256, L=16, {options.threads} thread",
         "machine": _report.machine("torch", "torchvision", "numpy"),
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
