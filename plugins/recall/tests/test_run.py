@@ -69,11 +69,14 @@ def test_the_same_seed_gives_the_same_weights_whether_reused_or_trained(whole: A
 @pytest.mark.parametrize("stop", [4, 18, 40])
 def test_a_run_stopped_in_any_phase_ends_the_same(whole: Any, tmp_path: Path, stop: int) -> None:
     """10 steps of step 0, then 15 incremental ones and 15 of the helper, then 15 incremental ones."""
-    from cl_kernel import Interrupted, discover, resume
+    from cl_kernel import Interrupted, ask, discover, execute, plan
 
+    settings = {"source.per_class": 2, "learner.reuse": False, "run.stop_at_step": stop}
     with pytest.raises(Interrupted):
-        go(tmp_path / "run", settings={"learner.reuse": False, "run.stop_at_step": stop})
-    outcome = resume(discover(), tmp_path / "run")
+        go(tmp_path / "run", settings=settings)
+    registry = discover()
+    planned = plan(registry, ask(TEST, plugin="recall", settings=SHORT | settings))
+    outcome = execute(registry, planned, tmp_path / "run", resume=True, beside=False)
     for key in ("digest", "state_digest"):
         assert outcome.results[key] == whole.results[key]
 
