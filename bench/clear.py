@@ -420,7 +420,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
         if "times_faster_wall" in first:
             lines += ["", f"Ours parses all 29 fields, joins tags, line numbers and hashes, writes Parquet with a status a row, and cuts 11 buckets; "  # noqa: E501
                       f"it takes {first['times_faster_cpu']:.0f} times less CPU than the row-at-a-time way, and spreads it over the cores; by the clock, on a machine this "  # noqa: E501
-                f"busy, {first['times_faster_wall']:.0f} times less; "  # noqa: E501
+                f"busy, {first['times_faster_wall']:.0f} times less; "
                       f"100 million rows take {first['hundred_million_hours']:.2f} h at this rate. Polars and DuckDB here only read one of the files, "  # noqa: E501
                       "filter and sort. The original itself was once measured at 398 s and 6.5 GB for 2 million rows.", ""]  # fmt: skip  # noqa: E501
     if "retrieval" in results:

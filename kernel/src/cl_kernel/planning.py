@@ -248,7 +248,7 @@ def _layers(record: Experiment | None, profile: str, request: Request, matched: 
             layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
     own = [Layer(origin, config.flatten(values)) for origin, values in request.overrides]
     if request.beside and record is not None:
-        fixed = set(record.beside[request.beside])
+        fixed = {*record.beside[request.beside], "run.stop_at_step"}
         own = [Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in fixed}) for layer in own]
     return layers + own
 

@@ -48,7 +48,7 @@ class Progress:
     initial: dict[str, Any] | None = None
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, repr=False, kw_only=True)  # signal.signal writes the repr of the handler it replaces
 class Activity:
     """What anything that runs may ask: seed, cache, folder, and a way to say what it is doing."""
 
@@ -126,7 +126,7 @@ class Activity:
         self.stop_if_asked()
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False, repr=False, kw_only=True)
 class Context(Activity):
     """What a learner may ask of a run while it learns; none of it inside its arithmetic."""
 

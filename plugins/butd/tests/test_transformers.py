@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from cl_plugin_butd import settings
 from cl_plugin_butd.model.hub import padded
 from cl_plugin_butd.train.vit import network

@@ -168,6 +168,8 @@ class Batches:
         """
         order = order[start:]
         pieces = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        if not pieces:
+            return
         if self._resident is None:
             yield from self._read(pieces)
             return
