@@ -277,7 +277,7 @@ class Subject:
             _nothing("its test has its own run, without stages")
         planned = self.plan(**extra)
         site = make_site(self.registry, planned, None, lambda _: None)
-        with blame("the data set cannot be built"):
+        with self._own_cache("stream"), blame("the data set cannot be built"):
             stream: Stream = resolve(planned.pieces["dataset"][0].record.build)(
                 planned.resolved.sections.get("dataset"), site
             )
@@ -286,7 +286,8 @@ class Subject:
     def environment(self) -> dict[str, str]:
         """Of processes of their own: this plugin alone, this process' import path, hashing as chance has it."""
         path = os.pathsep.join(dict.fromkeys([*os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]))
-        return {**os.environ, "CLK_PLUGINS": self.plugin, "PYTHONHASHSEED": "random", "PYTHONPATH": path}
+        own = {"CLK_PLUGINS": self.plugin, "CLK_CACHE": str(self.folder / "cache" / "process")}
+        return {**os.environ, **own, "PYTHONHASHSEED": "random", "PYTHONPATH": path}
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``clk`` in a process of its own."""
@@ -301,7 +302,21 @@ class Subject:
         )
 
     def _execute(self, name: str, *, resume: bool = False, **extra: Any) -> Outcome:
-        return execute(self.registry, self.plan(**extra), self.folder / name, resume=resume, beside=False)
+        with self._own_cache(name):
+            return execute(self.registry, self.plan(**extra), self.folder / name, resume=resume, beside=False)
+
+    @contextlib.contextmanager
+    def _own_cache(self, name: str) -> Iterator[None]:
+        """A cache of its own for each run: one that reuses another's artefacts takes other steps."""
+        before = os.environ.get("CLK_CACHE")
+        os.environ["CLK_CACHE"] = str(self.folder / "cache" / name)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["CLK_CACHE"]
+            else:
+                os.environ["CLK_CACHE"] = before
 
     def _watched(self, name: str, *, resume: bool = False, **extra: Any) -> Seen:
         made: list[Watched] = []

@@ -161,8 +161,8 @@ SMALL: dict[str, Any] = TINY | {
     "batch_size": 8,
     "train_image_size": 129,
     "augment_scale": (0.4, 0.8),
-    "training_steps_per_class": 110,
-    "decay_steps_per_class": 88,
+    "training_steps_per_class": 240,
+    "decay_steps_per_class": 192,
     "interleave_ratio_old": 8,
     "interleave_ratio_new": 8,
 }

@@ -147,7 +147,7 @@ def augmented(
         inputs = to_input(batch[source], spec, device)
         if not decoding:
             inputs = augment_tensors(
-                inputs, settings.base_augment, rng("base tensors", epoch, number, distributed.rank())
+                inputs, settings.base_augment, rng("base augment", epoch, number, distributed.rank())
             )
         yield inputs, as_tensor(batch[label], device).long()
 
