@@ -89,10 +89,11 @@ def test_fine_tuning_needs_no_source_and_no_helper(tmp_path: Path) -> None:
 
 
 def test_a_configuration_says_how_the_data_is_cut(tmp_path: Path) -> None:
-    outcome = go(tmp_path / "run", config="FINE_TUNING", replay="none")
+    own = {"learner.lr_initial_value_incremental": 3e-4}
+    outcome = go(tmp_path / "run", config="FINE_TUNING", replay="none", settings=own)
     text = (outcome.folder / "outputs" / "operative.gin").read_text()
     assert "dataset_type_incremental = 'sequential'" in text
-    assert "interleave_ratio_old = 4" in text  # --set wins over the configuration
+    assert "lr_initial_value_incremental = 0.0003" in text  # --set wins over the configuration
 
 
 def test_replay_without_a_source_is_refused(tmp_path: Path) -> None:

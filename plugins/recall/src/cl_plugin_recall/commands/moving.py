@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,9 @@ def export_checkpoints(parser: ArgumentParser) -> Handler:
         if not saved.steps(namespace.run):
             raise BadInput("run saved no weights", where=str(namespace.run))
         learner, _ = rebuilt(namespace.run, None)
-        names = evolve(names_of(learner), base=str(namespace.output))
+        pieces = json.loads((namespace.run / "run.json").read_text())["pieces"]
+        names = names_of(learner)
+        names = evolve(names, base=str(namespace.output), source=pieces.get("source", str(names.source)).split(":")[-1])
         written = []
         pairs = [(saved.encoder(namespace.run), names.encoder)]
         pairs += [(saved.decoder(namespace.run, step), names.decoder(step)) for step in saved.steps(namespace.run)]
