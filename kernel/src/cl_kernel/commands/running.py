@@ -202,7 +202,7 @@ def _label(stored: Mapping[str, Any]) -> str:
 def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
     main = next(iter(runs.values()))
     metric = next(iter(main["metrics"]))
-    keys = [key for key in main["metrics"][metric]["seen"][-1] if "/" not in key][:4]
+    keys = [key for key in main["metrics"][metric]["seen"][-1] if "/" not in key][:3]
     rows: list[Sequence[Any]] = []
     for index, stage in enumerate(main["stages"]):
         row: list[Any] = [f"{index + 1} {stage}"]
