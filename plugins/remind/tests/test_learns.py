@@ -29,4 +29,4 @@ def test_replayed_codes_beat_fine_tuning_by_the_gate(tmp_path: Path) -> None:
         baseline.append(omega_of_runs(outcome.beside["fine-tuning"], outcome.beside["offline"], "accuracy"))
     assert np.mean(gains) >= 0.55
     assert np.mean(omegas) >= 0.93
-    assert np.mean(baseline) <= 0.65  # its rate is low enough not to diverge, so it forgets over two stages, not one
+    assert np.mean(baseline) <= 0.5
