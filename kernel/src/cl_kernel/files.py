@@ -33,7 +33,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         raise DiskFull(
             "the disk is full",
             where=str(path),
-            fix="free some space, then 'clk resume' the run: everything finished before is intact",
+            fix="free some space and go on (a run: clk resume): everything finished before is intact",
         ) from error
 
 
