@@ -120,6 +120,15 @@ def check_sizes(dim: int, n_codebooks: int, n_centroids: int, where: str = "code
     return bits
 
 
+def trainer() -> str:
+    """What trains codebooks here, with its version: faiss, or torch without it."""
+    if util.find_spec("faiss") is None:
+        return f"torch {torch.__version__}"
+    import faiss
+
+    return f"faiss {faiss.__version__}"
+
+
 def train(rows: np.ndarray, n_codebooks: int, n_centroids: int) -> np.ndarray:
     """Centroids of each sub-space by k-means: 25 iterations, seed 1234, at most 256 rows a centroid.
 
@@ -137,7 +146,7 @@ def train(rows: np.ndarray, n_codebooks: int, n_centroids: int) -> np.ndarray:
     rows = np.ascontiguousarray(rows, np.float32)
     if not np.isfinite(rows).all():
         raise BadInput("features hold values that are no numbers", where="product quantiser")
-    if util.find_spec("faiss") is None:
+    if trainer().startswith("torch"):
         return _train_torch(rows, n_codebooks, n_centroids)
     import faiss
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from attrs import define, field
 from torch.nn import functional
@@ -18,9 +17,9 @@ from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.loaders import Batches, as_tensor
 from cl_plugin_remind.settings import Offline
 from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.train.parts import Brain, TestCodes, fit_codec, through
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
-from cl_plugin_remind.train.stream import BaseInit, build_brain, item_numbers
+from cl_plugin_remind.train.parts import Brain, TestCodes, remember
+from cl_plugin_remind.train.step import FEATURES, LABEL
+from cl_plugin_remind.train.stream import BaseInit, build_brain
 
 
 def build(settings: Offline, parts: Parts) -> OfflineUpper | OfflineWhole:
@@ -68,7 +67,7 @@ class OfflineUpper:
             self.ready, self._tests = True, None
         self.brain.freeze(upper_trains=True)
         if not self.filled:
-            self._fill(stage, ctx)
+            remember(self.brain, self.memory, stage, ctx, self.settings.batch_size)
             state.restore(self.brain.upper, self.start)
             self._new_optimizer()
             self.filled = True
@@ -121,24 +120,6 @@ class OfflineUpper:
         self.optimizer = torch.optim.SGD(
             self.brain.upper.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
-
-    def _fill(self, stage: Stage, ctx: Context) -> None:
-        batches = Batches(
-            stage.train,
-            self.brain.device,
-            transform=self.brain.features,
-            on_bad=ctx.bad_sample,
-            n_workers=max(1, ctx.site.n_workers),
-        )
-        order = np.arange(len(stage.train))
-        if stage.index == 0:
-            fit_codec(
-                self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser")
-            )
-        for rows, features, labels in batches(order, self.settings.batch_size):
-            stored, _ = through(self.memory, features)
-            groups = labels.cpu().numpy()
-            self.memory.add({FEATURES: stored, LABEL: groups, ITEM: item_numbers(ctx.stream, stage, rows)}, groups)
 
     def _train(self, stage: Stage, ctx: Context) -> None:
         settings, size = self.settings, self.settings.batch_size

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel import Field, Memory, Mismatch, Samples
+from cl_kernel import Context, Field, Memory, Mismatch, Samples, Stage, Stream, digest_tree
+from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
 from cl_kernel.torch.models import Split, as_split
 from cl_plugin_remind.model.resnet import Divided
+from cl_plugin_remind.replay import pq
 from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
 
@@ -30,7 +33,7 @@ class Brain:
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> Brain:
         """From this plugin's network, or from any other torch network, split or not."""
-        model = model.to(device)
+        model = model.to(device, memory_format=torch.channels_last)
         if isinstance(model, Divided):
             return cls(model.whole, model.parts.lower, model.upper, device)
         split: Split = as_split(model)
@@ -131,21 +134,71 @@ class TestCodes:
         return stacked if self.memory is None else through(self.memory, stacked)[1]
 
 
-def fit_codec(memory: Memory, batches: Any, rng: np.random.Generator) -> None:
-    """Train the memory's codec on base features, where it needs training.
+def stage_batches(brain: Brain, stage: Stage, ctx: Context) -> Batches:
+    """A stage's samples as features at the cut; unreadable ones follow ``--on-bad-sample``."""
+    return Batches(
+        stage.train, brain.device, transform=brain.features, on_bad=ctx.bad_sample, n_workers=max(1, ctx.site.n_workers)
+    )
 
-    :param batches: called for an iterator of feature batches, float32 [n, ...].
+
+def remember(brain: Brain, memory: Memory, stage: Stage, ctx: Context, batch_size: int) -> None:
+    """Put all examples of a stage into the memory, in their order; the first stage trains its codec before that."""
+    batches, order = stage_batches(brain, stage, ctx), np.arange(len(stage.train))
+    if stage.index == 0:
+        ctx.phase("base initialisation", len(order))
+        fit_codec(brain, memory, lambda: (features for _, features, _ in batches(order, batch_size)), stage, ctx)
+    for rows, features, labels in batches(order, batch_size):
+        stored, _ = through(memory, features)
+        groups = labels.cpu().numpy()
+        memory.add({FEATURES: stored, LABEL: groups, ITEM: item_numbers(ctx.stream, stage, rows)}, groups)
+
+
+def item_numbers(stream: Stream, stage: Stage, rows: np.ndarray) -> np.ndarray:
+    """Numbers of a stage's samples over the whole stream: the data set's own, or counted through the stages."""
+    if "items" in stage.info:
+        return np.asarray(stage.info["items"], np.int64)[rows]
+    return rows.astype(np.int64) + sum(len(earlier.train) for earlier in stream.stages[: stage.index])
+
+
+def fit_codec(
+    brain: Brain, memory: Memory, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: Context
+) -> None:
+    """Train the memory's codec on features of the first stage, where it needs training.
+
+    :param batches: called for batches of features, float32 [n, ...].
     :raises Mismatch: for a codec that needs training this learner cannot give.
     """
-    from cl_plugin_remind.replay import pq
-
     codec = memory.codec
     if isinstance(codec, PqCodec):
-        maps = (f if f.dim() == 4 else f[:, :, None, None] for f in batches())
-        codec.use(FEATURES, pq.train_maps(maps, codec.n_codebooks, codec.n_centroids, rng.random))
+        codec.use(FEATURES, _centroids(brain, codec, batches, stage, ctx))
     elif hasattr(codec, "fit"):
         features = torch.cat(list(batches()))
         labels = np.zeros(len(features), np.int64)
         codec.fit({FEATURES: as_codec_input(memory, features), LABEL: labels, ITEM: labels})
     elif getattr(codec, "trained", True) is False:
         raise Mismatch(f"codec {type(codec).__name__} is not trained and offers no fit()", where="--replay")
+
+
+def _centroids(
+    brain: Brain, codec: PqCodec, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: Context
+) -> np.ndarray:
+    """Codebooks of the features at the cut, shared by all runs with the same lower part and first stage."""
+
+    def train(folder: Path) -> None:
+        maps = (f if f.dim() == 4 else f[:, :, None, None] for f in batches())
+        rng = ctx.rng("quantiser")
+        np.save(folder / "centroids.npy", pq.train_maps(maps, codec.n_codebooks, codec.n_centroids, rng.random))
+
+    inputs = {
+        "lower": digest_tree(state.pack(brain.lower)),
+        "network": str(brain.lower),
+        "data": ctx.stream.fingerprint or ctx.stream.name,
+        "classes": list(stage.classes),
+        "n": len(stage.train),
+        "sizes": [codec.n_codebooks, codec.n_centroids],
+        "seed": ctx.seed,
+        "device": brain.device.type,
+        "skipped": sorted(ctx.site.skipped),
+        "trainer": pq.trainer(),
+    }
+    return np.load(ctx.cache.make("remind-pq", inputs, train) / "centroids.npy")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from cl_kernel import Context, Memory, Mismatch, Parts, Samples, Stage, Stream, Tree
+from cl_kernel import Context, Memory, Mismatch, Parts, Samples, Stage, Tree
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import Batches
@@ -25,7 +25,7 @@ from cl_plugin_remind.replay.codec import PqCodec
 from cl_plugin_remind.settings import BaseTraining, Streaming
 from cl_plugin_remind.train import files
 from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.train.parts import Brain, TestCodes, fit_codec, through
+from cl_plugin_remind.train.parts import Brain, TestCodes, item_numbers, remember, stage_batches, through
 from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
 
 BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
@@ -138,22 +138,7 @@ class Remind:
             return
         if self.memory is None:
             return
-        batches = Batches(
-            stage.train,
-            self.brain.device,
-            transform=self.brain.features,
-            on_bad=ctx.bad_sample,
-            n_workers=max(1, ctx.site.n_workers),
-        )
-        order = np.arange(len(stage.train))
-        ctx.phase("base initialisation", len(order))
-        fit_codec(
-            self.memory, lambda: (f for _, f, _ in batches(order, self.settings.batch_size)), ctx.rng("quantiser")
-        )
-        for rows, features, labels in batches(order, self.settings.batch_size):
-            stored, _ = through(self.memory, features)
-            groups = labels.cpu().numpy()
-            self.memory.add({FEATURES: stored, LABEL: groups, ITEM: item_numbers(ctx.stream, stage, rows)}, groups)
+        remember(self.brain, self.memory, stage, ctx, self.settings.batch_size)
 
     def _adopt(self, folder: Path) -> None:
         """Go on from an imported buffer and classifier.
@@ -177,13 +162,7 @@ class Remind:
         """One pass, one example at a time, in the order of the stage."""
         settings, streamer, size = self.settings, self.streamer, self.settings.batch_size
         self.brain.freeze(upper_trains=settings.norm == "train")
-        batches = Batches(
-            stage.train,
-            self.brain.device,
-            transform=self.brain.features,
-            on_bad=ctx.bad_sample,
-            n_workers=max(1, ctx.site.n_workers),
-        )
+        batches = stage_batches(self.brain, stage, ctx)
         ctx.phase("stream", len(stage.train) - self.position)
         first = self.position // size
         for number, (rows, features, labels) in enumerate(
@@ -269,10 +248,3 @@ class BaseInit:
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
         self.trainer.load(tree)
-
-
-def item_numbers(stream: Stream, stage: Stage, rows: np.ndarray) -> np.ndarray:
-    """Numbers of a stage's samples over the whole stream: the data set's own, or counted through the stages."""
-    if "items" in stage.info:
-        return np.asarray(stage.info["items"], np.int64)[rows]
-    return rows.astype(np.int64) + sum(len(earlier.train) for earlier in stream.stages[: stage.index])
