@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cl_plugin_clear import standin
 from cl_plugin_clear.data import buckets, concepts, dataset, download, features, ingest
 from cl_plugin_clear.data.images import Limits
 from cl_plugin_clear.data.metadata import Filter, Source
+from cl_plugin_clear.data.store import Store
 
 LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
 FAST = download.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
@@ -76,3 +78,23 @@ def extractor() -> Callable[[list[Path]], object]:
         return standin.toy_clip().images(pictures)
 
     return extract
+
+
+def as_original(store: Path, place: Path, prefix: str) -> None:
+    """The finished pictures of a store as the original's program left its downloads."""
+    index = {}
+    opened = Store.open(store)
+    for chunk in opened.chunks():
+        rows = [row for row in opened.read_chunk(chunk).to_pylist() if row["status"] == "ok"]
+        folder = place / str(chunk)
+        (folder / "images").mkdir(parents=True)
+        records = []
+        for row in rows:
+            record = dataset.record_json(row, "")
+            record |= {"IMG_PATH": f"{row['id']}.{row['ext']}", "IMG_DIR": f"{prefix}/{chunk}/images"}
+            shutil.copy(store / row["rel_path"], folder / "images" / record["IMG_PATH"])
+            records.append(record)
+        (folder / "metadata.json").write_text(json.dumps(records))
+        index[str(chunk)] = {"folder": f"{prefix}/{chunk}", "num_images": len(rows), "image_folder": f"{prefix}/{chunk}/images",  # noqa: E501
+                             "metadata_location": f"{prefix}/{chunk}/metadata.json"}  # fmt: skip
+    (place / "all_folders.json").write_text(json.dumps(index))

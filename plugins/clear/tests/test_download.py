@@ -20,11 +20,10 @@ import pytest
 from attrs import evolve
 from PIL import Image
 
-from cl_kernel.errors import BadSetting, Mismatch
+from cl_kernel import BadSetting, DiskFull, Mismatch
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import download as d
 from cl_plugin_clear.data import images, ingest
-from cl_plugin_clear.data.disk import DiskFull
 from cl_plugin_clear.data.metadata import Filter, Source
 from cl_plugin_clear.data.store import Store
 

@@ -30,7 +30,7 @@ from cl_plugin_clear.data.legacy import import_folder, load_pickle
 from cl_plugin_clear.data.store import Store
 from cl_plugin_clear.settings import Released
 
-from .conftest import GROUP, LABELS
+from .conftest import GROUP, LABELS, as_original
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -418,25 +418,6 @@ def test_a_hold_out_shares_nothing_with_the_first_set(store: Path, tmp_path: Pat
 
 
 # ---- the original's files ---------------------------------------------------------------------
-
-
-def as_original(store: Path, place: Path, prefix: str) -> None:
-    index = {}
-    opened = Store.open(store)
-    for chunk in opened.chunks():
-        rows = [row for row in opened.read_chunk(chunk).to_pylist() if row["status"] == "ok"]
-        folder = place / str(chunk)
-        (folder / "images").mkdir(parents=True)
-        records = []
-        for row in rows:
-            record = dataset.record_json(row, "")
-            record |= {"IMG_PATH": f"{row['id']}.{row['ext']}", "IMG_DIR": f"{prefix}/{chunk}/images"}
-            shutil.copy(store / row["rel_path"], folder / "images" / record["IMG_PATH"])
-            records.append(record)
-        (folder / "metadata.json").write_text(json.dumps(records))
-        index[str(chunk)] = {"folder": f"{prefix}/{chunk}", "num_images": len(rows), "image_folder": f"{prefix}/{chunk}/images",  # noqa: E501
-                             "metadata_location": f"{prefix}/{chunk}/metadata.json"}  # fmt: skip
-    (place / "all_folders.json").write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("prefix", ["", "/data3/someone/yfcc"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cl_kernel import write_json
 from cl_plugin_clear.data.concepts import read_json_object
-from cl_plugin_clear.data.disk import full_disk_named
-from cl_plugin_clear.data.download import Options, fetch_one, fill, reader
+from cl_plugin_clear.data.download import Options, fetch_one, fill, reader, save
 from cl_plugin_clear.data.images import Limits, decode
+from cl_plugin_clear.data.store import remove_stale
 
 
 def fetch_all_images(
@@ -38,13 +37,11 @@ def fetch_all_images(
                 found = fetch_one(url, record["EXT"], reader(url, options), options.limits, wait_s=wait_s)
                 if found.status != "ok":
                     return url, record["IMG_PATH"], False
-                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-                with full_disk_named(target):
-                    temporary.write_bytes(found.data)
-                    temporary.replace(target)
+                save(target, found.data)
                 return url, record["IMG_PATH"], True
 
             (folder / "all_images" / bucket).mkdir(parents=True, exist_ok=True)
+            remove_stale(folder / "all_images" / bucket, below=False)
             results = list(pool.map(fetch, records.values()))
             failed = {url: path for url, path, ok in results if not ok}
             write_json(folder / "all_images" / "failed" / f"{bucket}.json", failed)

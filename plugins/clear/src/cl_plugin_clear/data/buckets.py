@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, frozen
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, write_json
-from cl_plugin_clear.data.disk import full_disk_named, sync_folder
+from cl_kernel import BadInput, BadSetting, MissingAsset, full_disk_named, sync_folder, write_json
 from cl_plugin_clear.data.split import FIRST_YEAR, LAST_YEAR, date_text, even_sizes, interval_stamps, years
 from cl_plugin_clear.data.store import Store
 

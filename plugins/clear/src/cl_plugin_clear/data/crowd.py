@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cl_kernel import BadInput, write_json, write_text
+from cl_kernel import BadInput, atomic, write_json, write_text
 from cl_plugin_clear.data.build import LABELED_IMAGES, class_names
 from cl_plugin_clear.data.concepts import read_json_object
 from cl_plugin_clear.data.dataset import members_of, place
+from cl_plugin_clear.data.store import remove_stale
 from cl_plugin_clear.data.verify import REPORTS, Suspect, Voted, flagged, kept, reports
 
 TASK_COLUMNS = ("image_url", "ID", "bucket_index", "query")
@@ -39,6 +40,7 @@ def task_files(folder: Path, out: Path, url_prefix: str, *, length: int = 0, cro
     from cl_plugin_clear.data.release import read_picture
 
     _, buckets = members_of(folder)
+    remove_stale(out)
     written = []
     for bucket, classes in buckets.items():
         for kind in ("original", f"cropped_{crop}"):
@@ -50,10 +52,9 @@ def task_files(folder: Path, out: Path, url_prefix: str, *, length: int = 0, cro
                         path = f"{kind}/{bucket}/{label}/{photo}.jpg"
                         target = out / path
                         if not target.exists():
-                            target.parent.mkdir(parents=True, exist_ok=True)
-                            Image.fromarray(read_picture(folder / record["IMG_PATH"], crop)).save(
-                                target, "JPEG", quality=92
-                            )
+                            with atomic(target) as file:
+                                cropped = read_picture(folder / record["IMG_PATH"], crop)
+                                Image.fromarray(cropped).save(file, "JPEG", quality=92)
                     rows.append((f"{url_prefix.rstrip('/')}/{path}".replace(" ", "+"), photo, bucket, label))
             size = length or max(len(rows), 1)
             for part, start in enumerate(range(0, len(rows), size)):
@@ -207,6 +208,7 @@ def collect(
 
 def write_subset(folder: Path, out: Path, chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, int]:
     """A labelled folder with these pictures of another: images, metadata, class names, file lists."""
+    remove_stale(out)
     labels = sorted({label for classes in chosen.values() for label in classes})
     names = class_names(labels)
     index = {name: i for i, name in enumerate(names)}

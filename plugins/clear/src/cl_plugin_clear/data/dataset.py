@@ -17,16 +17,15 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, write_json, write_text
+from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, full_disk_named, write_json, write_text
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.build import LABELED_IMAGES, SEEDS, class_names, list_bucket, map_labels
 from cl_plugin_clear.data.concepts import Concepts, read_json_object
-from cl_plugin_clear.data.disk import full_disk_named
 from cl_plugin_clear.data.features import Embedder, Features
 from cl_plugin_clear.data.metadata import COLUMNS
 from cl_plugin_clear.data.retrieval import BACKGROUND, normalise, retrieve
 from cl_plugin_clear.data.split import train_test, train_test_by_class
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.data.store import Store, remove_stale
 
 
 @frozen
@@ -64,6 +63,7 @@ def retrieve_group(
     if concepts.background and BACKGROUND in labels:
         raise BadInput(f"a class is called {BACKGROUND}, and a background is asked for", where="label map")
     split = Split.open(root, concepts.split)
+    remove_stale(out)
     identity = {**concepts.as_json(), "SAVE_PATH": ""}
     _same_or_write(out / "concept_group_dict.json", identity, "concept group")
     if label_map is not None:
@@ -166,6 +166,7 @@ def build_folder(
     store = Store.open(root)
     concepts = read_json_object(out / "concept_group_dict.json")
     results = read_json_object(out / "clip_result.json")
+    remove_stale(out)
     split = Split.open(root, Path(concepts["BUCKET_DICT_PATH"]).stem)
     index: dict[str, dict[str, str]] = {}
     totals: dict[str, int] = {}
@@ -319,6 +320,7 @@ def write_training_folder(
     """
     names, buckets = members_of(folder)
     out = folder / "training_folder"
+    remove_stale(out)
     sizes: dict[str, int] = {}
     write_json(out / "bucket_indices.json", list(buckets))
     for bucket, classes in buckets.items():
@@ -378,9 +380,7 @@ def save_torch(path: Path, content: Any) -> None:
     """``torch.save``, whole or not at all."""
     import torch
 
-    from cl_kernel import atomic
-
-    with full_disk_named(path), atomic(path) as file:
+    with atomic(path) as file:
         torch.save(content, file)
 
 
@@ -400,6 +400,7 @@ def write_features(
     import torch
 
     _, buckets = members_of(folder)
+    remove_stale(folder / "features")
     n_read = 0
     index: dict[str, dict[str, str]] = {}
     for bucket, classes in buckets.items():
@@ -437,6 +438,7 @@ def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
     """
     names = read_class_names(folder / "class_names.txt")
     index = read_json_object(folder / "labeled_metadata.json")
+    remove_stale(folder)
     pending = folder / ".relabel.json"
     if pending.exists():
         progress = json.loads(pending.read_text())
@@ -515,6 +517,7 @@ def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
 def forget(folder: Path, ids: Sequence[int]) -> int:
     """Drop photos from a labelled folder: pictures, records, features, lists. :return: pictures dropped."""
     gone = {str(i) for i in ids}
+    remove_stale(folder)
     _, buckets = members_of(folder)
     n = 0
     for bucket, classes in buckets.items():

@@ -25,8 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field, frozen
 
-from cl_kernel import BadSetting, Mismatch
-from cl_plugin_clear.data.disk import full_disk_named
+from cl_kernel import BadSetting, Mismatch, full_disk_named
 from cl_plugin_clear.data.images import ATTEMPTS, Limits, Picture, decode
 from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
@@ -279,7 +278,7 @@ def _download_chunk(
     table = store.read_chunk(chunk)
     folder = store.root / "images" / str(chunk)
     folder.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder)
+    remove_stale(folder, below=False)
     rows = [row for row, status in enumerate(table["status"].to_pylist()) if status in again]
     outcomes = {name: table[name].to_pylist() for name in OUTCOMES}
     records = list(_records(table, rows, options))
@@ -315,7 +314,7 @@ def _download_chunk(
 
     for place, found, record in _fetch_all(missing, options, pool, folder, store):
         if found.status == "ok":
-            _save(folder / f"{record.id}.{record.ext}", found.data)
+            save(folder / f"{record.id}.{record.ext}", found.data)
         settle(place, found, record)
 
     for name in OUTCOMES:
@@ -337,7 +336,8 @@ def _records(table: pa.Table, rows: Sequence[int], options: Options) -> Iterator
         yield Record(row=values["row"], id=values["id"], ext=extension, url=fill(options.template, values))
 
 
-def _save(path: Path, data: bytes) -> None:
+def save(path: Path, data: bytes) -> None:
+    """Write a picture whole or not at all; a power cut may lose it, the next run looks."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with full_disk_named(path):
         temporary.write_bytes(data)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from cl_plugin_clear.data.metadata import Filter, HashIndex, Source, parse_block, read_blocks
-from cl_plugin_clear.data.store import PARSED, Store, remove_stale
+from cl_plugin_clear.data.store import PARSED, Store
 
 BLOCK_ROWS = 25_000
 """Rows parsed at a time by one thread: bounds memory whatever the chunk size."""
@@ -55,7 +55,6 @@ def ingest(
     n_threads = n_threads or min(8, os.cpu_count() or 1)
     n_parsed = n_reused = rows = 0
     with store.held(), ThreadPoolExecutor(n_threads, thread_name_prefix="parse") as pool:
-        remove_stale(root / "meta")
         done = set(store.chunks())
         find_hash = HashIndex(source.hashes, store.scratch()) if source.hashes else None
         least = -(-chunk_size // BLOCK_ROWS)  # blocks never cross a chunk: as many as divide it

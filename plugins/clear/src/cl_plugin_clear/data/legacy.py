@@ -18,7 +18,7 @@ from cl_kernel import BadInput, MissingAsset
 from cl_plugin_clear.data.dataset import place
 from cl_plugin_clear.data.images import Limits, decode
 from cl_plugin_clear.data.metadata import COLUMNS, TABLE
-from cl_plugin_clear.data.store import DOWNLOADED, Store
+from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
 
 
 class Record:
@@ -104,6 +104,7 @@ def import_folder(source: Path, root: Path, *, old_prefix: str = "", chunk_size:
     store.update(images={"min_size": 0, "min_edge": 0, "max_aspect_ratio": 0.0})
     n_pictures = n_missing = n_chunks = 0
     with store.held():
+        remove_stale(root / "images")
         for start in range(0, len(records), chunk_size):
             chunk = start // chunk_size
             if store.manifest(chunk) is not None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ import pyarrow.parquet as pq
 from attrs import define, field
 
 from cl_kernel import BadInput, BadSetting, MissingAsset, RunConflict, atomic, write_json, write_text
-from cl_plugin_clear.data.disk import full_disk_named
 
 if TYPE_CHECKING:
     import duckdb
@@ -103,6 +103,7 @@ class Store:
                 raise RunConflict(
                     "another process is writing to this store", where=str(self.root), fix="wait for it to end"
                 ) from error
+            remove_stale(self.root)
             yield
 
     @property
@@ -192,7 +193,7 @@ class Store:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table atomically."""
-    with full_disk_named(path), atomic(path) as file:
+    with atomic(path) as file:
         pq.write_table(
             table,
             file,
@@ -236,12 +237,17 @@ def digest_ids(ids: Sequence[int] | Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(np.asarray(ids, np.int64)).tobytes()).hexdigest()
 
 
-def remove_stale(folder: Path) -> None:
-    """Drop temporary files that a killed process left."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.startswith(".") and path.name.endswith(".tmp") and not _alive(path.name):
-                path.unlink(missing_ok=True)
+def remove_stale(folder: Path, *, below: bool = True) -> None:
+    """Drop temporary files and folders that killed processes left.
+
+    :param below: also in sub-folders; never among the millions of pictures of ``images`` and ``all_images``.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if name.startswith(".") and name.endswith(".tmp") and not _alive(name):
+                path = Path(place, name)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        folders[:] = [name for name in folders if below and name not in ("images", "all_images", ".scratch")]
 
 
 def _alive(name: str) -> bool:

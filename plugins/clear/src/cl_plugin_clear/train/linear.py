@@ -15,6 +15,7 @@ from cl_kernel import BadInput, atomic, write_json
 from cl_kernel.torch import device as devices
 from cl_kernel.torch.loaders import ahead
 from cl_plugin_clear.data.release import read_picture
+from cl_plugin_clear.data.store import remove_stale
 from cl_plugin_clear.model import backbone
 from cl_plugin_clear.train.augment import normalised, random_crop
 from cl_plugin_clear.train.moco import Pictures, find_pictures, learning_rate
@@ -62,6 +63,7 @@ def evaluate_linear(
     before = {name: value.clone() for name, value in network.state_dict().items()}
     checkpoint = out / "linear.pt"
     first = 0
+    remove_stale(out, below=False)
     if checkpoint.exists():
         content = torch.load(checkpoint, weights_only=True, map_location=where)
         head.load_state_dict(content["head"])

@@ -23,7 +23,7 @@ from torch import Tensor
 from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, write_json
 from cl_kernel.torch import distributed
 from cl_kernel.torch.loaders import ahead
-from cl_plugin_clear.data.disk import full_disk_named
+from cl_plugin_clear.data.store import remove_stale
 from cl_plugin_clear.model import MoCo, contrast, encoder
 from cl_plugin_clear.train.augment import view
 
@@ -206,6 +206,8 @@ def pretrain(
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
+        if distributed.rank() == 0:
+            remove_stale(folder, below=False)
         first = resume(folder, moco, optimizer, settings.arch)
         log = read_log(folder)[:first]
         per_process = settings.batch_size // world
@@ -258,7 +260,7 @@ def save(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"checkpoint_{epoch - 1:04d}.pth.tar"
-    with full_disk_named(path), atomic(path) as file:
+    with atomic(path) as file:
         torch.save(state, file)
     write_json(folder / "log.json", [asdict(entry) for entry in log])
     for old in checkpoints(folder)[: -settings.keep_last]:
