@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from attrs import define, field, frozen
 from cl_kernel import config
 from cl_kernel.config import Layer, Resolved, RunOptions, read_yaml
 from cl_kernel.errors import BadSetting, Mismatch, MissingAsset, UnknownName
-from cl_kernel.manager import Offer, Registry
+from cl_kernel.manager import Offer, Registry, resolve
 from cl_kernel.records import Experiment
 
 PIECES = ("dataset", "model", "replay", "learner", "metrics")
+CONFIGURATIONS = ("config", "gin_file", "gin_param")
+CHOICES = PIECES + CONFIGURATIONS
 RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
 ROOM_OF = {"policy": "memory", "codec": "memory", "source": "source"}
 
@@ -76,13 +78,16 @@ def ask(
     data_roots: Sequence[str | Path] = (),
     config_files: Sequence[Path] = (),
     config: str = "",
+    gin_files: Sequence[str | Path] = (),
+    gin_params: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     trackers: Sequence[str] = (),
     **run: Any,
 ) -> Request:
     """The request that ``clk run`` makes of its flags; the same names in Python.
 
-    :param settings: dotted names as for ``--set``, laid over everything else.
+    :param config: a named configuration of the learner; ``gin_files`` and ``gin_params`` are the user's own.
+    :param settings: dotted names as for ``--set``, laid over everything but gin.
     :param run: any of ``seed``, ``memory``, ``device``, ``on_bad_sample``, ``n_workers``, ``evaluate``; None leaves
         the default.
     :raises BadSetting: for another name, or a settings file that cannot be read.
@@ -90,11 +95,18 @@ def ask(
     if unknown := set(run) - set(RUN_FLAGS):
         raise BadSetting(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(RUN_FLAGS)}", where="ask")
     layers = [read_yaml(Path(path)) for path in config_files]
-    named = {"dataset": dataset, "model": model, "learner": learner, "replay": replay, "metrics": list(metrics)}
+    named = {
+        "dataset": dataset,
+        "model": model,
+        "learner": learner,
+        "replay": replay,
+        "metrics": list(metrics),
+        "config": config,
+        "gin_file": list(map(str, gin_files)),
+        "gin_param": list(gin_params),
+    }
     layers.append(Layer("command line", {kind: name for kind, name in named.items() if name}))
     layers += [Layer(f"--{k.replace('_', '-')}", {f"run.{k}": v}) for k, v in run.items() if v is not None]
-    if config:
-        layers.append(Layer("--config", {"learner.config": config}))
     layers.append(Layer("--set", dict(settings or {})))
     return Request(
         test=test,
@@ -114,12 +126,10 @@ def plan(registry: Registry, request: Request) -> Plan:
     experiment, matched = _experiment(registry, request)
     record: Experiment | None = experiment.record if experiment else None
     profile = _profile(record, request)
-    layers = _layers(record, profile, request, matched)
+    of_test, asked = _of_test(record, profile, request, matched), _asked(record, request)
     chosen: dict[str, Any] = {}
-    settings_layers = []
-    for layer in layers:
-        chosen.update({key: value for key, value in layer.values.items() if key in PIECES and value not in (None, "")})
-        settings_layers.append(Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in PIECES}))
+    for layer in [*of_test, *asked]:
+        chosen.update({key: value for key, value in layer.values.items() if key in CHOICES and value not in (None, "")})
     prefer = request.plugin or (experiment.plugin if experiment else "")
     pieces, metrics = ({}, []) if record is not None and record.run else _pieces(registry, chosen, prefer)
     classes: dict[str, type | None] = {"run": RunOptions}
@@ -134,11 +144,13 @@ def plan(registry: Registry, request: Request) -> Plan:
         if argument:
             if not offer.record.argument:
                 raise BadSetting(f"{offer.name} takes no argument, but {argument!r} was given", where=f"--{section}")
-            settings_layers.append(Layer(f"{section} {argument}", {f"{section}.{offer.record.argument}": argument}))
+            asked.append(Layer(f"{section} {argument}", {f"{section}.{offer.record.argument}": argument}))
     if record is not None and record.run:
         classes["experiment"] = record.options
     _nothing_ignored(request, record, profile, pieces)
-    resolved = config.resolve_settings(classes, [*piece_layers, *settings_layers])
+    named, own = (_without(layer, _fixed(record, request)) for layer in _configurations(pieces, chosen, profile))
+    layers = [*piece_layers, *of_test, named, *asked, own]
+    resolved = config.resolve_settings(classes, [_without(layer, CHOICES) for layer in layers])
     name = record.name if record else chosen.get("learner", "run")
     beside = list(record.beside) if record and not request.beside else []
     return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
@@ -151,12 +163,16 @@ def check_installed(planned: Plan) -> None:
     """
     offers = [*(offer for offer, _ in planned.pieces.values()), *planned.metrics]
     for offer in [*offers, *([planned.experiment] if planned.experiment else [])]:
-        if missing := [module for module in offer.record.requires if not importable(module)]:
-            raise MissingAsset(
-                f"{offer.name} needs the package {', '.join(missing)}",
-                where="this Python environment",
-                fix=f"pip install {' '.join(missing)}",
-            )
+        _require(offer)
+
+
+def _require(offer: Offer) -> None:
+    if missing := [module for module in offer.record.requires if not importable(module)]:
+        raise MissingAsset(
+            f"{offer.name} needs the package {', '.join(missing)}",
+            where="this Python environment",
+            fix=f"pip install {' '.join(missing)}",
+        )
 
 
 def importable(module: str) -> bool:
@@ -235,22 +251,55 @@ def _nothing_ignored(
         )
 
 
-def _layers(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
-    layers = []
-    if record is not None:
-        layers.append(Layer(f"test {record.name}", config.flatten(record.settings)))
-        layers.append(
-            Layer(f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(profile, {})))
+def _of_test(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
+    if record is None:
+        return []
+    layers = [
+        Layer(f"test {record.name}", config.flatten(record.settings)),
+        Layer(f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(profile, {}))),
+    ]
+    if matched is not None:
+        layers.append(matched)
+    if request.beside:
+        layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
+    return layers
+
+
+def _asked(record: Experiment | None, request: Request) -> list[Layer]:
+    fixed = _fixed(record, request)
+    return [_without(Layer(origin, config.flatten(values)), fixed) for origin, values in request.overrides]
+
+
+def _fixed(record: Experiment | None, request: Request) -> Collection[str]:
+    """What a comparison run keeps whatever was asked of the run it stands beside."""
+    return {*record.beside[request.beside], "run.stop_at_step"} if record and request.beside else ()
+
+
+def _without(layer: Layer, fixed: Collection[str]) -> Layer:
+    return Layer(layer.origin, {key: value for key, value in layer.values.items() if key not in fixed})
+
+
+def _configurations(
+    pieces: Mapping[str, tuple[Offer, str]], chosen: Mapping[str, Any], profile: str
+) -> tuple[Layer, Layer]:
+    """The learner's named configuration and the user's own gin, as layers."""
+    name, files, params = (chosen.get(key, "") for key in CONFIGURATIONS)
+    if not (name or files or params):
+        return Layer("--config", {}), Layer("--gin-file", {})
+    learner = pieces["learner"][0] if "learner" in pieces else None
+    if learner is None or not learner.record.configurations:
+        raise BadSetting(
+            f"{learner.name if learner else 'this test'} has no named configurations and reads no gin",
+            where="--config, --gin-file, --gin-param",
+            fix="give settings with --set KEY=VALUE or --config-file FILE",
         )
-        if matched is not None:
-            layers.append(matched)
-        if request.beside:
-            layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
-    own = [Layer(origin, config.flatten(values)) for origin, values in request.overrides]
-    if request.beside and record is not None:
-        fixed = {*record.beside[request.beside], "run.stop_at_step"}
-        own = [Layer(layer.origin, {k: v for k, v in layer.values.items() if k not in fixed}) for layer in own]
-    return layers + own
+    _require(learner)
+    read = resolve(learner.record.configurations)
+    files, params = ([text] if isinstance(text, str) and text else list(text) for text in (files, params))
+    return (
+        Layer(f"--config {name}", read(name, (), (), profile) if name else {}),
+        Layer(", ".join([*files, *(["--gin-param"] if params else [])]), read("", files, params, profile)),
+    )
 
 
 def _pieces(
@@ -341,7 +390,7 @@ def _room(learner: Offer, room: str, offer: Offer, given: bool) -> None:
 def comparable(planned: Plan) -> list[dict[str, Any]]:
     """Published figures that this run may stand beside: same profile, nothing changed that changes results."""
     harmless = {"run.seed", "run.device", "run.n_workers", "run.checkpoint_every_s", "run.plots"}
-    changed = {key for layer in _layers(None, "", planned.request, None) for key in layer.values} - harmless
+    changed = {key for layer in _asked(None, planned.request) for key in layer.values} - harmless
     if planned.experiment is None or planned.request.beside or changed:
         return []
     expected = planned.experiment.record.expected

@@ -171,6 +171,9 @@ class Learner:
         without room is refused before the run.
     :param defaults: the pieces it takes when none is named, e.g. ``{"model": "mlp", "replay": "reservoir"}``.
     :param metrics: metric names recorded when none is named; the first fills the accuracy matrix.
+    :param configurations: ``(name, gin_files, gin_params, profile) -> Mapping`` of dotted settings, for learners that
+        have named configurations (``--config``, laid over the test's) or read gin (``--gin-file``, ``--gin-param``,
+        laid over everything).
     """
 
     name: str = field(validator=_name)
@@ -181,6 +184,7 @@ class Learner:
     rooms: tuple[str, ...] = field(default=())
     defaults: Mapping[str, str] = field(factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
+    configurations: str = field(default="", validator=_optional_target)
     settings: type | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     requires: tuple[str, ...] = ()

@@ -15,6 +15,8 @@ import pytest
 
 from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, UnknownName, launch
 
+from cl_plugin_recall.experiments import TINY
+
 from .conftest import SHORT
 
 TEST = "ADD_FIVE_TWO_TIMES"
@@ -89,11 +91,31 @@ def test_fine_tuning_needs_no_source_and_no_helper(tmp_path: Path) -> None:
 
 
 def test_a_configuration_says_how_the_data_is_cut(tmp_path: Path) -> None:
-    own = {"learner.lr_initial_value_incremental": 3e-4}
+    own = {"learner.lr_initial_value_incremental": 3e-4, "learner.interleave_ratio_old": 0}
     outcome = go(tmp_path / "run", config="FINE_TUNING", replay="none", settings=own)
     text = (outcome.folder / "outputs" / "operative.gin").read_text()
     assert "dataset_type_incremental = 'sequential'" in text
     assert "lr_initial_value_incremental = 0.0003" in text  # --set wins over the configuration
+
+
+def test_settings_and_own_gin_win_over_a_configuration_and_the_profile_keeps_its_schedule(tmp_path: Path) -> None:
+    from cl_kernel import ask, discover, plan
+
+    own = tmp_path / "own.gin"
+    own.write_text("TrainManager.l2_decay = 7e-4\n")
+    request = ask(
+        TEST,
+        plugin="recall",
+        config="FINE_TUNING",
+        gin_files=[own],
+        gin_params=["decay_power = 2"],
+        settings={"learner.mix_labels": True, "learner.l2_decay": 1e-5},
+    )
+    flat = plan(discover(), request).resolved.flat()
+    assert flat["learner.interleave_ratio_old"] == 0 and flat["dataset.protocol"] == "sequential"
+    assert flat["learner.mix_labels"] is True  # equal to the default, and still what was asked
+    assert flat["learner.l2_decay"] == 7e-4 and flat["learner.decay_power"] == 2
+    assert flat["learner.training_steps_per_class"] == TINY["training_steps_per_class"]
 
 
 def test_replay_without_a_source_is_refused(tmp_path: Path) -> None:
@@ -105,8 +127,8 @@ def test_replay_without_a_source_is_refused(tmp_path: Path) -> None:
     "options, error",
     [
         ({"config": "OVERLAPED"}, UnknownName),
-        ({"settings": {"learner.gin_param": "l2_decai = 1"}}, BadSetting),
-        ({"settings": {"learner.gin_file": "nowhere.gin"}}, BadSetting),
+        ({"gin_params": ["l2_decai = 1"]}, BadSetting),
+        ({"gin_files": ["nowhere.gin"]}, BadSetting),
         ({"settings": {"learner.l2_decai": 1}}, BadSetting),
         ({"settings": {"learner.optimiser": "sgd"}}, BadSetting),
         ({"settings": {"dataset.structure": "15-4"}}, BadSetting),

@@ -40,6 +40,10 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--n-workers", type=int, default=None)
     parser.add_argument("--evaluate", choices=("all", "seen"), default=None, help="test sets scored after each stage")
     parser.add_argument("--config", default="", metavar="NAME", help="named configuration, for learners that have them")
+    parser.add_argument("--gin-file", action="append", default=[], metavar="FILE", help="own gin file; repeatable")
+    parser.add_argument(
+        "--gin-param", action="append", default=[], metavar="BINDING", help="own gin binding, NAME = VALUE; repeatable"
+    )
     parser.add_argument("--config-file", action="append", default=[], type=Path, metavar="YAML", help="settings file")
     parser.add_argument(
         "--set",
@@ -69,6 +73,8 @@ def request_from(namespace: Namespace) -> Request:
         data_roots=namespace.data_root,
         config_files=namespace.config_file,
         config=namespace.config,
+        gin_files=namespace.gin_file,
+        gin_params=namespace.gin_param,
         settings=parse_assignments(namespace.assignments).values,
         trackers=getattr(namespace, "tracker", ()),
         **{name: getattr(namespace, name) for name in RUN_FLAGS},

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from cl_kernel import BadSetting, UnknownName
+from cl_plugin_recall.experiments import LEARNER_PROFILES
 from cl_plugin_recall.settings import Recall
 
 CONFIGS = (
@@ -39,7 +40,7 @@ PROTOCOL_KEYS = {
 ELSEWHERE = ("base_folder_path", "n_classes", "dataset_mean", "test_type", "replay_source")
 """Parameters that the data set, the weight source, ``--test`` and ``--replay`` settle here."""
 
-LEARNER_KEYS = tuple(a.name for a in attrs.fields(Recall) if a.name not in ("config", "gin_file", "gin_param"))
+LEARNER_KEYS = tuple(a.name for a in attrs.fields(Recall) if a.name != "config")
 PARAMETERS = (*LEARNER_KEYS, *PROTOCOL_KEYS, *ELSEWHERE)
 
 
@@ -121,6 +122,19 @@ def as_settings(bindings: Mapping[str, Any], *, config: str = "") -> dict[str, A
     if config:
         dotted["learner.config"] = config.upper()
     return dotted
+
+
+def configurations(name: str, gin_files: Sequence[str], gin_params: Sequence[str], profile: str) -> dict[str, Any]:
+    """What ``--config``, ``--gin-file`` and ``--gin-param`` of a run mean for its settings.
+
+    A configuration's schedule is for the paper's data and network, so another profile keeps its own; replay or none,
+    inpainting or none, and how the data is cut are the configuration's everywhere.
+    """
+    bindings = read_bindings(name, gin_files, gin_params)
+    if name:
+        scheduled = LEARNER_PROFILES.get(profile, {})
+        bindings = {k: v for k, v in bindings.items() if k not in scheduled or (k.startswith("interleave") and v == 0)}
+    return as_settings(bindings, config=name)
 
 
 def as_gin(learner: Recall, protocols: tuple[str, str, str]) -> str:

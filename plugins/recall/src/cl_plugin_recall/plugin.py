@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Metric, Model, Plugin, Replay, hookimpl
-from cl_plugin_recall import configuration, experiments
+from cl_plugin_recall import experiments
 from cl_plugin_recall.settings import Deeplab, FlickrReplay, FolderReplay, GanReplay, Recall, Shapes, Small, Voc
 
 TENSORFLOW = ("tensorflow", "gin")
@@ -20,12 +19,6 @@ def clk_plugin() -> Plugin:
         summary="replay-based continual semantic segmentation: old classes are redrawn or looked up, never stored",
         paper="Maracani, Michieli, Toldo, Zanuttigh: RECALL, ICCV 2021, arXiv 2108.03673",
     )
-
-
-@hookimpl
-def clk_configure(settings: Mapping[str, Any]) -> None:
-    """A named configuration also says how the data set is cut."""
-    configuration.remember(settings)
 
 
 @hookimpl
@@ -145,6 +138,7 @@ def clk_learners() -> Sequence[Learner]:
             rooms=("model", "source"),
             defaults={"model": "recall:deeplab", "replay": "recall:gan"},
             metrics=("recall:segmentation",),
+            configurations="cl_plugin_recall.gin_bindings:configurations",
             settings=Recall,
             profiles=experiments.LEARNER_PROFILES,
             requires=TENSORFLOW,

@@ -139,8 +139,6 @@ class Recall:
     config: str = field(
         default="", metadata=doc("one of the nine shipped configurations, stated for reports; set by --config")
     )
-    gin_file: str = field(default="", metadata=doc("own gin files, comma-separated; they win over everything"))
-    gin_param: str = field(default="", metadata=doc("own gin bindings, separated by ';'"))
     test_name: str = field(default="OVERLAPPED", metadata=doc("name of the configuration in reports"))
     helper_decoders_one_class: bool = field(default=False, metadata=doc("one helper decoder a class"))
     validate: bool = field(default=True, metadata=doc("write the text report after each step"))

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from cl_kernel import Site, Stream, fingerprint
-from cl_plugin_recall.configuration import with_configuration
 from cl_plugin_recall.data.files import encode_jpeg, encode_png
 from cl_plugin_recall.data.steps import VOID, InMemory, build_stream, presence
 from cl_plugin_recall.settings import Shapes
@@ -123,7 +122,6 @@ def build(settings: Shapes, site: Site) -> Stream:
     """The stand-in's stream: 20 classes, 64x64 JPEG images with masks, the same protocols as real data."""
     from cl_plugin_recall.data.files import decode_png
 
-    settings = with_configuration(settings)
     rng = site.rng("recall stand-in") if settings.data_seed < 0 else np.random.default_rng(settings.data_seed)
     train, val = images(settings, rng)
     sides = []

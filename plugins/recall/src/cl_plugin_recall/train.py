@@ -15,7 +15,6 @@ import numpy as np
 
 from cl_kernel import BadSetting, Concatenation, Context, Mismatch, Parts, Samples, Stage, load_tree, save_tree, subset
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.configuration import learner_configuration
 from cl_plugin_recall.data.feed import Augmentation, Schedule, batches
 from cl_plugin_recall.evaluate.outputs import write_overlays, write_reports
 from cl_plugin_recall.model import Decoder, Network
@@ -379,7 +378,6 @@ def replicas(settings: Recall) -> tf.distribute.Strategy | None:
 
 def build(settings: Recall, parts: Parts) -> RecallLearner:
     """The learner for a stream, with TensorFlow's own non-determinism switched off."""
-    settings = learner_configuration(settings)
     tf.config.experimental.enable_op_determinism()
     if parts.site.device == "cpu":
         tf.config.set_visible_devices([], "GPU")

@@ -101,7 +101,7 @@ def _test(text: str) -> str:
 
 
 def _request(task: Task, namespace: Namespace, extra: dict[str, Any]) -> Request:
-    layers: list[tuple[str, dict[str, Any]]] = [("--config", {"learner.config": task.config})]
+    layers: list[tuple[str, dict[str, Any]]] = [("--config", {"config": task.config})]
     if task.source:
         layers.append(("--sources", {"replay": task.source}))
     else:

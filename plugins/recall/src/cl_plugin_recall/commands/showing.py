@@ -15,7 +15,6 @@ from attrs import frozen
 
 from cl_kernel import BadInput, BadSetting, Site, write_text
 from cl_plugin_recall.commands import METRIC, shared_cache
-from cl_plugin_recall.configuration import learner_configuration
 from cl_plugin_recall.evaluate import report
 from cl_plugin_recall.experiments import TESTS
 
@@ -210,7 +209,7 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
     def model(fields: Any, n: int) -> Any:
         return resolve(offers["model"].build)(chosen["model"], fields, n, site)
 
-    without_replay = attrs.evolve(learner_configuration(chosen["learner"]), interleave_ratio_old=0, devices=1)
+    without_replay = attrs.evolve(chosen["learner"], interleave_ratio_old=0, devices=1)
     learner = RecallLearner(without_replay, Parts(stream=stream, site=site, model=model), None)
     steps = saved.steps(folder)
     if not steps or (step is not None and step not in steps):

@@ -14,7 +14,6 @@ from attrs import frozen
 from PIL import Image
 
 from cl_kernel import Asset, BadInput, MissingAsset, Site, Stream, fingerprint, load_tree, save_tree
-from cl_plugin_recall.configuration import with_configuration
 from cl_plugin_recall.data.files import decode_png
 from cl_plugin_recall.data.steps import build_stream, presence
 from cl_plugin_recall.experiments import VOC_CLASSES
@@ -214,7 +213,6 @@ def build(settings: Voc, site: Site) -> Stream:
 
     :raises MissingAsset: without data; :raises BadInput: naming the bad file.
     """
-    settings = with_configuration(settings)
     if settings.prepared:
         from cl_plugin_recall.data.prepare import build_prepared
 
