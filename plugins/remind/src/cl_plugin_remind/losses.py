@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def mixed_cross_entropy(scores: Tensor, first: Tensor, second: Tensor, share: float) -> Tensor:
+def mixed_cross_entropy(scores: Tensor, first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     """Cross entropy of a mixture, per example: ``share * CE(first) + (1 - share) * CE(second)``.
 
     :param scores: [n, K]. :param first: labels int64 [n]. :param second: labels int64 [n].

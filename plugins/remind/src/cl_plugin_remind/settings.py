@@ -117,6 +117,9 @@ class Streaming(BaseTraining):
     lr_samples: int = field(default=1300, validator=positive, metadata=doc("examples of a class until end_lr"))
     momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum", source="code"))
     weight_decay: float = field(default=1e-5, validator=not_negative, metadata=doc("weight decay", source="code"))
+    capture: bool = field(
+        default=True, metadata=doc("on CUDA, record the step as one graph and play it; nothing changes on the CPU")
+    )
     grad_clip: float | None = field(
         default=None, metadata=doc("largest gradient norm of the upper part; none: no clipping")
     )

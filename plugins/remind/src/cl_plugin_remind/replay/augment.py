@@ -121,21 +121,39 @@ def crop(maps: Tensor, windows: np.ndarray, side: tuple[int, int] | None = None)
     :param side: of the result; by default that of the input.
     :return: float32 [n, C, S, S], channels last in memory.
     """
-    height, width = maps.shape[2:]
+    down, across = matrices(windows, *maps.shape[2:], side=side)
+    return resample(maps, down.to(maps.device), across.to(maps.device))
+
+
+def matrices(
+    windows: np.ndarray, height: int, width: int, side: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """What :func:`crop` multiplies with: float32 [n, S, H] for rows and [n, S, W] for columns, on the CPU."""
     rows, columns = side or (height, width)
-    down = _resize_matrix(windows[:, 0], windows[:, 2], rows, height).to(maps.device)  # [n, S, H]
-    across = _resize_matrix(windows[:, 1], windows[:, 3], columns, width).to(maps.device)  # [n, S, W]
-    channels = maps.shape[1]
+    return (
+        _resize_matrix(windows[:, 0], windows[:, 2], rows, height),
+        _resize_matrix(windows[:, 1], windows[:, 3], columns, width),
+    )
+
+
+def resample(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Rows and columns of each tensor weighted anew.
+
+    :param maps: float32 [n, C, H, W]. :param down: [n, S, H]. :param across: [n, S, W].
+    :return: float32 [n, C, S, S], channels last in memory.
+    """
+    n, channels, height, width = maps.shape
+    rows, columns = down.shape[1], across.shape[1]
     last = maps.permute(0, 2, 3, 1)  # [n, H, W, C]
     if rows * columns * height * width <= 64 * 64:
         # small maps: one product of the window's positions
-        both = (down[:, :, None, :, None] * across[:, None, :, None, :]).reshape(len(maps), rows * columns, -1)
-        result = torch.bmm(both, last.reshape(len(maps), height * width, channels))
+        both = (down[:, :, None, :, None] * across[:, None, :, None, :]).reshape(n, rows * columns, -1)
+        result = torch.bmm(both, last.reshape(n, height * width, channels))
     else:
-        tall = torch.bmm(down, last.reshape(len(maps), height, width * channels)).reshape(-1, width, channels)
+        tall = torch.bmm(down, last.reshape(n, height, width * channels)).reshape(-1, width, channels)
         wide = across.unsqueeze(1).expand(-1, rows, -1, -1).reshape(-1, columns, width)
         result = torch.bmm(wide, tall)
-    return result.reshape(len(maps), rows, columns, channels).permute(0, 3, 1, 2)
+    return result.reshape(n, rows, columns, channels).permute(0, 3, 1, 2)
 
 
 def _resize_matrix(start: np.ndarray, length: np.ndarray, out: int, size: int) -> Tensor:
@@ -154,6 +172,6 @@ def _resize_matrix(start: np.ndarray, length: np.ndarray, out: int, size: int) -
     return torch.from_numpy(matrix)
 
 
-def mix(first: Tensor, second: Tensor, share: float) -> Tensor:
+def mix(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     """``share * first + (1 - share) * second``."""
     return share * first + (1 - share) * second

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cl_plugin_remind.losses import mixed_cross_entropy
-from cl_plugin_remind.replay.augment import Chance, crop, mix
+from cl_plugin_remind.replay.augment import Chance, matrices, mix, resample
+from cl_plugin_remind.train.recorded import Recorded, Recorder, cuda_graph, momentum_buffers, momentum_sgd
 
 if TYPE_CHECKING:
     from cl_kernel import Memory
@@ -76,19 +77,67 @@ class Streamer:
     chance: Chance
     device: torch.device
     draw: Callable[[int], np.ndarray] | None = None
+    record: Recorder | None = None  # on CUDA the arithmetic is recorded and played; None runs it as it is
+    _recordings: dict[tuple[int, bool], Recorded] = field(init=False, factory=dict)
+    _momentum: list[Tensor] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        if self.record is None and self.device.type == "cuda" and self.settings.capture:
+            self.record = cuda_graph
 
     def step(self, new: Tensor, label: int) -> Tensor:
         """Learn from one example, given as the memory will give it back: quantised and decoded.
 
         :param new: float32 [1, C, H, W] (or [1, D]). :return: the loss, on the device.
         """
-        settings = self.settings
-        set_rate(self.optimizer, self.rates.of(label))
-        inputs, labels, n_pairs = self._gather(new, label)
+        settings, rate = self.settings, self.rates.of(label)
+        inputs, labels = self._gather(new, label)
+        down = across = None
         if settings.crops and inputs.dim() == 4:
-            inputs = crop(inputs, self.chance.crops(len(inputs), *inputs.shape[2:]))
-        if settings.mixup:
-            share = self.chance.share(settings.mixup_alpha)
+            height, width = inputs.shape[2:]
+            down, across = matrices(self.chance.crops(len(inputs), height, width), height, width)
+        share = self.chance.share(settings.mixup_alpha) if settings.mixup else 1.0
+        if self.record is None:
+            set_rate(self.optimizer, rate)
+            loss = self._backward(inputs, labels, down, across, share)
+            self.optimizer.step()
+        else:
+            moved = [m if m is None else m.to(self.device, non_blocking=True) for m in (down, across)]
+            play = self._recording(self.record, len(inputs))
+            loss = play(inputs, labels, *moved, torch.tensor([share, rate], device=self.device))
+        self.rates.advance(label)
+        return loss
+
+    def forget_recordings(self) -> None:
+        """The optimiser was restored: its buffers are not those that recordings write to."""
+        self._recordings.clear()
+        self._momentum.clear()
+
+    def _recording(self, record: Recorder, n: int) -> Recorded:
+        """Forward, backward and update for n examples, recorded once."""
+        key = (n, self.upper.training)
+        if key not in self._recordings:
+            self._momentum = self._momentum or momentum_buffers(self.optimizer)
+            parameters, buffers, settings = list(self.upper.parameters()), self._momentum, self.settings
+
+            def work(
+                inputs: Tensor, labels: Tensor, down: Tensor | None, across: Tensor | None, numbers: Tensor
+            ) -> Tensor:
+                loss = self._backward(inputs, labels, down, across, numbers[0])
+                momentum_sgd(parameters, buffers, numbers[1], settings.momentum, settings.weight_decay)
+                return loss
+
+            self._recordings[key] = Recorded(work, record)
+        return self._recordings[key]
+
+    def _backward(
+        self, inputs: Tensor, labels: Tensor, down: Tensor | None, across: Tensor | None, share: float | Tensor
+    ) -> Tensor:
+        """Gradients of the loss on the new example and, mixed in pairs, the replayed ones; all of it on the device."""
+        if down is not None and across is not None:
+            inputs = resample(inputs, down.to(self.device), across.to(self.device))
+        if self.settings.mixup:
+            n_pairs = len(inputs) // 2
             first, second = inputs[1 : 1 + n_pairs], inputs[1 + n_pairs :]
             inputs = torch.cat([inputs[:1], mix(first, second, share)])
             one, other = labels[: 1 + n_pairs], torch.cat([labels[:1], labels[1 + n_pairs :]])
@@ -97,10 +146,8 @@ class Streamer:
             loss = functional.cross_entropy(self.upper(inputs), labels)
         self.optimizer.zero_grad()
         loss.backward()
-        if settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.upper.parameters(), settings.grad_clip)
-        self.optimizer.step()
-        self.rates.advance(label)
+        if self.settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.upper.parameters(), self.settings.grad_clip)
         return loss.detach()
 
     def keep(self, stored: Any, label: int, item: int) -> None:
@@ -112,22 +159,21 @@ class Streamer:
             group = np.array([label], np.int64)
             self.memory.add({FEATURES: stored, LABEL: group, ITEM: np.array([item], np.int64)}, group)
 
-    def _gather(self, new: Tensor, label: int) -> tuple[Tensor, Tensor, int]:
-        """The new example and the replayed ones, their labels, and the number of mixed pairs."""
+    def _gather(self, new: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """The new example and the replayed ones, an even number of them where they are mixed, and their labels."""
         wanted = self.settings.replay_samples * (2 if self.settings.mixup else 1)
         if self.memory is None or wanted == 0 or len(self.memory) == 0:
-            return new, torch.tensor([label], device=self.device), 0
+            return new, torch.tensor([label], device=self.device)
         slots = self.draw(wanted) if self.draw else self.memory.draw(wanted)
-        n_pairs = len(slots) // 2
         if self.settings.mixup:
-            slots = slots[: 2 * n_pairs]
+            slots = slots[: len(slots) // 2 * 2]
         if len(slots) == 0:
-            return new, torch.tensor([label], device=self.device), 0
+            return new, torch.tensor([label], device=self.device)
         old = self.memory.take(slots)
         features = old[FEATURES] if isinstance(old[FEATURES], Tensor) else torch.from_numpy(old[FEATURES])
         labels = np.concatenate([np.array([label], np.int64), old[LABEL]])
         inputs = torch.cat([new, features.to(self.device, non_blocking=True)])
-        return inputs, torch.from_numpy(labels).to(self.device, non_blocking=True), n_pairs
+        return inputs, torch.from_numpy(labels).to(self.device, non_blocking=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

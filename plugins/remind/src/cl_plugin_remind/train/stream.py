@@ -120,6 +120,7 @@ class Remind:
         if not self.ready:
             self.base.load(tree["base"])
         state.restore(self.streamer.optimizer, tree["optimizer"])
+        self.streamer.forget_recordings()
         self.streamer.rates.seen = {int(label): int(count) for label, count in tree["seen"].items()}
         if self.memory is not None:
             self.memory.load(tree["memory"])

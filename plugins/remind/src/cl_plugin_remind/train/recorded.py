@@ -1,0 +1,89 @@
+"""A step on tensors of one shape, recorded once and played again: on CUDA one launch instead of a hundred.
+
+The first calls run as they are, so that the libraries underneath have chosen their kernels and the optimiser has its
+buffers; then the work is recorded as a CUDA graph over fixed tensors, into which each later call copies its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+
+WARM_UP = 3
+"""Calls before recording."""
+
+Work = Callable[..., Tensor]
+Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+
+
+def cuda_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Record without running.
+
+    :return: what plays the recording, and the tensor that holds its result afterwards.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph.replay, result
+
+
+@define(eq=False, repr=False)
+class Recorded:
+    """``work(*tensors)`` on inputs of one shape; None stands for an input there is none of.
+
+    :param work: reads its inputs and what stays in place (weights, buffers); draws nothing, asks the host nothing.
+    """
+
+    work: Work
+    record: Recorder = cuda_graph
+    _calls: int = field(init=False, default=0)
+    _inputs: list[Tensor | None] = field(init=False, factory=list)
+    _play: Callable[[], None] | None = field(init=False, default=None)
+    _result: Tensor = field(init=False, factory=lambda: torch.zeros(()))
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        """The result; the next call overwrites it once the work is recorded."""
+        if self._calls < WARM_UP:
+            self._calls += 1
+            return self.work(*inputs)
+        if self._play is None:
+            self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+            self._play, self._result = self.record(lambda: self.work(*self._inputs))
+        else:
+            for fixed, tensor in zip(self._inputs, inputs, strict=True):
+                if fixed is not None and tensor is not None:
+                    fixed.copy_(tensor, non_blocking=True)
+        self._play()
+        return self._result
+
+
+def momentum_sgd(
+    parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor], rate: Tensor, momentum: float, weight_decay: float
+) -> None:
+    """``torch.optim.SGD``'s update with a rate that lies on the device, so that a recording reads it anew.
+
+    :param buffers: momentum of each parameter, zero at first. :param rate: float32 scalar.
+    """
+    with torch.no_grad():
+        grads = [parameter.grad for parameter in parameters]
+        if weight_decay:
+            grads = torch._foreach_add(grads, parameters, alpha=weight_decay)
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
+
+
+def momentum_buffers(optimizer: torch.optim.SGD) -> list[Tensor]:
+    """The optimiser's momentum of each parameter, made where there is none yet, laid out as the parameters are."""
+    buffers = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state, buffer = optimizer.state[parameter], torch.zeros_like(parameter)
+            if (known := state.get("momentum_buffer")) is not None:
+                buffer.copy_(known)
+            state["momentum_buffer"] = buffer
+            buffers.append(buffer)
+    return buffers
