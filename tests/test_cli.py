@@ -161,6 +161,41 @@ def test_metrics_by_other_conventions_come_from_the_same_matrix(clk):
     assert "unknown convention" in clk("metrics", "out", "--convention", "sklearn", code=2).stderr
 
 
+BESIDE = """
+    from cl_kernel import Experiment, hookimpl
+
+
+    @hookimpl
+    def clk_experiments():
+        small = {"dataset": "blobs", "learner": "linear", "run.plots": False}
+        return [
+            Experiment(
+                name="bounded",
+                summary="one run and its upper bound",
+                settings=small,
+                beside={"offline": {"learner.n_epochs": 8}},
+            )
+        ]
+"""
+
+
+def test_omega_stands_beside_the_matrix_when_there_is_an_upper_bound(clk, tmp_path):
+    clk.add_plugin("mine", BESIDE)
+    text = clk("run", "--plugin", "mine", "--test", "bounded", "--output", "out").stdout
+    header, _, *rows = text[text.index("from the accuracy matrix") :].splitlines()[1:5]
+    at = header.split().index("omega")
+    shown = {row.split()[0]: float(row.split()[at + 1]) for row in rows}
+    folders = {"linear": tmp_path / "out", "offline": tmp_path / "out" / "beside" / "offline"}
+    seen = {
+        name: [
+            row["accuracy"] for row in json.loads((folder / "metrics.json").read_text())["metrics"]["accuracy"]["seen"]
+        ]
+        for name, folder in folders.items()
+    }
+    ratios = [a / b for a, b in zip(seen["linear"], seen["offline"], strict=True)]
+    assert shown == {"linear": round(sum(ratios) / len(ratios), 3), "offline": 1.0}
+
+
 def test_runs_lists_what_there_is(clk):
     assert "no runs below" in clk("runs").stdout
     clk(*RUN, "--output", "runs/a")

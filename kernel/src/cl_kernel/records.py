@@ -213,7 +213,8 @@ class Experiment:
     :param settings: dotted values shared by all profiles: ``{"dataset": "recall:voc", "learner.lr": 0.1}``. The
         undotted keys ``dataset``, ``learner``, ``model``, ``replay``, ``metrics`` choose pieces.
     :param profiles: the same by profile name; a profile that chooses a data set with ``needs`` wants data.
-    :param beside: runs made along with this one for comparison, label -> dotted values on top.
+    :param beside: runs made along with this one for comparison, label -> dotted values on top. One called ``offline``
+        or ``joint`` is the upper bound that Omega divides by.
     :param run: ``(ctx, settings) -> Mapping``: an experiment that is no stream; ``options`` is its settings class.
     :param pattern: a regular expression; a test name that matches and that nobody offers literally becomes this
         experiment with the setting ``pattern_key`` set to the text (``15-1`` -> ``dataset.structure``).

@@ -218,11 +218,26 @@ def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, 
         rows.append(row)
     columns = ["after stage", *(f"{label}: {key}" if len(runs) > 1 else key for label in runs for key in keys)]
     console.table(f"{name}: {metric} over the test samples seen so far", columns, rows)
-    summaries = {label: results["metrics"][metric]["summary"] for label, results in runs.items()}
-    names = list(next(iter(summaries.values())))
-    if names:
+    summaries = {label: dict(results["metrics"][metric]["summary"]) for label, results in runs.items()}
+    for label, value in _omegas(runs, metric).items():
+        summaries[label]["omega"] = value
+    if names := list(next(iter(summaries.values()))):
         console.table(
             "from the accuracy matrix",
             ["", *names],
             [[label, *(summary.get(n) for n in names)] for label, summary in summaries.items()],
         )
+
+
+def _omegas(runs: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Omega of each run, when one of them is the offline (joint) learner scored after as many stages."""
+    from cl_kernel.metrics.matrix import omega
+
+    series = {
+        label: [next(iter(values.values())) for values in results["metrics"][metric]["seen"]]
+        for label, results in runs.items()
+    }
+    bound = series.get("offline", series.get("joint"))
+    if bound is None or not all(bound) or any(len(values) != len(bound) for values in series.values()):
+        return {}
+    return {label: omega(values, bound) for label, values in series.items()}
