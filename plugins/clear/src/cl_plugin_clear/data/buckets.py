@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from attrs import define, frozen
 
@@ -199,17 +200,9 @@ def _cut(
             for b in np.unique(bucket[bucket >= 0]).tolist():
                 rows = pa.array(np.flatnonzero(bucket == b))
                 piece = batch.take(rows)
-                ids, row, ups = (piece[name].to_numpy() for name in ("id", "row", "up"))
-                paths = (
-                    [
-                        f"images/{c}/{i}.{e}" if c else None
-                        for c, i, e in zip(
-                            piece["chunk"].to_pylist(), ids.tolist(), piece["ext"].to_pylist(), strict=True
-                        )
-                    ]
-                    if piece["chunk"].null_count < len(piece)
-                    else [None] * len(piece)
-                )
+                ids, row, ups = (piece[key].to_numpy() for key in ("id", "row", "up"))
+                name = pc.binary_join_element_wise(piece["id"].cast(pa.string()), piece["ext"], ".")
+                paths = pc.binary_join_element_wise("images", piece["chunk"], name, "/")
                 stat = stats[b]
                 stat["min"] = int(ups.min()) if stat["min"] is None else min(stat["min"], int(ups.min()))
                 stat["max"] = int(ups.max()) if stat["max"] is None else max(stat["max"], int(ups.max()))
@@ -227,9 +220,7 @@ def _cut(
                     )
                     writing, in_part = b, 0
                 assert writer is not None
-                writer.write_table(
-                    pa.table([piece["id"], piece["up"], pa.array(paths, pa.string()), piece["row"]], schema=ROWS)
-                )
+                writer.write_table(pa.table([piece["id"], piece["up"], paths, piece["row"]], schema=ROWS))
                 stat["n"] += len(piece)
                 in_part += len(piece)
             report(done, n_items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -59,35 +60,44 @@ def ingest(
         find_hash = HashIndex(source.hashes, store.scratch()) if source.hashes else None
         least = -(-chunk_size // BLOCK_ROWS)  # blocks never cross a chunk: as many as divide it
         n_blocks = next((n for n in range(least, least + 16) if chunk_size % n == 0), 1)
-        waiting: dict[int, list[Future[pa.Table]]] = {}
-        try:
-            for block_index, block, n_columns in read_blocks(
-                source, chunk_size // n_blocks, lambda b: b // n_blocks not in done
-            ):
-                chunk = block_index // n_blocks
-                if block is None:
-                    n_reused += block_index % n_blocks == 0
-                    continue
-                waiting.setdefault(chunk, []).append(pool.submit(parse_block, block, n_columns, rule, find_hash))
-                if len(waiting) > 1 or sum(map(len, waiting.values())) > 2 * n_threads:
-                    for ready in [c for c in waiting if c < chunk]:
-                        rows += _write(store, ready, waiting.pop(ready))
-                        n_parsed += 1
-                        report(rows)
-                    for future in waiting.get(chunk, [])[:-n_threads]:
-                        future.result()
-            for chunk in sorted(waiting):
-                rows += _write(store, chunk, waiting[chunk])
+        parsing: list[Future[pa.Table]] = []  # blocks of the chunk that is being read
+        writing: deque[Future[int]] = deque()  # chunks read to their end
+
+        def settle(n_left: int) -> None:
+            nonlocal n_parsed, rows
+            while len(writing) > n_left:
+                rows += writing.popleft().result()
                 n_parsed += 1
                 report(rows)
+
+        try:
+            at = -1
+            for index, block, n_columns in read_blocks(
+                source, chunk_size // n_blocks, lambda b: b // n_blocks not in done
+            ):
+                chunk, place = divmod(index, n_blocks)
+                if block is None:
+                    n_reused += place == 0
+                    continue
+                if parsing and chunk != at:
+                    writing.append(pool.submit(_write, store, at, parsing))
+                    parsing = []
+                    settle(n_threads)
+                at = chunk
+                parsing.append(pool.submit(parse_block, block, n_columns, rule, find_hash))
+                if len(parsing) > n_threads:  # no more raw text in memory than threads can take
+                    parsing[-n_threads - 1].result()
+            if parsing:
+                writing.append(pool.submit(_write, store, at, parsing))
+            settle(0)
         finally:
-            for futures in waiting.values():
-                for future in futures:
-                    future.cancel()
+            for future in [*parsing, *writing]:
+                future.cancel()
     return Ingested(store.counts(), n_parsed, n_reused, time.monotonic() - started)
 
 
 def _write(store: Store, chunk: int, futures: list[Future[pa.Table]]) -> int:
+    # runs in the pool: its blocks were handed in before it, so they run or have run
     table = pa.concat_tables([future.result() for future in futures])
     store.write_chunk(chunk, table, PARSED)
     return int(table.num_rows)

@@ -5,10 +5,11 @@ Shapes: P prompts, N images of a bucket, d feature width, K pool size, M class s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from cl_kernel import BadInput, BadSetting
 
@@ -31,41 +32,53 @@ class Ranked:
     rows: np.ndarray
 
 
+def rank_keys(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """One uint64 a hit, smaller is better: score descending in the upper half, then row ascending in the lower."""
+    bits = (scores + np.float32(0.0)).view(np.uint32)  # -0 becomes 0
+    # floats in the order of their bits: negative ones reversed, the others above them; then all of it turned around
+    falling = np.where(bits >> 31, bits, ~(bits | np.uint32(1 << 31)))
+    return falling.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
+
+
+def from_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 and rows int64 of :func:`rank_keys`."""
+    falling = (keys >> np.uint64(32)).astype(np.uint32)
+    bits = np.where(falling >> 31, falling, ~falling & np.uint32((1 << 31) - 1))
+    return bits.view(np.float32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
 @define
 class _Best:
     """The best ``k`` of a stream of candidates for one prompt."""
 
     k: int
-    scores: list[np.ndarray]
-    rows: list[np.ndarray]
+    keys: list[np.ndarray] = field(factory=list)
     n: int = 0
-    floor: float = -np.inf
+    floor: float = -math.inf
 
-    def add(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        self.scores.append(scores)
-        self.rows.append(rows)
-        self.n += len(scores)
+    def add(self, scores: np.ndarray, start: int) -> None:
+        """Scores of the rows from ``start`` on."""
+        found = np.flatnonzero(scores >= self.floor)
+        if not len(found):
+            return
+        self.keys.append(rank_keys(scores[found], found + start))
+        self.n += len(found)
         if self.n >= 2 * self.k + 4096:
             self.cut()
 
     def cut(self) -> None:
-        scores, rows = np.concatenate(self.scores), np.concatenate(self.rows)
-        if len(scores) > self.k:
-            self.floor = float(np.partition(scores, len(scores) - self.k)[len(scores) - self.k])
-            keep = scores > self.floor
-            ties = np.flatnonzero(scores == self.floor)
-            ties = ties[np.argsort(rows[ties], kind="stable")][: self.k - int(keep.sum())]
-            keep[ties] = True
-            scores, rows = scores[keep], rows[keep]
-        self.scores, self.rows, self.n = [scores], [rows], len(scores)
+        """Keep the best ``k``."""
+        keys = np.concatenate(self.keys)
+        if len(keys) > self.k:
+            keys = np.partition(keys, self.k - 1)[: self.k]
+            self.floor = float(from_keys(keys.max(keepdims=True))[0][0])
+        self.keys, self.n = [keys], len(keys)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self.scores:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        self.cut()
-        scores, rows = self.scores[0], self.rows[0]
-        order = np.lexsort((rows, -scores))
-        return scores[order], rows[order]
+        """Scores and rows, best first."""
+        if self.keys:
+            self.cut()
+        return from_keys(np.sort(self.keys[0]) if self.keys else np.empty(0, np.uint64))
 
 
 def search(
@@ -80,12 +93,9 @@ def search(
     :param bottom: also the ``k`` worst, with negated scores, from the same pass.
     :return: (top, bottom or None); fewer than ``k`` columns when there are fewer images.
     """
-    import torch
-
-    queries_T = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).T.contiguous()  # [d, P]
-    n_prompts = len(queries)
-    top = [_Best(k, [], []) for _ in range(n_prompts)]
-    low = [_Best(k, [], []) for _ in range(n_prompts)] if bottom else []
+    queries = np.ascontiguousarray(queries, np.float32)
+    top = [_Best(k) for _ in queries]
+    low = [_Best(k) for _ in queries] if bottom else []
     start = 0
     for shard in shards:
         if shard.shape[-1] != queries.shape[-1]:
@@ -95,14 +105,12 @@ def search(
                 fix="use the same CLIP model for images and prompts",
             )
         for first in range(0, len(shard), block_rows):
-            block = torch.from_numpy(np.array(shard[first : first + block_rows], np.float32))
-            scores_PR = torch.mm(block, queries_T).T.contiguous().numpy()  # [P, rows]
-            for best, sign in ((top, 1), (low, -1)):
-                for prompt, keeper in enumerate(best):
-                    row_scores = scores_PR[prompt] if sign == 1 else -scores_PR[prompt]
-                    found = np.flatnonzero(row_scores >= keeper.floor)
-                    if len(found):
-                        keeper.add(row_scores[found], found + (start + first))
+            # BLAS reads a memory map in place, and faster here than torch's product; faiss is slower still at large k
+            scores_PR = queries @ np.asarray(shard[first : first + block_rows], np.float32).T
+            for keeper, scores in zip(top, scores_PR, strict=True):
+                keeper.add(scores, start + first)
+            for keeper, scores in zip(low, -scores_PR if bottom else (), strict=True):
+                keeper.add(scores, start + first)
         start += len(shard)
     return _ranked(top), (_ranked(low) if bottom else None)
 
