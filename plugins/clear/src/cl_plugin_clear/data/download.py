@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -403,6 +404,19 @@ def _first(items: Iterator[Any], n: int) -> Iterable[Any]:
         yield item
 
 
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """What other processes print is progress, not the command's result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _img2dataset(
     missing: Sequence[tuple[int, Record]], options: Options, store: Store
 ) -> Iterator[tuple[int, Picture, Record]]:
@@ -424,7 +438,7 @@ def _img2dataset(
     by_key = {f"{place}": (place, record) for place, record in missing}
     source = work / "urls.parquet"
     pq.write_table(pa.table({"url": [r.url for _, r in missing], "caption": list(by_key)}), source)
-    with full_disk_named(store.root):
+    with full_disk_named(store.root), _stdout_as_stderr():
         carry(
             url_list=str(source),
             output_folder=str(work / "out"),
