@@ -12,6 +12,7 @@ Sizes are the paper's: features 512 x 7 x 7, 32 codebooks of 256, 50 replayed (1
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import statistics
 import time
@@ -81,7 +82,7 @@ class Setting:
 
     def floor(self, layout: torch.memory_format) -> Callable[[], None]:
         """Forward, backward and optimiser step on a batch of the same shape, nothing else."""
-        upper = self.upper
+        upper = copy.deepcopy(self.upper).to(memory_format=layout)
         optimizer = make_optimizer(upper, self.settings)
         batch = torch.randn(1 + self.settings.replay_samples, self.channels, SIDE, SIDE, device=self.device)
         batch = batch.relu().contiguous(memory_format=layout)
@@ -231,7 +232,7 @@ def main() -> None:
 
     rows_c = []
     for channels, codebooks in ((512, 32), (64, 16)):
-        here = Setting(channels, codebooks, min(options.stored, 100_000), device, full=True)
+        here = Setting(channels, codebooks, options.stored, device, full=True)
         plain = Plain(here, options.stored)
         seconds = compare({"step": here.ours, "plain": plain.step}, options.rounds, inner, device)
         gain = median_ratio(seconds, "plain", "step")

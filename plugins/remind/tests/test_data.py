@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -184,8 +185,42 @@ def test_clevr_goes_from_its_published_form_to_a_stream(tmp_path: Path) -> None:
     stream = vqa.clevr(chosen, Site())
     stream.check()
     assert len(stream.stages) == 5 and stream.stages[0].train.take(np.arange(2))["codes"].shape[2] == 4
-    (folder / "codes_qtype.h5").write_bytes((folder / "codes_qtype.h5").read_bytes()[:500])
+
+
+def test_feature_files_with_faults_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    write_clevr(tmp_path)
+    folder = tmp_path / "prepared"
+    prepare.prepare("clevr", tmp_path, folder)
+    _, _, title, map_title = features.DEFAULTS["clevr"]
+    chosen = Questions(order="qtype", codebooks=4, codebook_size=16, longest=12, folder=str(folder))
+    ids = [iid for iid, _ in features.image_files("clevr", tmp_path)]
+
+    def write(n_rows: int, n_ids: int) -> None:
+        with h5py.File(folder / f"{title}.h5", "w") as file:
+            file["image_features"] = np.random.default_rng(0).random((n_rows, 9, 8), np.float32)
+        index = {str(iid): row for row, iid in enumerate(ids[:n_ids])}
+        (folder / f"{map_title}.json").write_text(json.dumps({"image_id_to_ix": index, "image_ix_to_id": {}}))
+
+    write(len(ids), 3)
+    with pytest.raises(BadInput, match=r"question \d+ asks about image \d+, which has no features"):
+        features.encode("clevr", folder, chosen)
+    write(len(ids) - 1, len(ids))
+    with pytest.raises(BadInput, match="holds 15 images, its map 16"):
+        features.encode("clevr", folder, chosen)
+    write(len(ids), len(ids))
+    whole = (folder / f"{title}.h5").read_bytes()
+    (folder / f"{title}.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match="cut short"):
+        features.encode("clevr", folder, chosen)
+    (folder / f"{title}.h5").write_bytes(whole)
+    features.encode("clevr", folder, chosen)
+    vqa.clevr(chosen, Site()).check()
+    codes = folder / "codes_qtype.h5"
+    codes.write_bytes(codes.read_bytes()[:500])
+    with pytest.raises(BadInput, match="cut short"):
+        vqa.clevr(chosen, Site())
+    (folder / "map.json").write_text('{"image_id_to')
+    with pytest.raises(BadInput, match=r"(?s)look-up file cannot be read.*map.json"):
         vqa.clevr(chosen, Site())
 
 

@@ -5,7 +5,6 @@ Shapes: I images, R regions, D channels, M codebooks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +139,7 @@ def encode(name: str, folder: Path, settings: Any, *, decoded: bool = False) -> 
     import h5py
 
     from cl_plugin_remind.data import questions
-    from cl_plugin_remind.data.vqa import Asked, read_annotations
+    from cl_plugin_remind.data.vqa import Asked, read_annotations, read_table
 
     _, _, title, map_title = DEFAULTS[name]
     path = folder / f"{title}.h5"
@@ -148,7 +147,7 @@ def encode(name: str, folder: Path, settings: Any, *, decoded: bool = False) -> 
         raise MissingAsset(
             f"no feature file {path.name}", where=str(path), fix=f"clk remind features {name} --root DIR"
         )
-    index = json.loads((folder / f"{map_title}.json").read_text())
+    index = read_table(folder / f"{map_title}.json", "image_id_to_ix", "image_ix_to_id")
     content = read_annotations(folder / f"train_{name}.h5")
     images = np.array([index["image_id_to_ix"].get(str(iid), -1) for iid in content["iid"].tolist()], np.int64)
     if (images < 0).any():

@@ -226,14 +226,28 @@ def read_annotations(path: Path) -> dict[str, np.ndarray]:
     return content
 
 
+def read_table(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file of look-up tables.
+
+    :raises BadInput: for a file that is missing, cut short or lacks a table.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: content[key] for key in keys}
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"the look-up file cannot be read: {error}", where=str(path), fix="prepare, or extract features, again"
+        ) from error
+
+
 def prepared(name: str, settings: Questions, site: Site) -> Stream:
     """CLEVR or TDIUC from the folder that ``clk remind prepare`` wrote.
 
     :raises MissingAsset: for missing files. :raises BadInput: for questions about unknown images, files cut short.
     """
     folder = _folder(name, settings, site)
-    table = json.loads((folder / f"LUT_{name}.json").read_text())
-    index = json.loads((folder / "map.json").read_text())["image_id_to_ix"]
+    table = read_table(folder / f"LUT_{name}.json", "a2idx", "qtype2idx")
+    index = read_table(folder / "map.json", "image_id_to_ix")["image_id_to_ix"]
     sides = []
     for side in ("train", "val"):
         content = read_annotations(folder / f"{side}_{name}.h5")
