@@ -233,3 +233,38 @@ def test_the_command_lists_runs_tables_and_exits_1_when_a_task_failed(clk) -> No
     assert json.loads((clk.folder / "runs" / "mini" / "results.json").read_text())[0]["seeds"] == [0]
     assert (clk.folder / "runs" / "mini" / "results.csv").read_text().count("\n") == 2
     assert "did you mean local" in clk("sweep", "grid.yaml", "--executor", "locl", code=2).stderr
+
+
+# ---- everything of a plugin ---------------------------------------------------------------------------
+
+EVERYTHING = """
+    from cl_kernel import Experiment, Plugin, hookimpl
+
+
+    @hookimpl
+    def clk_plugin():
+        items = [{"test": t, "replay": r} for r in ("none", "ring") for t in ("one", "two")]
+        return Plugin(name="mine", summary="two tests, with and without a memory", everything=tuple(items))
+
+
+    @hookimpl
+    def clk_experiments():
+        small = {"dataset": "blobs", "learner": "linear", "dataset.n_train": 20, "dataset.n_stages": 2}
+        return [
+            Experiment(name="one", aliases=("1",), summary="slow", settings=small | {"learner.lr": 0.01}),
+            Experiment(name="two", summary="fast", settings=small | {"learner.lr": 0.1}),
+        ]
+"""
+
+
+def test_all_of_a_plugin_is_a_sweep_that_flags_choose_from(clk) -> None:
+    clk.add_plugin("mine", EVERYTHING)
+    everything = ("run", "--plugin", "mine", "--all", "--output", "out")
+    listed = [task["values"] for task in clk.json(*everything, "--dry-run")]
+    assert [(v["test"], v["replay"]) for v in listed] == [(t, r) for r in ("none", "ring") for t in ("one", "two")]
+    chosen = ("--test", "1", "--memory", "10", "--set", "learner.n_epochs=1")
+    assert "unknown replay" in clk(*everything, "--replay", "rings", code=2).stderr
+    done = clk.json(*everything, "--replay", "ring", *chosen)["tasks"]
+    assert [(task["values"], task["status"]) for task in done] == [({"test": "one", "replay": "ring"}, "finished")]
+    assert clk.json(*everything, "--replay", "ring", *chosen)["tasks"][0]["skipped"]  # the same command goes on
+    assert "plugin" in clk("run", "--all", "--learner", "linear", code=2).stderr

@@ -45,11 +45,16 @@ def doc(text: str, *, source: str = "", unit: str = "") -> dict[str, str]:
 
 @frozen(kw_only=True)
 class Plugin:
-    """Who offers: shown by ``clk plugins``."""
+    """Who offers: shown by ``clk plugins``.
+
+    :param everything: the runs of ``clk run --plugin NAME --all`` in an order that shares artefacts, each as an item of
+        a sweep's ``list``: ``{"test": "JOINT", "config": "JOINT"}``. By default every test once.
+    """
 
     name: str = field(validator=_name)
     summary: str
     paper: str = ""
+    everything: tuple[Mapping[str, Any], ...] = ()
     spec: int = SPEC_VERSION
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -22,8 +23,9 @@ import attrs
 import yaml
 from attrs import field, frozen
 
+from cl_kernel.config import as_plain
 from cl_kernel.errors import BadSetting, ClkError, Interrupted, RunConflict, UnknownName
-from cl_kernel.files import content_key, write_json
+from cl_kernel.files import content_key, write_json, write_text
 from cl_kernel.manager import Registry, discover, resolve
 from cl_kernel.outputs import RunFolder, read_json
 from cl_kernel.planning import Plan, Request, plan
@@ -131,6 +133,11 @@ def read_spec(path: Path) -> Spec:
     if not all(isinstance(item, dict) for item in content.get("list", [])):
         raise BadSetting("every item of list is a mapping of settings", where=where)
     return Spec(**{"name": path.stem, **content})
+
+
+def write_spec(path: Path, spec: Spec) -> None:
+    """Keep a sweep beside its runs, as a file that makes it again."""
+    write_text(path, yaml.safe_dump({k: v for k, v in as_plain(spec).items() if v}, sort_keys=False))
 
 
 def combinations(spec: Spec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -310,11 +317,19 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
     stored = read_json(folder / "run.json")
     status = stored.get("status", "failed")
     if status == "finished":
-        return {"status": status, "error": "", "seconds": read_json(folder / "metrics.json")["cost"]["seconds"]}
+        seconds = read_json(folder / "metrics.json")["cost"]["seconds"]
+        return {"status": status, "error": "", "seconds": seconds, "reused": _reused(folder)}
     if status == "interrupted":
         return {"status": status, "error": ""}
     killed = f"killed by signal {-code}" if code < 0 else "stopped without a word"
     return {"status": "failed", "error": stored.get("reason", "") if status == "failed" else killed}
+
+
+def _reused(folder: Path) -> list[str]:
+    """Kinds of artefacts that a run took from the cache instead of making them."""
+    log = folder / "events.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return sorted({json.loads(line)["kind"] for line in lines if line.startswith('{"event": "Reused"')})
 
 
 def progress_of(folder: Path) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def run(parser: ArgumentParser) -> Handler:
         "--tracker", action="append", default=[], metavar="NAME", help="also track with, e.g., tensorboard"
     )
     parser.add_argument("--no-beside", action="store_true", help="without the test's comparison runs")
+    parser.add_argument("--all", action="store_true", help="everything of --plugin, as a sweep that can be resumed")
+    parser.add_argument("--dry-run", action="store_true", help="with --all: list the runs only")
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel import session
@@ -98,6 +100,10 @@ def run(parser: ArgumentParser) -> Handler:
         from cl_kernel.outputs import new_folder
 
         registry = discover()
+        if namespace.all:
+            from cl_kernel.commands import sweeping
+
+            return sweeping.go(registry, sweeping.everything(registry, namespace), namespace, console)
         planned = plan(registry, request_from(namespace))
         banner(console, planned)
         folder = namespace.output or new_folder(

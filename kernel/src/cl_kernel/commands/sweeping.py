@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, evolve, field
 
 from cl_kernel.console import Console, duration
+from cl_kernel.errors import BadSetting, UnknownName
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from cl_kernel.manager import Registry
     from cl_kernel.sweep import Spec, Task
 
 Handler = Callable[[Namespace, Console], int]
@@ -36,45 +38,89 @@ def sweep(parser: ArgumentParser) -> Handler:
     parser.add_argument("--dry-run", action="store_true", help="list the tasks, run nothing")
 
     def handle(namespace: Namespace, console: Console) -> int:
-        from cl_kernel.files import write_text
         from cl_kernel.manager import discover
-        from cl_kernel.sweep import outcome_of, read_spec, run_sweep, tasks_of
+        from cl_kernel.sweep import read_spec
 
         spec = read_spec(namespace.file)
         given = {"executor": namespace.executor, "n_jobs": namespace.n_jobs}
         spec = evolve(spec, **{key: value for key, value in given.items() if value not in ("", None)})
-        output = (namespace.output or Path("runs") / spec.name).resolve()
-        registry = discover()
-        registry.find("executor", spec.executor)
-        tasks = tasks_of(registry, spec, output)
-        if namespace.dry_run:
-            states = [{"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder) for t in tasks]
-            _list(console, spec, tasks, states)
-            console.json(_content(tasks, states))
-            return 0
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / "sweep.yaml", namespace.file.read_text())
-        board = Board(spec, tasks, console)
-        try:
-            with board:
-                outcomes = run_sweep(
-                    spec, tasks, options={"address": namespace.address}, registry=registry, tell=board.tell
-                )
-        except KeyboardInterrupt:
-            console.say("stopped; what ran has saved itself, and the same command goes on")
-            raise
-        _list(console, spec, tasks, outcomes)
-        compared = _results(console, output, tasks)
-        console.json({"folder": str(output), "tasks": _content(tasks, outcomes), "results": compared})
-        failed = [outcome for outcome in outcomes if outcome["status"] in ("failed", "interrupted")]
-        if failed:
-            console.print(
-                f"{len(failed)} of {len(tasks)} tasks did not finish; once mended, the same command tries them again"
-            )
-        console.print(f"results in {output}: results.csv, results.json; next: clk report {output}")
-        return 1 if failed else 0
+        return go(discover(), spec, namespace, console)
 
     return handle
+
+
+def go(registry: Registry, spec: Spec, namespace: Namespace, console: Console) -> int:
+    """Run a sweep, or list its tasks with ``--dry-run``."""
+    from cl_kernel.sweep import outcome_of, run_sweep, tasks_of, write_spec
+
+    output = (namespace.output or Path("runs") / spec.name).resolve()
+    registry.find("executor", spec.executor)
+    tasks = tasks_of(registry, spec, output)
+    if namespace.dry_run:
+        states = [{"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder) for t in tasks]
+        _list(console, spec, tasks, states)
+        console.json(_content(tasks, states))
+        return 0
+    output.mkdir(parents=True, exist_ok=True)
+    write_spec(output / "sweep.yaml", spec)
+    board = Board(spec, tasks, console)
+    try:
+        with board:
+            address = {"address": getattr(namespace, "address", "")}
+            outcomes = run_sweep(spec, tasks, options=address, registry=registry, tell=board.tell)
+    except KeyboardInterrupt:
+        console.say("stopped; what ran has saved itself, and the same command goes on")
+        raise
+    _list(console, spec, tasks, outcomes)
+    compared = _results(console, output, tasks)
+    console.json({"folder": str(output), "tasks": _content(tasks, outcomes), "results": compared})
+    failed = [outcome for outcome in outcomes if outcome["status"] in ("failed", "interrupted")]
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(tasks)} tasks did not finish; once mended, the same command tries them again"
+        )
+    console.print(f"results in {output}: results.csv, results.json; next: clk report {output}")
+    return 1 if failed else 0
+
+
+def everything(registry: Registry, namespace: Namespace) -> Spec:
+    """All runs of a plugin (``clk run --plugin NAME --all``) as a sweep.
+
+    Flags for what its list varies choose among it (``--test 15-1,15-5 --replay gan``); the others are for every run.
+
+    :raises BadSetting: without a plugin, or when a flag leaves nothing.
+    """
+    from cl_kernel.builtin.executors import n_cores
+    from cl_kernel.config import parse_assignments
+    from cl_kernel.planning import RUN_FLAGS
+    from cl_kernel.sweep import Spec
+
+    if not namespace.plugin:
+        raise BadSetting("--all runs everything of one plugin", where="--all", fix="clk run --plugin recall --all")
+    about = registry.owner(namespace.plugin).about
+    tests = [offer.record for offer in registry.all("test") if offer.plugin == namespace.plugin]
+    plain = [{"test": record.name} for record in tests if not record.pattern]
+    items = [dict(item) for item in (about and about.everything) or plain]
+    base: dict[str, Any] = {"plugin": namespace.plugin}
+    for key in ("test", "profile", "dataset", "model", "learner", "replay", "config"):
+        given = [part.strip() for part in getattr(namespace, key).split(",") if part.strip()]
+        if key == "test":
+            given = [registry.find("test", name, prefer=namespace.plugin)[0].record.name for name in given]
+        if not given:
+            continue
+        if known := list(dict.fromkeys(item[key] for item in items if key in item)):
+            if unknown := [name for name in given if name not in known]:
+                raise UnknownName.of(key, unknown[0], known, where=f"--{key}")
+            items = [item for item in items if item.get(key) in given]
+        else:
+            base[key] = getattr(namespace, key)
+    if not items:
+        raise BadSetting("these flags leave nothing to run", where="--all", fix=f"known: {', '.join(map(str, known))}")
+    base |= {"data_root": namespace.data_root, "gin_file": namespace.gin_file, "gin_param": namespace.gin_param}
+    base |= {f"run.{name}": getattr(namespace, name) for name in RUN_FLAGS}
+    base |= parse_assignments(namespace.assignments).values
+    base = {key: value for key, value in base.items() if value not in (None, "", [])}
+    return Spec(name=f"{namespace.plugin}-all", base=base, list=items, n_jobs=1, threads=n_cores())
 
 
 def _content(tasks: Sequence[Task], outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -153,8 +199,9 @@ class Board:
             named = " ".join(f"{key}={value}" for key, value in task.values.items())
             done = "was finished" if outcome.get("skipped") else outcome["status"]
             tries = f" after {outcome['attempts']} attempts" if outcome.get("attempts", 1) > 1 else ""
+            reused = f"; reused {', '.join(outcome['reused'])}" if outcome.get("reused") else ""
             error = f": {outcome['error'].strip().splitlines()[0]}" if outcome.get("error") else ""
-            self.console.say(f"{len(self._ended)}/{len(self.tasks)} {named} {done}{tries}{error}")
+            self.console.say(f"{len(self._ended)}/{len(self.tasks)} {named} {done}{tries}{reused}{error}")
 
     def render(self) -> Table:
         """The table as it stands now: running tasks first, what is over only counted once it gets long."""

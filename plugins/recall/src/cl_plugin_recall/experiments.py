@@ -181,6 +181,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 """What the method is compared with: label -> settings on top of a test's."""
 
+EVERYTHING: tuple[dict[str, str], ...] = (
+    {"test": "JOINT", "config": "JOINT", "replay": "none"},
+    *(
+        {"replay": source, "config": config, "test": test.name}
+        for source in ("gan", "flickr")
+        for config in ("OVERLAPPED", "DISJOINT", "SEQUENTIAL")
+        for test in TESTS
+        if test.name != "JOINT"
+    ),
+)
+"""The reference's 43 experiments (``--all``), those side by side that share step 0 and helpers."""
+
 STRUCTURE_NAME = "STRUCTURE"
 
 

@@ -18,6 +18,7 @@ def clk_plugin() -> Plugin:
         name="recall",
         summary="replay-based continual semantic segmentation: old classes are redrawn or looked up, never stored",
         paper="Maracani, Michieli, Toldo, Zanuttigh: RECALL, ICCV 2021, arXiv 2108.03673",
+        everything=experiments.EVERYTHING,
     )
 
 
