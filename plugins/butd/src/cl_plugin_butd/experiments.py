@@ -215,7 +215,7 @@ _TESTS = [
             },
             "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)},
         },
-        beside={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 3}},
+        beside={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2}},
     ),
     Experiment(
         name="SMOKE",

@@ -223,6 +223,10 @@ class Continual(Network):
     pictures: int = field(
         default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
     )
+    channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
+    reuse: bool = field(
+        default=True, metadata=doc("take the first task's network from the cache, where an equal run left it")
+    )
     compose: tuple[str, ...] = field(
         default=(), metadata=doc("chain of directions followed at the end; its sum must be a direction of the stream")
     )
@@ -244,15 +248,15 @@ TINY_TRAINING = {
 
 TINY_CONTINUAL = {
     "filters": (16, 24, 32),
-    "strides": (1, 2, 2),
+    "strides": (2, 2, 1),
     "blocks": (0, 1, 1),
     "factor": (2, 2, 1, 1),
     "init_one": True,
     "lr": 3e-3,
-    "later_lr": 1e-2,
+    "later_lr": 2e-2,
     "batch_size": 50,
-    "epochs": 7,
-    "later_epochs": 6,
+    "epochs": 5,
+    "later_epochs": 4,
     "schedule": "cosine",
     "normalise": "centred",
 }

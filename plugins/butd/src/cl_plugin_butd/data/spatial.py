@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from attrs import field, frozen
@@ -152,13 +153,15 @@ def _draw_string(
 ) -> np.ndarray:
     """A string whose neighbours are all allowed; starts over on a dead end."""
     for _ in range(10_000):
-        string = [int(draw.choice(usable, 1)[0])]
+        string = [int(usable[draw.randint(len(usable))])]
         while len(string) < recipe.n_characters:
             # the published generator heeds the last character of the row above, too
-            follow = np.setdiff1d(np.flatnonzero(allowed[string[-1]]), string)
+            free = allowed[string[-1]].copy()
+            free[string] = False
+            follow = np.flatnonzero(free)
             if not len(follow):
                 break
-            string.append(int(draw.choice(follow, 1)[0]))
+            string.append(int(follow[draw.randint(len(follow))]))
         else:
             return np.asarray(string)
     raise BadInput(
@@ -281,13 +284,37 @@ def resized(glyph: np.ndarray, side: int) -> np.ndarray:
     :param glyph: uint8 [h, w] or [h, w, 3].
     """
     from scipy.ndimage import gaussian_filter
-    from skimage.transform import resize
 
     shape = (side, side, *glyph.shape[2:])
     sigma = np.maximum(0.0, (np.asarray(glyph.shape) / np.asarray(shape) - 1) / 2)
     if sigma.any():
         glyph = gaussian_filter(glyph, sigma, mode="constant", cval=0)
-    return resize(glyph.astype(np.float64) / 255, shape, order=1, mode="constant", anti_aliasing=False)
+    values = glyph.astype(np.float64) / 255
+    out = np.zeros(shape)
+    (rows, down), (columns, across) = _taps(values.shape[0], side), _taps(values.shape[1], side)
+    for i in (0, 1):
+        for j in (0, 1):
+            y, x = down[i][:, None], across[j][None]
+            out += values[rows[i]][:, columns[j]] * (y if out.ndim == 2 else y[..., None]) * (
+                x if out.ndim == 2 else x[..., None]
+            )
+    return out
+
+
+@lru_cache(maxsize=512)
+def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two neighbours [2, n_out] a linear interpolation of ``n_in`` to ``n_out`` values reads, and their weights."""
+    from scipy.ndimage import zoom
+
+    impulses = (
+        zoom(row, n_out / n_in, output=np.float64, order=1, mode="grid-constant", grid_mode=True)
+        for row in np.eye(n_in)
+    )
+    weights = np.stack(list(impulses), 1)
+    first = (weights > 0).argmax(1)
+    last = n_in - 1 - (weights[:, ::-1] > 0).argmax(1)
+    place = np.arange(n_out)
+    return np.stack([first, last]), np.stack([weights[place, first], np.where(last > first, weights[place, last], 0)])
 
 
 def expected_sizes(recipe: SpatialRecipe) -> dict[str, int]:

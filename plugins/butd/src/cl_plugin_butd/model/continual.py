@@ -27,6 +27,7 @@ class ModulationSpec:
     :param kind: one of :data:`cl_plugin_butd.model.modulation.MODULATIONS`, or ``none``.
     :param factor: shrinkage per axis of the filter.
     :param init: starting value; None for the kind's own.
+    :param first: whether the first task has one, too; without it, that task uses the filters as they are.
     """
 
     kind: str = "weight-mul"
@@ -34,6 +35,7 @@ class ModulationSpec:
     init: float | None = None
     mode: str = "bicubic"
     tau: float = 0.005
+    first: bool = True
 
 
 @frozen(kw_only=True)
@@ -66,7 +68,7 @@ class ContinualCounterStream(nn.Module):
         top: str = "argument",
     ) -> None:
         super().__init__()
-        self.tasks, self.n_arguments, self.spec = tuple(tasks), tuple(n_arguments), modulation
+        self.tasks, self.n_arguments = tuple(tasks), tuple(n_arguments)
         self.top_kind = top
         if top == "argument":
             fuse: nn.Module = ArgumentTop(topology.top, n_arguments, [task.language for task in tasks])
@@ -82,9 +84,12 @@ class ContinualCounterStream(nn.Module):
             for norms in stage:
                 norms.laterals = None
         self.heads = nn.ModuleList(TaskHead(topology.top, [task.n_classes], topology.head_layers) for task in tasks)
-        self.modulations = nn.ModuleList(self._modulation(topology) for _ in tasks)
+        none = evolve(modulation, kind="none")
+        self.modulations = nn.ModuleList(
+            self._modulation(topology, modulation if t or modulation.first else none) for t in range(len(tasks))
+        )
 
-    def _modulation(self, topology: Topology) -> nn.ModuleList:
+    def _modulation(self, topology: Topology, spec: ModulationSpec) -> nn.ModuleList:
         height, width = topology.in_shape[1:]
         height, width = -(-height // topology.strides[0]), -(-width // topology.strides[0])
         stages = nn.ModuleList()
@@ -93,12 +98,14 @@ class ContinualCounterStream(nn.Module):
             for j, block in enumerate(stage):
                 stride = topology.strides[k] if j == 0 else 1
                 height, width = -(-height // stride), -(-width // stride)
-                blocks.append(self._block_modulation(block, topology.filters[k], height, width))
+                blocks.append(self._block_modulation(block, spec, topology.filters[k], height, width))
             stages.append(blocks)
         return stages
 
-    def _block_modulation(self, block: nn.Module, channels: int, height: int, width: int) -> BlockModulation:
-        spec = self.spec
+    @staticmethod
+    def _block_modulation(
+        block: nn.Module, spec: ModulationSpec, channels: int, height: int, width: int
+    ) -> BlockModulation:
         if spec.kind == "none":
             return BlockModulation()
         if spec.kind == "act":
@@ -167,6 +174,11 @@ class ContinualCounterStream(nn.Module):
     def shared(self) -> dict[str, nn.Parameter]:
         """Parameters every task uses, by name."""
         return dict(self.net.named_parameters())
+
+    def base(self) -> dict[str, Tensor]:
+        """What a first task learns: everything but the heads and modulations of later tasks, by name."""
+        later = tuple(f"{part}.{t}." for part in ("heads", "modulations") for t in range(1, len(self.tasks)))
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(later)}
 
     def norms(self) -> list[Norm]:
         """Every norm that keeps statistics per task."""

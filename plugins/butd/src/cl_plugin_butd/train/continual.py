@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs import define, field
+from attrs import define, field, fields
 from torch import Tensor
 
 from cl_kernel import BadInput, Parts, Samples, Stage, Stream
@@ -20,6 +20,7 @@ from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.model.counter_stream import Topology
+from cl_plugin_butd.settings import Network
 from cl_plugin_butd.train.baselines import Keeper
 from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, task_of
 from cl_plugin_butd.train.schedule import cosine_rate, step_rate
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 FIELDS = ("image", "task", "argument", "existence", "class")
 OWN_PARTS = ("modulation", "masks", "classifier")
 """Methods whose later tasks leave the shared weights alone."""
+BASE = "butd-base"
+BASE_FIELDS = (
+    *(f.name for f in fields(Network)),
+    *("top", "lr", "weight_decay", "batch_size", "epochs", "schedule", "step_every", "normalise", "augment"),
+    "channels_last",
+)
+"""Settings the first task's network depends on."""
 
 
 def build(settings: Continual, parts: Parts) -> ContinualLearner:
@@ -40,8 +48,11 @@ def build(settings: Continual, parts: Parts) -> ContinualLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
         net = network(settings, stream).to(where)
+    if settings.channels_last:
+        net.to(memory_format=torch.channels_last)
     keeper = Keeper(settings.method, net, settings.alpha, settings.walk_period, settings.temperature)
-    learner = ContinualLearner(settings, net, Inputs(settings.normalise, where), keeper, parts)
+    inputs = Inputs(settings.normalise, where, settings.channels_last)
+    learner = ContinualLearner(settings, net, inputs, keeper, parts)
     learner.optimizer = learner.new_optimizer(0)
     return learner
 
@@ -79,11 +90,13 @@ def network(settings: Continual, stream: Stream) -> ContinualCounterStream:
     answers = stream.info.get("n_answers", [stream.n_classes] * len(stream.stages))
     kind = {"modulation": settings.modulation, "masks": "mask"}.get(settings.method, "none")
     init = 1.0 if settings.init_one and kind == "weight-mul" else None
+    # a modulation that starts as the identity adds nothing to a first task that trains every filter
+    first = kind == "act" or (kind == "weight-mul" and init is None)
     return ContinualCounterStream(
         topology,
         [TaskSpec(n_classes=int(n), language=int(lang)) for n, lang in zip(answers, languages, strict=True)],
         [int(n) for n in n_arguments],
-        ModulationSpec(kind=kind, factor=settings.factor, init=init),
+        ModulationSpec(kind=kind, factor=settings.factor, init=init, first=first),
         top=settings.top,
     )
 
@@ -129,6 +142,11 @@ class ContinualLearner:
             self.optimizer = self.new_optimizer(task)
             self.keeper.begin()
         sources = self._sources(stage, ctx)
+        base = self._base_inputs(stage) if stage.index == 0 and s.reuse else None
+        if base and self.position == [0, 0, 0] and self._reuse(base, ctx):
+            self._close(stage, sources)
+            self.position = [1, 0, 0]
+            return
         epochs = s.epochs if stage.index == 0 else s.later_epochs
         per_epoch = sum(len(batches(len(t), s.batch_size, np.arange(len(t)))) for _, t in sources)
         how = Augmentation(shift_x=s.augment[0], shift_y=s.augment[1], rotation=s.augment[2], add=s.augment[3])
@@ -145,12 +163,46 @@ class ContinualLearner:
                 loss = self._step(image, batch, number, learn)
                 last = step + 1 == len(plan)
                 self.position = [stage.index, epoch + last, 0 if last else step + 1]
-                if last and epoch + 1 == epochs:
-                    self._close(stage, sources)
-                    self.position = [stage.index + 1, 0, 0]
                 if last:
                     self.curve.append([stage.index, epoch, float(loss)])
+                if last and epoch + 1 == epochs:
+                    if base:
+                        self._keep(base, ctx)
+                    self._close(stage, sources)
+                    self.position = [stage.index + 1, 0, 0]
                 ctx.step(loss=loss)
+
+    def _base_inputs(self, stage: Stage) -> dict[str, Any] | None:
+        """All that the first task's network depends on; None for methods that watch its training step by step."""
+        if self.keeper.needs_plain_gradient():
+            return None
+        site, s = self.parts.site, self.settings
+        return {
+            "version": 1,
+            "settings": {name: getattr(s, name) for name in BASE_FIELDS},
+            "weights": {name: list(value.shape) for name, value in self.net.base().items()},
+            "data": self.parts.stream.fingerprint,
+            "stage": [stage.name, len(stage.train)],
+            "seed": site.seed,
+            "device": self.inputs.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def _reuse(self, inputs: dict[str, Any], ctx: Context) -> bool:
+        """Take the first task's network from the cache, if it is there."""
+        known = ctx.cache.folder(BASE, inputs)
+        if known is None:
+            return False
+        values = state.read_weights(known / "base.pth")
+        self.curve = values.pop("curve").tolist()
+        self.net.load_state_dict(values, strict=False)
+        return True
+
+    def _keep(self, inputs: dict[str, Any], ctx: Context) -> None:
+        """Leave the first task's network in the cache for every method that starts from it."""
+        values = {**self.net.base(), "curve": torch.tensor(self.curve, dtype=torch.float64)}
+        ctx.cache.make(BASE, inputs, lambda folder: torch.save(values, folder / "base.pth"))
 
     def _step(self, image: Tensor, batch: dict[str, Tensor], task: int, learn: list[Tensor]) -> Tensor:
         """One optimiser step on one task's batch: the convex mix of task loss and penalty."""

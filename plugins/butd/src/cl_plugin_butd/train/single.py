@@ -67,7 +67,9 @@ def build(settings: Training, parts: Parts) -> SingleLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
         net = CounterStream(topology).to(where)
-    inputs = Inputs(settings.normalise, where, settings.channels_last and where.type == "cuda")
+    if settings.channels_last:
+        net.to(memory_format=torch.channels_last)
+    inputs = Inputs(settings.normalise, where, settings.channels_last)
     return SingleLearner(settings, net, inputs, parts, n_tasks, n_arguments)
 
 
