@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 
 from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, UnknownName, launch
-
 from cl_plugin_recall.experiments import TINY
 
 from .conftest import SHORT
@@ -40,6 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_run_leaves_its_report_weights_and_pictures(whole: Any) -> None:
     folder = whole.folder
     assert (folder / "outputs" / "TINY (T2_P3.1.0.0_gan).txt").read_text().count("STEP") == 3
+    assert "None\n" not in (folder / "outputs" / "TINY (T2_P3.1.0.0_gan).txt").read_text()
     assert len((folder / "outputs" / "steps.jsonl").read_text().splitlines()) == 3
     assert (folder / "overlays" / "photo-truth-prediction.png").is_file()
     assert {p.name for p in (folder / "weights").glob("*.index")} == {
@@ -173,14 +174,18 @@ def test_validate_dump_export_and_summary_read_a_run(whole: Any, tmp_path: Path)
     assert "tabular" in (tmp_path / "t.tex").read_text()
 
 
-def test_re_validation_gives_the_scores_of_the_run(whole: Any) -> None:
+def test_the_report_and_re_validation_give_the_scores_of_the_run(whole: Any) -> None:
     from cl_plugin_recall.commands.showing import rebuilt
-    from cl_plugin_recall.evaluate.validation import validate_step
+    from cl_plugin_recall.evaluate.validation import load_decoders, validate
 
-    learner, step = rebuilt(whole.folder, None)
-    scores, loss, _, _ = validate_step(learner, step)
-    seen = whole.results["metrics"]["segmentation"]["seen"][-1]
-    assert loss is not None and scores["miou"] == pytest.approx(seen["all"], abs=2e-3)
+    learner, _ = rebuilt(whole.folder, None)
+    again = validate(learner, load_decoders(learner, whole.folder))
+    lines = [json.loads(line) for line in (whole.folder / "outputs" / "steps.jsonl").read_text().splitlines()]
+    assert list(again) == [0, 1, 2]
+    for seen, line, found in zip(whole.results["metrics"]["segmentation"]["seen"], lines, again.values(), strict=True):
+        assert line["loss"] == found.loss and line["miou"] == found.scores["miou"]
+        assert 0 < line["loss"] < 100 and line["miou"] == pytest.approx(seen["all"], abs=1e-3)
+        assert line["pixel_accuracy"] == pytest.approx(seen["run/pixel_accuracy"], abs=1e-3)
 
 
 def test_run_all_shares_artefacts_and_goes_on_where_it_stopped(
@@ -214,38 +219,75 @@ def test_run_all_shares_artefacts_and_goes_on_where_it_stopped(
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/metrics.json")}
 
 
+def phases_of(run: Path) -> list[str]:
+    """Phases begun so far, as ``stage name``, over all attempts; a half-written last line is left out."""
+    if not (run / "events.jsonl").is_file():
+        return []
+    lines = (run / "events.jsonl").read_text().split("\n")[:-1]
+    events = [json.loads(line) for line in lines if '"PhaseStarted"' in line]
+    return [f"{event['stage']} {event['name']}" for event in events]
+
+
 @pytest.mark.slow
-def test_a_killed_run_resumes_bit_for_bit(whole: Any, tmp_path: Path) -> None:
-    flags = [
-        f"--set={key}={value}"
-        for key, value in (
-            SHORT | {"source.per_class": 2, "learner.reuse": False, "run.checkpoint_every_s": 0.5}
-        ).items()
-    ]
+def test_a_run_killed_in_every_phase_ends_bit_for_bit_the_same(whole: Any, tmp_path: Path) -> None:
+    """One run, killed with -9 in phase after phase and resumed each time."""
+    run, delay = tmp_path / "run", random.Random(0)
+    own = {"source.per_class": 2, "learner.reuse": False, "run.checkpoint_every_s": 0.2}
+    flags = [f"--set={key}={value}" for key, value in (SHORT | own).items()]
     environment = os.environ | {"CLK_CACHE": str(tmp_path / "cache")}
-    command = [
-        *CLK,
-        "run",
-        "--plugin",
-        "recall",
-        "--test",
-        TEST,
-        "--no-beside",
-        "--output",
-        str(tmp_path / "run"),
-        *flags,
+    begin = [*CLK, "run", "--plugin", "recall", "--test", TEST, "--no-beside", "--output", str(run), *flags]
+    for phase in ("0 first", "1 inpaint", "1 label", "1 increment", "1 helper", "2 label", "2 increment"):
+        before = len(phases_of(run))
+        command = [*CLK, "resume", str(run)] if (run / "run.json").is_file() else begin
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not any(begun.startswith(phase) for begun in phases_of(run)[before:]):
+            assert process.poll() is None, f"the run ended without phase {phase}"
+            time.sleep(0.05)
+        time.sleep(delay.uniform(0.0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert subprocess.run([*CLK, "resume", str(run)], env=environment, capture_output=True, check=False).returncode == 0
+    results = json.loads((run / "metrics.json").read_text())
+    assert [results[key] for key in ("digest", "state_digest")] == [
+        whole.results[key] for key in ("digest", "state_digest")
     ]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "run" / "checkpoints").glob("*.ckpt")):
-        time.sleep(0.2)
-        assert process.poll() is None, "the run ended before its first checkpoint"
-    time.sleep(1.0)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (
-        subprocess.run(
-            [*CLK, "resume", str(tmp_path / "run")], env=environment, stderr=subprocess.DEVNULL, check=False
-        ).returncode
-        == 0
-    )
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["state_digest"] == whole.results["state_digest"]
+    matrices = sorted((run / "scores").glob("*.tree"))
+    assert len(matrices) == 3
+    for path in matrices:
+        assert path.read_bytes() == (whole.folder / "scores" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_campaign_goes_on_and_trains_shared_artefacts_once(tmp_path: Path) -> None:
+    """Three tests, two sources; step 0 of 15 and of 10 classes is trained once each, whatever is killed."""
+    flags = [f"--set={key}={value}" for key, value in SHORT.items()]
+    which = ["--tests", "15-5,10-5-5,15-1", "--configs", "OVERLAPPED", "--sources", "gan,flickr", "--no-joint"]
+
+    def command(place: str) -> list[str]:
+        return [*CLK, "recall", "run-all", "--output", str(tmp_path / place), *which, *flags]
+
+    def environment(place: str) -> dict[str, str]:
+        return os.environ | {"CLK_CACHE": str(tmp_path / f"cache-{place}")}
+
+    def digests(place: str) -> dict[str, str]:
+        files = sorted((tmp_path / place).glob("*/metrics.json"))
+        return {path.parent.name: json.loads(path.read_text())["state_digest"] for path in files}
+
+    killed = subprocess.Popen(command("killed"), env=environment("killed"), stderr=subprocess.DEVNULL)
+    while not any(
+        begun == "1 increment" for begun in phases_of(tmp_path / "killed" / "OVERLAPPED-ADD_FIVE_TWO_TIMES-gan")
+    ):
+        assert killed.poll() is None, "the campaign ended early"
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    done = digests("killed")
+    assert list(done) == ["OVERLAPPED-ADD_FIVE_ONE_TIME-gan"]
+    for place in ("killed", "whole"):
+        ended = subprocess.run(command(place), env=environment(place), capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert len(digests(place)) == 6
+        assert len(list((tmp_path / f"cache-{place}" / "recall-first").iterdir())) == 2
+        assert ended.stdout.count("ADD_") >= 6 and "mIoU at the end" in ended.stdout
+    assert "[6/6]" in ended.stderr and ended.stderr.count("x recall-first") == 4
+    assert digests("killed") == digests("whole")

@@ -26,7 +26,7 @@ from cl_plugin_recall.weights import checkpoints, providers
 
 
 class Service(http.server.BaseHTTPRequestHandler):
-    """A photo service of 12 photos: two pages, one photo removed, one double, one no JPEG; refuses twice at first."""
+    """A photo service of 12 photos: two pages, one photo removed, one double, one no JPEG; first come the faults."""
 
     calls: list[str]
     faults: list[int]
@@ -35,10 +35,10 @@ class Service(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlparse(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         self.calls.append(self.path)
-        if self.faults:
-            code = self.faults.pop(0)
-            self.send_response(code)
-            self.send_header("Retry-After", "0")
+        fault = self.faults.pop(0) if self.faults else 200
+        if fault != 200:
+            self.send_response(fault if fault > 0 else 200)
+            self.send_header(*(("Retry-After", "0") if fault > 0 else ("Content-Length", "99")))  # -1: cut short
             self.end_headers()
             return
         if url.path.startswith("/photo"):
@@ -106,12 +106,22 @@ def test_a_download_goes_on_where_it_stopped(service: tuple[str, type[Service]],
     flickr.download_class(patient(), "good", tmp_path, "bird", 2, endpoint=endpoint)
     with (tmp_path / flickr.PROVENANCE).open("a") as file:
         file.write('{"file": "00')  # killed while writing
-    (tmp_path / flickr.PROVENANCE).write_text((tmp_path / flickr.PROVENANCE).read_text() + "\n")
     handler.calls.clear()
     tally = flickr.download_class(patient(), "good", tmp_path, "bird", 4, endpoint=endpoint)
     assert (tally.kept, tally.saved) == (2, 2)
     assert not any(call.endswith(("/photo/0", "/photo/1")) for call in handler.calls)
-    assert len(list(tmp_path.glob("*.jpg"))) == 4
+    assert len(list(tmp_path.glob("*.jpg"))) == len(flickr.read_provenance(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("faults, saved, gone", [([200, 429, 500], 2, 0), ([200, *[503] * 5], 2, 1), ([200, -1], 2, 0)])
+def test_a_photo_that_is_refused_is_asked_for_again_then_passed_over(
+    service: tuple[str, type[Service]], tmp_path: Path, faults: list[int], saved: int, gone: int
+) -> None:
+    endpoint, handler = service
+    handler.faults[:] = faults
+    web = patient()
+    tally = flickr.download_class(web, "good", tmp_path, "bird", 2, endpoint=endpoint)
+    assert (tally.saved, tally.gone) == (saved, gone) and web.retries == min(len(faults) - 1, 4)
 
 
 def test_an_expired_key_is_named_and_not_tried_again(service: tuple[str, type[Service]], tmp_path: Path) -> None:

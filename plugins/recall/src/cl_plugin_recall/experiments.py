@@ -159,14 +159,17 @@ TINY: dict[str, Any] = {
 SMALL: dict[str, Any] = TINY | {
     "test_name": "SMALL",
     "batch_size": 8,
-    "train_image_size": 129,
-    "augment_scale": (0.4, 0.8),
-    "training_steps_per_class": 240,
-    "decay_steps_per_class": 192,
+    "train_image_size": 257,
+    "augment_scale": (0.7, 1.3),
+    "training_steps_per_class": 225,
+    "decay_steps_per_class": 180,
     "interleave_ratio_old": 8,
     "interleave_ratio_new": 8,
 }
 """Real images on two cores in about ten minutes."""
+
+SMALL_MODEL: dict[str, Any] = {"stride": 8, "rates": (1, 3, 6, 9)}
+"""Photographs of several hundred pixels: the network must see further than on the stand-in."""
 
 LEARNER_PROFILES: dict[str, dict[str, Any]] = {"tiny": TINY, "small": SMALL}
 

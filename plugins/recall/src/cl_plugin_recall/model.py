@@ -371,6 +371,7 @@ def build_deeplab(settings: Deeplab, fields: Mapping[str, Any], n_outputs: int, 
 def build_small(settings: Small, fields: Mapping[str, Any], n_outputs: int, site: Site) -> Network:
     """The stand-in's network."""
     layers = [(max(1, width * settings.width // 16), stride, dilation) for width, stride, dilation in TINY_LAYERS]
+    layers[0] = (layers[0][0], settings.stride // 4, 1)
     encoder = SmallEncoder(site.rng("recall encoder"), layers)
     rates = tuple(settings.rates)
     return Network(
@@ -378,5 +379,5 @@ def build_small(settings: Small, fields: Mapping[str, Any], n_outputs: int, site
         new_decoder=lambda n, rng: Decoder(encoder.depth, n, rng, rates),
         input=InputSpec(),
         n_outputs=n_outputs,
-        fingerprint=f"small/{settings.width}/{rates}",
+        fingerprint=f"small/{settings.width}/{settings.stride}/{rates}",
     )

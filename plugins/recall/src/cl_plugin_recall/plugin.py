@@ -68,10 +68,11 @@ def clk_models() -> Sequence[Model]:
         ),
         Model(
             name="small",
-            summary="six convolutions at output stride 4, trained from random weights",
+            summary="six convolutions at output stride 4 or 8, trained from random weights",
             framework="tensorflow",
             build="cl_plugin_recall.model:build_small",
             settings=Small,
+            profiles={"small": experiments.SMALL_MODEL},
             requires=TENSORFLOW,
         ),
     ]

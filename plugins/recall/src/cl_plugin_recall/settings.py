@@ -84,10 +84,13 @@ class Deeplab:
 
 @frozen(kw_only=True)
 class Small:
-    """Six convolutions at stride 4, trained from random weights in seconds."""
+    """Six convolutions, trained from random weights in seconds or minutes."""
 
     rates: tuple[int, ...] = field(default=(1, 2, 3, 4), metadata=doc("dilations of the four decoder branches"))
     width: int = field(default=16, metadata=doc("channels of the first convolution; the others follow"))
+    stride: Literal[4, 8] = field(
+        default=4, metadata=doc("pixels a feature stands for: 4, or 8 for large images, where it sees twice as far")
+    )
 
 
 @frozen(kw_only=True)

@@ -42,7 +42,6 @@ class RecallLearner:
         self.encoder = self.network.encoder
         self.decoder = self.network.new_decoder(parts.stream.n_classes, self.site.rng("recall decoder"))
         self.source = parts.source
-        self.gallery = parts.stream.test  # shown by finish(), when nothing is learnt any more
         self.helpers: dict[str, Decoder] = {}
         self.sizes = [len(stage.classes) for stage in parts.stream.stages]
         self.stage = 0

@@ -239,17 +239,15 @@ def validate(parser: ArgumentParser) -> Handler:
     parser.add_argument("--step", type=int, default=None, help="default: every saved step")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_plugin_recall.evaluate.validation import validate_step
-        from cl_plugin_recall.weights import saved
+        from cl_plugin_recall.evaluate import validation
 
-        steps = saved.steps(namespace.run) if namespace.step is None else [namespace.step]
-        if not steps:
-            raise BadInput("run saved no weights", where=str(namespace.run))
+        learner, step = rebuilt(namespace.run, namespace.step)
+        decoders = validation.load_decoders(learner, namespace.run)
+        wanted = decoders if namespace.step is None else {step: decoders[step]}
         rows, text, content = [], "", []
-        for step in steps:
-            learner, _ = rebuilt(namespace.run, step)
-            scores, loss, old, new = validate_step(learner, step)
-            text += report.block(step, scores, loss=loss, old=old, new=new)
+        for step, found in validation.validate(learner, wanted).items():
+            scores, loss = found.scores, found.loss
+            text += report.block(step, scores, loss=loss, old=found.old, new=found.new)
             rows.append(
                 (
                     step,

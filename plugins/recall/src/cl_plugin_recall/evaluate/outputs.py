@@ -11,14 +11,13 @@ from cl_kernel import Context, write_text
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.evaluate.palette import overlay, picture
 from cl_plugin_recall.evaluate.report import block
+from cl_plugin_recall.evaluate.validation import load_decoders, validate
 from cl_plugin_recall.experiments import TESTS
 from cl_plugin_recall.gin_bindings import as_gin
 from cl_plugin_recall.weights.names import Names
 
 if TYPE_CHECKING:
     from cl_plugin_recall.train import RecallLearner
-
-METRIC = "recall:segmentation"
 
 
 def names_of(learner: RecallLearner) -> Names:
@@ -47,36 +46,24 @@ def names_of(learner: RecallLearner) -> Names:
 def write_reports(learner: RecallLearner, ctx: Context) -> None:
     """``outputs/NAME.txt`` as the reference writes it (never appended to), ``steps.jsonl``, ``operative.gin``."""
     names = names_of(learner)
-    text, lines = [], []
-    for step, row in enumerate(ctx.progress.rows):
-        seen = next((values for name, values in row["seen"].items() if name.split(":")[-1] == "segmentation"), None)
-        if seen is None or "run/mean_precision" not in seen:
-            continue
-        labels = learner.stream.class_names
-        scores = {
-            "class_iou": [seen.get(f"iou/{name}") for name in labels],
-            "precision": [seen.get(f"precision/{name}") for name in labels],
-            "miou": seen["all"],
-            **{key.removeprefix("run/"): value for key, value in seen.items() if key.startswith("run/")},
-        }
-        old = [] if not step else names.old(step)
-        new = [] if not step else names.steps[step]
-        if learner.settings.validate:
-            text.append(block(step, scores, loss=None, old=old, new=new))
-        lines.append(json.dumps({"step": step, "classes": names.n_seen(step), **scores}))
     folder = ctx.folder / "outputs"
     folder.mkdir(exist_ok=True)
-    if text:
-        write_text(folder / names.report.rsplit("/", 1)[-1], "".join(text))
-    write_text(folder / "steps.jsonl", "".join(line + "\n" for line in lines))
-    write_text(
-        folder / "operative.gin", as_gin(learner.settings, learner.stream.info.get("protocols", ("overlapped",) * 3))
-    )
+    protocols = learner.stream.info.get("protocols", ("overlapped",) * 3)
+    write_text(folder / "operative.gin", as_gin(learner.settings, protocols))
+    if not learner.settings.validate:
+        return
+    text, lines = "", ""
+    for step, found in validate(learner, load_decoders(learner, ctx.folder)).items():
+        scores = found.scores
+        text += block(step, scores, loss=found.loss, old=found.old, new=found.new)
+        lines += json.dumps({"step": step, "classes": names.n_seen(step), "loss": found.loss, **scores}) + "\n"
+    write_text(folder / names.report.rsplit("/", 1)[-1], text)
+    write_text(folder / "steps.jsonl", lines)
 
 
 def write_overlays(learner: RecallLearner, ctx: Context) -> None:
     """One sheet: photo, truth, prediction of some validation images, spread over the set."""
-    test = learner.gallery
+    test = learner.stream.test
     rows = np.unique(np.linspace(0, len(test) - 1, min(learner.settings.overlays, len(test))).astype(np.int64))
     batch: dict[str, Any] = test.take(rows, ["image", "mask"])
     images = [

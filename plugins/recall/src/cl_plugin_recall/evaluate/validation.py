@@ -1,49 +1,86 @@
-"""Validation of one model on one step's cumulative set, with the loss (spec 7.1)."""
+"""Validation of saved steps on their cumulative sets, with the loss (spec 7.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attrs import field, frozen
 
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.evaluate.scores import confusion, scores
 from cl_plugin_recall.losses import cross_entropy
-from cl_plugin_recall.model import logits
+from cl_plugin_recall.model import Decoder, resize_logits
 from cl_plugin_recall.tables import class_table
+from cl_plugin_recall.weights import checkpoints, saved
 
 
-def validate_step(learner: Any, step: int) -> tuple[dict[str, Any], float | None, list[int], list[int]]:
-    """Scores, mean loss of images, old and new labels of a step.
+@frozen(kw_only=True)
+class Validated:
+    """What is known of a step: labels known, of steps before, of the newest; pixel counts [K, K]; losses of images."""
 
-    The loss is the unweighted mean of the images' cross-entropies, weight decay left out; images without a pixel that
-    counts have none. One pass, one image at a time.
-    """
+    known: list[int]
+    old: list[int]
+    new: list[int]
+    matrix: np.ndarray
+    losses: list[float] = field(factory=list)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """See :func:`~cl_plugin_recall.evaluate.scores.scores`."""
+        return scores(self.matrix, self.known, self.old, self.new)
+
+    @property
+    def loss(self) -> float | None:
+        """Unweighted mean of the images' cross-entropies, weight decay left out; None if no pixel counted."""
+        return float(np.mean(self.losses)) if self.losses else None
+
+
+def load_decoders(learner: Any, run: Path) -> dict[int, Decoder]:
+    """The decoders that a run kept, by step."""
+    found = {}
+    for step in saved.steps(run):
+        found[step] = learner.network.new_decoder(learner.network.n_outputs, np.random.default_rng())
+        shapes = {name: tuple(v.shape) for name, v in found[step].named.items()}
+        found[step].assign(checkpoints.load(saved.decoder(run, step), shapes))
+    return found
+
+
+def validate(learner: Any, decoders: Mapping[int, Decoder]) -> dict[int, Validated]:
+    """Score the decoders of some steps, each on its cumulative set: one pass, image by image, the encoder once each."""
     stream = learner.stream
-    known = [0, *(c for stage in stream.stages[: step + 1] for c in stage.classes)]
-    new = list(stream.stages[step].classes) if step else []
-    old = [c for c in known if c not in new] if step else []
     names = list(stream.test_sets)
-    due = names[: step + 1] if len(names) == len(stream.stages) else names
-    rows = np.unique(np.concatenate([stream.test_sets[name] for name in due]))
-    counted = class_table(known)
+    results, rows = {}, {}
+    for step in decoders:
+        known = [0, *(c for stage in stream.stages[: step + 1] for c in stage.classes)]
+        new = list(stream.stages[step].classes) if step else []
+        old = [c for c in known if c not in new] if step else []
+        due = names[: step + 1] if len(names) == len(stream.stages) else names
+        rows[step] = {int(row) for name in due for row in stream.test_sets[name]}
+        empty = np.zeros((stream.n_classes, stream.n_classes), np.int64)
+        results[step] = Validated(known=known, old=old, new=new, matrix=empty)
+    counted = {step: class_table(result.known) for step, result in results.items()}
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8), tf.TensorSpec([1, None, None], tf.uint8)]
-    )
-    def forward(image: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        z = logits(learner.encoder, learner.decoder, learner.network.input.apply(image))
-        return cross_entropy(z, mask, counted), tf.argmax(z, -1, output_type=tf.int32)
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, None], tf.uint8)])
+    def forward(image: tf.Tensor, mask: tf.Tensor) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
+        features = learner.encoder(learner.network.input.apply(image[None]), False)
+        logits = {step: resize_logits(decoder(features), tf.shape(mask)) for step, decoder in decoders.items()}
+        return {
+            step: (cross_entropy(z, mask[None], counted[step]), tf.argmax(z[0], -1, output_type=tf.int32))
+            for step, z in logits.items()
+        }
 
-    matrix = np.zeros((stream.n_classes, stream.n_classes), np.int64)
-    losses = []
-    for row in rows:
+    for row in sorted(set().union(*rows.values())):
         batch = stream.test.take(np.array([row]), ["image", "mask"])
         data, mask = batch["image"][0], batch["mask"][0]
         image = decode_image(data, f"validation image {row}") if isinstance(data, bytes) else data
-        loss, predicted = forward(tf.constant(image[None]), tf.constant(mask[None]))
-        if counted[mask].any():
-            losses.append(float(loss))
-        matrix += confusion(mask, predicted.numpy()[0], stream.n_classes, counted)
-    return scores(matrix, known, old, new), float(np.mean(losses)) if losses else None, old, new
+        for step, (loss, predicted) in forward(tf.constant(image), tf.constant(mask)).items():
+            if row in rows[step]:
+                result = results[step]
+                if counted[step][mask].any():
+                    result.losses.append(float(loss))
+                result.matrix[...] += confusion(mask, predicted.numpy(), stream.n_classes, counted[step])
+    return results

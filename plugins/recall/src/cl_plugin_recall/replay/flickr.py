@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from cl_kernel import BadInput, ClkError, MissingAsset, atomic
+from cl_kernel import BadInput, ClkError, MissingAsset, atomic, write_text
 from cl_plugin_recall.experiments import VOC_CLASSES
 
 ENDPOINT = "https://api.flickr.com/services/rest/"
@@ -30,6 +31,8 @@ KEY_VARIABLE = "FLICKR_API_KEY"
 PROVENANCE = "provenance.jsonl"
 RETRIED = (429, 500, 502, 503, 504)
 GONE = (403, 404, 410)
+BROKEN_OFF = (OSError, http.client.HTTPException)
+"""No answer, a refused connection, or a body that ends too early."""
 
 
 class SearchRefused(ClkError):
@@ -77,7 +80,7 @@ class Http:
                 if error.code not in RETRIED or attempt == self.limits.tries:
                     raise
                 self.sleep(_seconds(error.headers.get("Retry-After"), wait))
-            except (urllib.error.URLError, TimeoutError, ConnectionError):
+            except BROKEN_OFF:
                 if attempt == self.limits.tries:
                     raise
                 self.sleep(wait)
@@ -105,7 +108,7 @@ def api_key(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def search(
-    http: Http, key: str, text: str, *, endpoint: str = ENDPOINT, licences: Sequence[int] = (), per_page: int = 250
+    web: Http, key: str, text: str, *, endpoint: str = ENDPOINT, licences: Sequence[int] = (), per_page: int = 250
 ) -> Iterator[dict[str, Any]]:
     """Photos by relevance, page after page; those without an 800-pixel version are passed over.
 
@@ -128,14 +131,14 @@ def search(
         if licences:
             query["license"] = ",".join(map(str, licences))
         try:
-            answer = json.loads(http.get(f"{endpoint}?{urllib.parse.urlencode(query)}"))
+            answer = json.loads(web.get(f"{endpoint}?{urllib.parse.urlencode(query)}"))
         except urllib.error.HTTPError as error:
             raise SearchRefused(
                 f"the search answers {error.code} {error.reason}",
                 where=f"search for {text!r}",
                 fix="try again later; what was downloaded is kept",
             ) from None
-        except (ValueError, urllib.error.URLError) as error:
+        except (ValueError, *BROKEN_OFF) as error:
             raise SearchRefused(
                 f"the search gives no usable answer: {type(error).__name__}",
                 where=f"search for {text!r}",
@@ -164,7 +167,7 @@ class Tally:
 
 
 def download_class(
-    http: Http, key: str, folder: Path, keyword: str, n: int, *, endpoint: str = ENDPOINT, licences: Sequence[int] = ()
+    web: Http, key: str, folder: Path, keyword: str, n: int, *, endpoint: str = ENDPOINT, licences: Sequence[int] = ()
 ) -> Tally:
     """Fill ``folder`` with up to ``n`` photos ``0000.jpg``, ...; photos already there are kept and not asked for again.
 
@@ -172,28 +175,27 @@ def download_class(
     the search, is no JPEG, or has the bytes of another one, is skipped and counted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = read_provenance(folder)
-    for record in [r for r in known if not (folder / r["file"]).is_file()]:
-        known.remove(record)
+    known = [record for record in read_provenance(folder) if (folder / record["file"]).is_file()]
+    write_text(folder / PROVENANCE, "".join(json.dumps(record) + "\n" for record in known))
     tally = Tally(kept=len(known))
     ids, digests = {r["id"] for r in known}, {r["sha256"] for r in known}
     number = 1 + max((int(r["file"].split(".")[0]) for r in known), default=-1)
     if len(known) >= n:
         return tally
-    for photo in search(http, key, keyword, endpoint=endpoint, licences=licences):
+    for photo in search(web, key, keyword, endpoint=endpoint, licences=licences):
         if tally.kept + tally.saved >= n:
             break
         if photo["id"] in ids:
             continue
         ids.add(photo["id"])
         try:
-            data = http.get(photo["url_c"])
+            data = web.get(photo["url_c"])
         except urllib.error.HTTPError as error:
             if error.code in GONE or error.code in RETRIED:
                 tally.gone += 1
                 continue
             raise BadInput(f"photo {photo['id']} answers {error.code}", where=photo["url_c"]) from None
-        except urllib.error.URLError:
+        except BROKEN_OFF:
             tally.gone += 1
             continue
         digest = hashlib.sha256(data).hexdigest()
