@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.server
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -25,9 +26,10 @@ from cl_plugin_clear import standin
 from cl_plugin_clear.data import download as d
 from cl_plugin_clear.data import images, ingest
 from cl_plugin_clear.data.metadata import Filter, Source
+from cl_plugin_clear.data.pictures import Pictures
 from cl_plugin_clear.data.store import Store
 
-from .conftest import FAST, LIMITS
+from .conftest import FAST, GROUP, LABELS, LIMITS
 
 BEHAVIOURS = ("fine", "missing", "gone", "html", "wrong_type", "cut", "slow", "endless", "huge", "redirect", "unavailable",  # noqa: E501
               "error_then_fine", "error", "small", "elongated", "closed", "missing_with_picture")  # fmt: skip
@@ -251,6 +253,71 @@ def test_pictures_on_disk_are_believed_only_if_they_pass(finished_store: Path, t
     assert state.n_reused_pictures == len(pictures) - 2
     assert {k: v for k, v in everything(root).items() if not k.startswith(("buckets", "features"))} == {
         k: v for k, v in whole.items() if not k.startswith(("buckets", "features"))}  # fmt: skip
+
+
+def test_tar_files_hold_the_same_pictures_and_everything_reads_them(finished_store: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    from cl_plugin_clear.data import buckets, dataset, explore, features, forgetting, pictures
+    from cl_plugin_clear.train import moco
+
+    root = tmp_path / "tar"
+    standin.write_metadata(tmp_path / "raw", 700)
+    ingest.ingest(root, Source.of_folder(tmp_path / "raw"), chunk_size=200, rule=Filter(), n_threads=2)
+    d.download(root, evolve(FAST, output="tar"))
+    assert sorted(p.name for p in (root / "images").iterdir()) == ["0.tar", "1.tar", "2.tar", "3.tar"]
+    for chunk in range(4):  # as webdataset groups them: a picture, then its record
+        with tarfile.open(root / "images" / f"{chunk}.tar") as archive:
+            names = archive.getnames()
+            record = json.load(archive.extractfile(names[1]))  # type: ignore[arg-type]
+            picture = archive.extractfile(names[0]).read()  # type: ignore[union-attr]
+        assert [Path(name).stem for name in names[::2]] == [Path(name).stem for name in names[1::2]]
+        assert str(record["id"]) == Path(names[0]).stem
+        assert picture == (finished_store / "images" / str(chunk) / names[0]).read_bytes()
+    whole = {k: v for k, v in everything(finished_store).items() if k.startswith("meta")}
+    assert {k: v for k, v in everything(root).items() if k.startswith("meta")} == whole
+
+    buckets.make_split(root, "equal", buckets.Rule(n=3))
+    features.embed(root, "equal", standin.toy_clip(), shard_rows=90, n_threads=2)
+    assert {k: v for k, v in everything(root).items() if k.startswith("features")} == {
+        k: v for k, v in everything(finished_store).items() if k.startswith("features")}  # fmt: skip
+    dataset.retrieve_group(root, tmp_path / "T", GROUP, standin.toy_clip(), label_map=LABELS)
+    dataset.build_folder(root, tmp_path / "T", save_all_images=True)
+    _, members = dataset.members_of(tmp_path / "T")
+    photo, listed = next(iter(members["1"]["ring"].items()))
+    assert (tmp_path / "T" / listed["IMG_PATH"]).stat().st_size > 0
+    view = explore.Explorer(root, "equal", standin.toy_clip()).query("a ring", 1, 5)
+    assert explore.thumbnail(Pictures(root), view.hits[0].rel_path) == explore.thumbnail(
+        Pictures(finished_store), view.hits[0].rel_path)  # fmt: skip
+    trained_on = [moco.find_pictures("store:equal/1", str(place))[3].tobytes() for place in (root, finished_store)]
+    assert trained_on[0] == trained_on[1]
+    before = sum(len(pictures.members(path)) for path in (root / "images").iterdir())
+    assert forgetting.forget(root, [int(photo)]) == 1
+    assert sum(len(pictures.members(path)) for path in (root / "images").iterdir()) == before - 2
+    with pytest.raises(BadSetting, match="output"):
+        d.download(root, FAST)
+
+
+def test_a_part_without_its_manifest_row_is_finished(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine"] * 3)
+    d.download(root, FAST)
+    whole = everything(root)
+    manifest = root / "meta" / "part-000000.json"  # killed between the part and its row: the row is the one from before
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "state": "parsed", "counts": {"pending": 3}}))
+    d.download(root, FAST)
+    assert everything(root) == whole
+
+
+def test_failed_records_join_an_existing_tar(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine", "error_then_fine", "fine"])
+    Liar.calls["/error_then_fine/1"] = -4
+    options = evolve(FAST, output="tar")
+    d.download(root, options)
+    d.download(root, options, retry=["decode"])
+    assert statuses(root) == {100: "ok", 101: "ok", 102: "ok"}
+    assert [p.name for p in (root / "images").iterdir()] == ["0.tar"]
+    assert Pictures(root).read("images/0/101.jpg") == Pictures(root).read("images/0/100.jpg")
+    assert Liar.calls["/fine/0"] == 1
 
 
 def test_other_limits_for_the_same_store_are_refused(store: Path) -> None:

@@ -24,6 +24,7 @@ from .conftest import GROUP, LABELS, as_original
 STEPS: dict[str, str] = {
     "metadata": "metadata --root store --source raw --chunk-size 40 --threads 2",
     "download": "download --root store --threads 2 --min-edge 50 --max-aspect-ratio 2 --retry-wait 0",
+    "download-tar": "download --root packed --threads 2 --min-edge 50 --max-aspect-ratio 2 --retry-wait 0 --output tar",
     "split": "split --root store --name equal --buckets 3",
     "embed": "embed --root store --split equal --model toy --shard-rows 40 --threads 1 --batch-size 20",
     "retrieve": "retrieve --root store --concepts group.json --out T --label-map labels.json",
@@ -49,6 +50,8 @@ def prepare(base: Path, step: str) -> None:
     """What a person would lay ready before this step."""
     if step == "metadata":
         standin.write_metadata(base / "raw", 400)
+    elif step == "download-tar":
+        command(base, "metadata --root packed --source raw --chunk-size 40")
     elif step == "retrieve":
         concepts.write_concepts(base / "group.json", GROUP)
         (base / "labels.json").write_text(json.dumps(LABELS))

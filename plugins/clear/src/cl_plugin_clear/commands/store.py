@@ -149,6 +149,9 @@ def download(parser: ArgumentParser) -> Handler:
         "--from-folder", default="", metavar="DIR", help="take the pictures from here; the template names the file"
     )
     parser.add_argument("--engine", choices=("auto", "threads", "img2dataset"), default="auto")
+    parser.add_argument(
+        "--output", choices=("files", "tar"), default="files", help="tar: one a chunk, webdataset's form"
+    )
     parser.add_argument("--distributor", choices=("multiprocessing", "ray", "pyspark"), default="multiprocessing")
     parser.add_argument("--processes", type=int, default=4, help="of img2dataset")
     parser.add_argument("--threads", type=int, default=128, help="1 for one at a time (default 128)")
@@ -186,6 +189,7 @@ def download(parser: ArgumentParser) -> Handler:
             template=template,
             folder=args.from_folder,
             engine=args.engine,
+            output=args.output,
             n_threads=args.threads,
             timeout_s=args.timeout,
             deadline_s=args.deadline,
@@ -400,6 +404,7 @@ def relocate(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import numpy as np
 
+        from cl_plugin_clear.data.pictures import Pictures
         from cl_plugin_clear.data.store import Store
 
         store = Store.open(args.root)
@@ -408,7 +413,8 @@ def relocate(parser: ArgumentParser) -> Handler:
         ]
         if args.sample and len(paths) > args.sample:
             paths = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[: args.sample]]
-        gone = [path for path in paths if not store.path(path).is_file()]
+        pictures = Pictures(args.root)
+        gone = [path for path in paths if not pictures.exists(path)]
         if gone:
             raise MissingAsset(
                 f"{len(gone)} of {len(paths)} pictures looked at are missing, first {gone[0]}",

@@ -11,7 +11,8 @@ from typing import Any
 from cl_kernel import BadInput, atomic, write_json, write_text
 from cl_plugin_clear.data.build import LABELED_IMAGES, class_names
 from cl_plugin_clear.data.concepts import read_json_object
-from cl_plugin_clear.data.dataset import members_of, place
+from cl_plugin_clear.data.dataset import members_of
+from cl_plugin_clear.data.pictures import place
 from cl_plugin_clear.data.store import remove_stale
 from cl_plugin_clear.data.verify import REPORTS, Suspect, Voted, flagged, kept, reports
 

@@ -7,7 +7,6 @@ original's, so that its readers and Avalanche's work on what is written here.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, full_disk_named, write_json, write_text
+from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, write_json, write_text
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.build import LABELED_IMAGES, SEEDS, class_names, list_bucket, map_labels
 from cl_plugin_clear.data.concepts import Concepts, read_json_object
 from cl_plugin_clear.data.features import Embedder, Features
 from cl_plugin_clear.data.metadata import COLUMNS
+from cl_plugin_clear.data.pictures import Pictures
 from cl_plugin_clear.data.retrieval import BACKGROUND, normalise, retrieve
 from cl_plugin_clear.data.split import train_test, train_test_by_class
 from cl_plugin_clear.data.store import Store, remove_stale
@@ -167,7 +167,7 @@ def build_folder(
     concepts = read_json_object(out / "concept_group_dict.json")
     results = read_json_object(out / "clip_result.json")
     remove_stale(out)
-    split = Split.open(root, Path(concepts["BUCKET_DICT_PATH"]).stem)
+    split, pictures = Split.open(root, Path(concepts["BUCKET_DICT_PATH"]).stem), Pictures(root)
     index: dict[str, dict[str, str]] = {}
     totals: dict[str, int] = {}
     for bucket in sorted(results, key=int):
@@ -184,9 +184,9 @@ def build_folder(
             content: dict[str, Any] = {}
             (out / LABELED_IMAGES / bucket / label).mkdir(parents=True, exist_ok=True)
             for hit in hits:
-                values, source = records[int(source_rows[hit["row"]])], store.path(paths[hit["row"]])
-                target = f"{LABELED_IMAGES}/{bucket}/{label}/{hit['ID']}{source.suffix}"
-                place(source, out / target)
+                values, source = records[int(source_rows[hit["row"]])], paths[hit["row"]]
+                target = f"{LABELED_IMAGES}/{bucket}/{label}/{hit['ID']}{Path(source).suffix}"
+                put(pictures, source, out / target)
                 content[hit["ID"]] = record_json(values, target)
             write_json(out / index[bucket][label], content)
         report(bucket)
@@ -217,6 +217,7 @@ def _records(store: Store, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 def _save_all(store: Store, split: Split, out: Path, buckets: Sequence[str], images: bool) -> None:
+    pictures = Pictures(store.root)
     for bucket in buckets:
         path = out / "all_metadata" / f"{bucket}.json"
         rows = split.rows(int(bucket), ["row", "rel_path"])
@@ -237,26 +238,21 @@ def _save_all(store: Store, split: Split, out: Path, buckets: Sequence[str], ima
             (out / "all_images" / bucket).mkdir(parents=True, exist_ok=True)
             for name in rows["rel_path"].to_pylist():
                 if name:
-                    place(store.path(name), out / "all_images" / bucket / Path(name).name)
+                    put(pictures, name, out / "all_images" / bucket / Path(name).name)
     write_json(out / "all_metadata.json", {bucket: f"all_metadata/{bucket}.json" for bucket in buckets})
 
 
-def place(source: Path, target: Path) -> None:
-    """A hard link where that works, else a copy; whole or not at all.
+def put(pictures: Pictures, rel_path: str, target: Path) -> None:
+    """A picture of the store to ``target``.
 
-    :raises MissingAsset: when the source is not there.
+    :raises MissingAsset: when it is not there.
     """
-    if target.exists():
-        return
-    if not source.is_file():
-        raise MissingAsset("a picture of the store is gone", where=str(source), fix="clk clear download --retry ok")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with full_disk_named(target):
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+    try:
+        pictures.put(rel_path, target)
+    except FileNotFoundError as error:
+        raise MissingAsset(
+            "a picture of the store is gone", where=str(pictures.root / rel_path), fix="clk clear download --retry ok"
+        ) from error
 
 
 # ---- training folder --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from attrs import define, field, frozen
 
 from cl_kernel import BadSetting, Mismatch, full_disk_named
 from cl_plugin_clear.data.images import ATTEMPTS, Limits, Picture, decode
 from cl_plugin_clear.data.metadata import TABLE
+from cl_plugin_clear.data.pictures import pack, save, unpack
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
 
 GONE = (404, 410)
@@ -72,6 +75,7 @@ class Options:
     :param template: address of a record, see :func:`fill`; ``{download_url}`` is the file's own.
     :param engine: ``threads``, ``img2dataset``, or ``auto``: img2dataset for web addresses where it is installed.
     :param timeout_s: for a connection and for each wait on it; :param deadline_s: for a whole answer.
+    :param output: ``files``, or ``tar``: one tar file a chunk, in webdataset's form.
     :param distributor: img2dataset's ``multiprocessing``, ``ray`` or ``pyspark``.
     """
 
@@ -79,6 +83,7 @@ class Options:
     template: str = "{download_url}"
     folder: str = ""
     engine: str = "auto"
+    output: str = "files"
     n_threads: int = 128
     timeout_s: float = 10.0
     deadline_s: float = 60.0
@@ -241,6 +246,7 @@ def download(
         "min_size": options.limits.min_size,
         "min_edge": options.limits.min_edge,
         "max_aspect_ratio": float(options.limits.max_aspect_ratio),
+        **({"output": options.output} if options.output != "files" else {}),
     }
     known = store.config.get("images")
     if known is not None and known != limits:
@@ -259,6 +265,8 @@ def download(
                     manifest = store.manifest(chunk)
                     again = {"pending", *retry}
                     if manifest and manifest["state"] == DOWNLOADED and not again & set(manifest["counts"]):
+                        if _archive(store, chunk).exists():  # killed after the chunk was done
+                            shutil.rmtree(_archive(store, chunk).with_suffix(""), ignore_errors=True)
                         state.n_reused_chunks += 1
                         state.counts.update(manifest["counts"])
                         continue
@@ -280,6 +288,7 @@ def _download_chunk(
     folder = store.root / "images" / str(chunk)
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder, below=False)
+    unpack(_archive(store, chunk), folder)
     rows = [row for row, status in enumerate(table["status"].to_pylist()) if status in again]
     outcomes = {name: table[name].to_pylist() for name in OUTCOMES}
     records = list(_records(table, rows, options))
@@ -321,28 +330,47 @@ def _download_chunk(
     for name in OUTCOMES:
         index = table.column_names.index(name)
         table = table.set_column(index, TABLE.field(name), pa.array(outcomes[name], TABLE.field(name).type))
+    if options.output == "tar":
+        _pack_chunk(_archive(store, chunk), folder, table)
     store.write_chunk(chunk, table, DOWNLOADED)
+    if options.output == "tar":
+        shutil.rmtree(folder)
+        folder.mkdir()
     state.counts.update(outcomes["status"])
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
+def _archive(store: Store, chunk: int) -> Path:
+    return store.root / "images" / f"{chunk}.tar"
+
+
+_SAMPLE = ("id", "row", "date_uploaded", "download_url", "license_name", "license_url", "width", "height", "sha256")
+"""What a picture's record in a tar file says."""
+
+
+def _pack_chunk(path: Path, folder: Path, table: pa.Table) -> None:
+    kept = table.select([*_SAMPLE, "rel_path"]).filter(pc.equal(table["status"], "ok")).to_pylist()
+    remove_stale(path.parent, below=False)
+
+    def contents() -> Iterator[tuple[str, Callable[[], bytes]]]:
+        for row in kept:
+            name = Path(row.pop("rel_path")).name
+            yield name, (folder / name).read_bytes
+            yield f"{row['id']}.json", json.dumps(row).encode
+
+    if kept:
+        pack(path, contents())
+
+
 def _records(table: pa.Table, rows: Sequence[int], options: Options) -> Iterator[Record]:
     wanted = {match[1] for match in _SLOT.finditer(options.template)}
     columns = {"download_url", "hash_value", "id", "ext", "row", *wanted & set(table.column_names)}
-    picked = table.select(sorted(columns)).take(rows).to_pylist()
+    picked = table.select(sorted(columns)).take(pa.array(rows, pa.int64())).to_pylist()
     for values in picked:
         values["hash"] = values["hash_value"]
         extension = re.sub(r"[^A-Za-z0-9]", "", values["ext"] or "") or "jpg"
         yield Record(row=values["row"], id=values["id"], ext=extension, url=fill(options.template, values))
-
-
-def save(path: Path, data: bytes) -> None:
-    """Write a picture whole or not at all; a power cut may lose it, the next run looks."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with full_disk_named(path):
-        temporary.write_bytes(data)
-        temporary.replace(path)
 
 
 def _fetch_all(
@@ -421,8 +449,6 @@ def _img2dataset(
     missing: Sequence[tuple[int, Record]], options: Options, store: Store
 ) -> Iterator[tuple[int, Picture, Record]]:
     """Let img2dataset carry the bytes: its retries, processes and distributors; our filter judges what it brings."""
-    import json
-
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         from img2dataset import download as carry

@@ -18,6 +18,7 @@ from PIL import Image
 from cl_kernel import BadInput
 from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.features import Embedder, Features
+from cl_plugin_clear.data.pictures import Pictures
 from cl_plugin_clear.data.retrieval import normalise, search
 
 
@@ -63,6 +64,7 @@ class Explorer:
 
     def __init__(self, root: Path, split: str, embedder: Embedder) -> None:
         self.root, self.split, self.embedder = root, Split.open(root, split), embedder
+        self.pictures = Pictures(root)
 
     def text(self, prompt: str) -> np.ndarray:
         """Normalised feature [d] of a prompt."""
@@ -179,10 +181,10 @@ def bars(labels: Sequence[str], counts: Sequence[int], title: str, width: int = 
     return f"<figure>{''.join(parts)}</figure>"
 
 
-def thumbnail(path: Path, edge: int = 104) -> str:
+def thumbnail(pictures: Pictures, rel_path: str, edge: int = 104) -> str:
     """A picture as a data address; a gray box for one that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(pictures.read(rel_path))) as image:
             small = image.convert("RGB")
             small.thumbnail((edge * 2, edge))
     except OSError:
@@ -192,10 +194,10 @@ def thumbnail(path: Path, edge: int = 104) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _tiles(root: Path, hits: Sequence[Hit]) -> str:
+def _tiles(pictures: Pictures, hits: Sequence[Hit]) -> str:
     tiles = [
         f'<a href="#" data-score="{hit.score:.5f}" title="photo {hit.id}, uploaded '
-        f'{datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m-%d}"><img alt="photo {hit.id}" src="{thumbnail(root / hit.rel_path)}">'
+        f'{datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m-%d}"><img alt="photo {hit.id}" src="{thumbnail(pictures, hit.rel_path)}">'
         f"<span>{hit.score:.3f} · {datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m}</span></a>"
         for hit in hits
     ]
@@ -235,7 +237,7 @@ def page(
         )
         sections.append(
             f'<section class="precision"><h2>bucket {other}, {len(some)} of {len(found.hits)}</h2>'
-            f'<p class="note">click what is wrong: <output></output></p>{_tiles(explorer.root, some)}</section>'
+            f'<p class="note">click what is wrong: <output></output></p>{_tiles(explorer.pictures, some)}</section>'
         )
     months = bars(list(view.months), list(view.months.values()), "retrieved per month")
     per_year = bars(list(view.years), list(view.years.values()), "retrieved per year", width=220)
@@ -248,7 +250,7 @@ split {html.escape(explorer.split.name)}, model {html.escape(explorer.embedder.n
 <h2>first {min(end, len(view.hits))}</h2>
 <p><label>least score <input id="least" type="range" min="{low:.4f}" max="{high:.4f}" step="0.001" value="{low:.4f}"></label>
 <output id="shown"></output></p>
-{_tiles(explorer.root, view.hits[:end])}
+{_tiles(explorer.pictures, view.hits[:end])}
 <h2>over the buckets</h2><table><tr><th>bucket</th><th>pictures</th><th>retrieved</th><th>best</th><th>median</th><th>last</th></tr>
 {"".join(rows)}</table>{"".join(sections)}
 </main><script>{_SCRIPT}</script></body></html>

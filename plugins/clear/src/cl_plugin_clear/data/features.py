@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, atomic, write_json
 from cl_plugin_clear.data.buckets import Split
+from cl_plugin_clear.data.pictures import Pictures
 from cl_plugin_clear.data.retrieval import normalise
 from cl_plugin_clear.data.split import SHARD_ROWS, shard_sizes
 from cl_plugin_clear.data.store import remove_stale
@@ -205,6 +207,7 @@ def embed(
     """
     split = Split.open(root, split_name)
     n_made = n_reused = n_bad = n_pictures = 0
+    pictures = Pictures(root)
     with ThreadPoolExecutor(n_threads, thread_name_prefix="decode") as pool:
         for bucket in buckets if buckets is not None else split.buckets:
             info = split.info(bucket)
@@ -236,7 +239,7 @@ def embed(
                         save_npy(folder / "ids.npy", table["id"].to_numpy())
                 paths = table["rel_path"].slice(int(starts[shard]), int(sizes[shard])).to_pylist()
                 raw = np.full((len(paths), embedder.dim), np.nan, np.float32)
-                for at, rows in _batches(root, paths, embedder, batch_size, pool, on_bad):
+                for at, rows in _batches(pictures, paths, embedder, batch_size, pool, on_bad):
                     raw[at] = rows
                     n_pictures += len(at)
                     report(len(at))
@@ -265,7 +268,7 @@ def _agree(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _batches(
-    root: Path,
+    store: Pictures,
     paths: Sequence[str | None],
     embedder: Embedder,
     batch_size: int,
@@ -277,7 +280,7 @@ def _batches(
         try:
             if name is None:
                 raise FileNotFoundError("never downloaded")
-            with Image.open(root / name) as image:
+            with Image.open(io.BytesIO(store.read(name))) as image:
                 return image.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return error

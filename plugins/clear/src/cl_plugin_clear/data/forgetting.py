@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 from cl_kernel import write_json
 from cl_plugin_clear.data.features import save_npy
 from cl_plugin_clear.data.metadata import TABLE
+from cl_plugin_clear.data.pictures import members, pack
 from cl_plugin_clear.data.store import Store, write_parquet
 
 _STAYS = {"id", "row", "status", "line_num", "date_uploaded", "img_or_video", "error"}
@@ -35,9 +38,7 @@ def forget(root: Path, ids: Sequence[int]) -> int:
             if not pc.any(hit).as_py():
                 continue
             n += int(pc.sum(hit).as_py())
-            for path in table.filter(hit)["rel_path"].to_pylist():
-                if path:
-                    store.path(path).unlink(missing_ok=True)
+            _pictures(root, [path for path in table.filter(hit)["rel_path"].to_pylist() if path])
             for index, name in enumerate(TABLE.names):
                 if name == "status":
                     column = pc.if_else(hit, pa.scalar("forgotten"), table[name])
@@ -57,6 +58,25 @@ def forget(root: Path, ids: Sequence[int]) -> int:
         for described in sorted((root / "buckets").glob("*.json")):
             _split(root, described, wanted)
     return n
+
+
+def _pictures(root: Path, paths: Sequence[str]) -> None:
+    for name in paths:
+        (root / name).unlink(missing_ok=True)
+    gone = {Path(name).stem for name in paths}
+    for archive in sorted({(root / name).parent.with_suffix(".tar") for name in paths}):
+        spans = members(archive)
+        kept = {name: span for name, span in spans.items() if Path(name).stem not in gone}
+        if not kept:
+            archive.unlink(missing_ok=True)
+        elif len(kept) < len(spans):
+            with archive.open("rb") as file:
+                pack(archive, [(name, partial(_span, file, *span)) for name, span in kept.items()])
+
+
+def _span(file: IO[bytes], offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _split(root: Path, described: Path, wanted: pa.Array) -> None:

@@ -186,10 +186,6 @@ class Store:
         connection.execute(f"create view photos as select * from read_parquet([{listed}])")
         return connection
 
-    def path(self, rel_path: str) -> Path:
-        """A file of the store."""
-        return self.root / rel_path
-
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table atomically."""

@@ -5,6 +5,7 @@ Shapes: N batch of this process, B batch of all processes.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from torch import Tensor
 from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, write_json
 from cl_kernel.torch import distributed
 from cl_kernel.torch.loaders import ahead
+from cl_plugin_clear.data.pictures import Pictures as StorePictures
 from cl_plugin_clear.data.store import remove_stale
 from cl_plugin_clear.model import MoCo, contrast, encoder
 from cl_plugin_clear.train.augment import view
@@ -72,9 +74,13 @@ class Pictures:
     """Pictures to pre-train on: files, or arrays in memory; nothing is decoded before it is asked for."""
 
     def __init__(
-        self, files: Sequence[Path] = (), arrays: np.ndarray | None = None, labels: Sequence[int] = ()
+        self,
+        files: Sequence[Path] = (),
+        arrays: np.ndarray | None = None,
+        labels: Sequence[int] = (),
+        store: StorePictures | None = None,
     ) -> None:
-        self.files, self.arrays, self.labels = list(files), arrays, list(labels)
+        self.files, self.arrays, self.labels, self.store = list(files), arrays, list(labels), store
 
     def __len__(self) -> int:
         return len(self.files) if self.arrays is None else len(self.arrays)
@@ -83,7 +89,8 @@ class Pictures:
         if self.arrays is not None:
             return Image.fromarray(self.arrays[row])
         try:
-            with Image.open(self.files[row]) as image:
+            path = self.files[row]
+            with Image.open(path if self.store is None else io.BytesIO(self.store.read(str(path)))) as image:
                 return image.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise BadInput(
@@ -112,7 +119,9 @@ def find_pictures(data: str, root: str = "") -> Pictures:
                 fix="--root STORE",
             )
         paths = Split.open(Path(root), name).rows(int(bucket), ["rel_path"])["rel_path"].to_pylist()
-        files = [Path(root) / path for path in paths if path]
+        if any(paths):
+            return Pictures([Path(path) for path in paths if path], store=StorePictures(Path(root)))
+        files: list[Path] = []
         labels: list[int] = []
     else:
         folder = Path(data)
