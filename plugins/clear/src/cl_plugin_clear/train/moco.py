@@ -215,10 +215,11 @@ def pretrain(
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-        if distributed.rank() == 0:
-            remove_stale(folder, below=False)
         first = resume(folder, moco, optimizer, settings.arch)
         log = read_log(folder)[:first]
+        distributed.barrier()
+        if distributed.rank() == 0:
+            remove_stale(folder, below=False)
         per_process = settings.batch_size // world
         n_steps = len(pictures) // settings.batch_size
         moco.train()
@@ -254,13 +255,15 @@ def pretrain(
                 save(folder, epoch + 1, moco, optimizer, settings, log)
                 report(done)
             distributed.barrier()
+        if distributed.rank() == 0:
+            prune(folder, settings)  # a run killed after its last checkpoint has not done it
         return log
 
 
 def save(
     folder: Path, epoch: int, moco: MoCo, optimizer: torch.optim.Optimizer, settings: Moco, log: Sequence[Epoch]
 ) -> None:
-    """Checkpoint in the original's form, and drop old ones beyond ``keep_last`` and every ``keep_every``-th."""
+    """Checkpoint in the original's form."""
     state = {
         "epoch": epoch,
         "arch": settings.arch,
@@ -268,10 +271,14 @@ def save(
         "state_dict": {f"module.{name}": value for name, value in moco.state_dict().items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"checkpoint_{epoch - 1:04d}.pth.tar"
-    with atomic(path) as file:
+    write_json(folder / "log.json", [asdict(entry) for entry in log])  # first: a resumed run cuts what is too much
+    with atomic(folder / f"checkpoint_{epoch - 1:04d}.pth.tar") as file:
         torch.save(state, file)
-    write_json(folder / "log.json", [asdict(entry) for entry in log])
+    prune(folder, settings)
+
+
+def prune(folder: Path, settings: Moco) -> None:
+    """Drop checkpoints beyond the newest ``keep_last`` and every ``keep_every``-th."""
     for old in checkpoints(folder)[: -settings.keep_last]:
         number = int(old.name[11:15]) + 1
         if not (settings.keep_every and number % settings.keep_every == 0):
