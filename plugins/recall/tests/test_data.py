@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cl_kernel import BadInput, BadSetting, Cache, MissingAsset, Site
+from cl_kernel.cli import main
 from cl_plugin_recall import standin
 from cl_plugin_recall.data import files, records, steps, voc
 from cl_plugin_recall.data.prepare import MANIFEST, build_prepared, check_tree, prepare
@@ -276,3 +277,58 @@ def test_every_reader_mode_reads(voc: Path, tmp_path: Path, mode: str) -> None:
 def test_an_unknown_reader_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="trainig"):
         records.read_dataset([tmp_path / "a"], "trainig")
+
+
+def test_sbd_labels_join_a_voc_tree_once(voc: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    savemat = pytest.importorskip("scipy.io").savemat
+    sbd = tmp_path / "sbd" / "dataset"
+    for part in ("cls", "img"):
+        (sbd / part).mkdir(parents=True)
+    label = np.zeros((30, 40), np.uint8)
+    label[3:9, 4:20] = 5
+    for name in ("more_0", "more_1", "val_1_0", "train_1_0"):
+        savemat(sbd / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": label, "CategoriesPresent": [5]}})
+        Image.new("RGB", (40, 30)).save(sbd / "img" / f"{name}.jpg")
+    (sbd / "train.txt").write_text("more_0\nval_1_0\n")
+    (sbd / "val.txt").write_text("more_1\ntrain_1_0\n")
+    command = ["recall", "import-sbd", str(tmp_path / "sbd"), "--voc", str(voc)]
+    assert main(command) == 0
+    names = (voc / "ImageSets/Segmentation/trainaug.txt").read_text().split()
+    assert len(names) == 20 and {"more_0", "more_1"} < set(names) and "val_1_0" not in names
+    stream = build(voc, tmp_path, structure="4-1")
+    masks = stream.stages[1].train.take(np.arange(len(stream.stages[1].train)), ["mask"])["mask"]  # type: ignore[attr-defined]
+    assert sum(mask.shape == label.shape and (mask == label).all() for mask in masks) == 2
+    before = (voc / "SegmentationClassAug" / "more_0.png").stat().st_mtime_ns
+    assert main(command) == 0 and (voc / "SegmentationClassAug" / "more_0.png").stat().st_mtime_ns == before
+    (voc / "SegmentationClassAug" / "more_0.png").unlink()
+    (sbd / "cls" / "more_0.mat").write_bytes(b"MATLAB")
+    assert main(command) == 2
+
+
+def test_records_are_made_from_folders_and_lists(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["--images", str(voc / "JPEGImages"), "--labels", str(voc / "SegmentationClass")]
+    assert main(["recall", "make-records", str(tmp_path / "a.tfrecord"), *folders]) == 0
+    listing = voc / "list.txt"
+    listing.write_text("JPEGImages/train_1_0.jpg SegmentationClass/train_1_0.png\n")
+    for k, more in enumerate(([], ["--without-labels"])):
+        path = tmp_path / f"{k}.tfrecord"
+        assert main(["recall", "make-records", str(path), "--list", str(listing), *more]) == 0
+        assert len(records.index_records(path)) == 1
+    assert len(records.index_records(tmp_path / "a.tfrecord")) == 36
+    assert main(["recall", "make-records", str(tmp_path / "b.tfrecord")]) == 2
+    assert "list file or a folder" in capsys.readouterr().err
+
+
+def test_an_imported_tree_is_checked_and_its_damage_named(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = prepare(Voc(folder=str(voc), structure="4-1"), site(tmp_path))
+    assert main(["recall", "import-data", str(root)]) == 0
+    assert "all records whole" in capsys.readouterr().out
+    victim = next((root / "data" / "validation").glob("*.tfrecord"))
+    victim.write_bytes(victim.read_bytes()[:-7])
+    assert main(["recall", "import-data", str(root)]) == 2
+    assert victim.name in capsys.readouterr().err
+    assert main(["recall", "import-data", str(tmp_path)]) == 2

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, UnknownName, launch
@@ -89,6 +90,43 @@ def test_fine_tuning_needs_no_source_and_no_helper(tmp_path: Path) -> None:
         tmp_path / "run", replay="none", settings={"learner.interleave_ratio_old": 0, "learner.mix_labels": False}
     )
     assert not list((outcome.folder / "weights").glob("helper-*"))
+
+
+OTHER_WAYS = {
+    "learner.helper_decoders_one_class": True,
+    "learner.helper_ignore_void": True,
+    "learner.inpaint_void": False,
+    "learner.legacy_batching": True,
+    "learner.legacy_replay_preproc": True,
+    "learner.legacy_jpeg": True,
+    "learner.lr_floor": "legacy",
+    "learner.optimiser": "momentum",
+    "learner.training_steps_per_class_helper": 1,
+}
+"""Every choice that departs from the default at once."""
+
+
+def test_the_other_ways_run_and_are_kept_apart_from_the_usual_ones(whole: Any, tmp_path: Path) -> None:
+    outcome = go(tmp_path / "run", settings=OTHER_WAYS)
+    helpers = {p.stem for p in (outcome.folder / "weights").glob("helper-*.index")}
+    assert helpers == {f"helper-{c}" for c in range(11, 16)}
+    assert outcome.results["state_digest"] != whole.results["state_digest"]
+    assert np.isfinite(outcome.results["metrics"]["segmentation"]["seen"][-1]["all"])
+
+
+def test_the_ablation_compares_methods_and_joint_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cl_kernel.cli import main
+
+    flags = [f"--set={key}={value}" for key, value in SHORT.items() if key != "learner.interleave_ratio_old"]
+    methods = ["--variants", "fine-tuning,joint", "--seeds", "0", "--test", "15-5"]
+    assert main(["recall", "ablate", *methods, "--output", str(tmp_path), "--json", *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in rows] == ["fine-tuning", "joint"]
+    kept = json.loads((tmp_path / "ablation.json").read_text())
+    seen = json.loads((tmp_path / "joint-s0" / "metrics.json").read_text())["metrics"]["segmentation"]["seen"][-1]
+    iou = [value for name, value in seen.items() if name.startswith("iou/")]
+    assert kept[1]["runs"][0]["old"] == pytest.approx(np.mean(iou[1:16]))
+    assert kept[1]["runs"][0]["new"] == pytest.approx(np.mean(iou[16:]))
 
 
 def test_a_configuration_says_how_the_data_is_cut(tmp_path: Path) -> None:

@@ -250,9 +250,18 @@ def test_the_class_mapping_finds_the_generators_classes(modules: Path, tmp_path:
     assert len(list((tmp_path / "gan" / "02").glob("*.jpg"))) == 3
 
 
+def bare_module(folder: Path) -> Path:
+    from cl_plugin_recall.backend import tf
+
+    tf.saved_model.save(tf.Module(), str(folder))
+    return folder
+
+
 def test_a_module_with_another_signature_is_refused(modules: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="signature"):
         hub.load_generator(modules / "classifier")
+    with pytest.raises(BadInput, match="signature"):
+        hub.load_classifier(bare_module(tmp_path / "bare"))
     with pytest.raises(MissingAsset, match=r"saved_model.pb"):
         hub.load_generator(tmp_path)
 
@@ -363,6 +372,20 @@ def test_torchvision_names_are_mapped_without_torch(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + body)
     again = providers.read_encoder(tmp_path / "a.safetensors", "torchvision")
     assert all((again[n] == v).all() for n, v in values.items())
+
+
+def test_the_import_command_writes_a_bundle_or_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = small().values()
+    checkpoints.save(tmp_path / "there", values)
+    command = ["recall", "import-checkpoint", "--divisor", "16", "--output", str(tmp_path / "out" / "encoder")]
+    assert main([*command, str(tmp_path / "there")]) == 0
+    assert all((v == values[n]).all() for n, v in checkpoints.load(tmp_path / "out" / "encoder").items())
+    del values["resnet_v1_101/conv1/weights"]
+    checkpoints.save(tmp_path / "short", values)
+    assert main([*command, str(tmp_path / "short")]) == 2
+    assert "resnet_v1_101/conv1/weights" in capsys.readouterr().err
 
 
 def test_a_state_dict_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:

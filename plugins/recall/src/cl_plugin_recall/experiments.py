@@ -270,6 +270,7 @@ COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("make-replay", "make replay images: gan, flickr or folder", "making:make_replay", ("tensorflow",)),
     ("map-classes", "which generator class stands for which class", "making:map_classes", ("tensorflow",)),
     ("import-data", "check the authors' data tree", "moving:import_data", ("tensorflow",)),
+    ("import-sbd", "SBD's labels into a VOC 2012 tree, with the list trainaug", "moving:import_sbd", ("scipy",)),
     (
         "import-checkpoint",
         "an encoder of another provider, under the reference's names",

@@ -289,10 +289,9 @@ class SmallEncoder(Part):
                 v[f"small/conv{i}/BatchNorm/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             if training:
-                batch_mean, batch_variance = tf.nn.moments(x, [0, 1, 2])
+                x, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=1e-3)
                 mean.assign_sub((1 - self.momentum) * (mean - tf.stop_gradient(batch_mean)))
                 variance.assign_sub((1 - self.momentum) * (variance - tf.stop_gradient(batch_variance)))
-                x = batch_norm(x, gamma, beta, batch_mean, batch_variance)
             else:
                 x = batch_norm(x, gamma, beta, mean, variance)
             x = tf.nn.relu(x)

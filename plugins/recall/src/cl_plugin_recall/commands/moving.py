@@ -52,6 +52,22 @@ def import_data(parser: ArgumentParser) -> Handler:
     return handle
 
 
+def import_sbd(parser: ArgumentParser) -> Handler:
+    """Add the SBD labels to a VOC 2012 tree: PNGs beside VOC's own, and the list ``trainaug`` (10,582 images)."""
+    parser.add_argument("sbd", type=Path, help="folder of the unpacked benchmark.tgz (cls/*.mat, train.txt, val.txt)")
+    parser.add_argument("--voc", type=Path, required=True, metavar="DIR", help="folder with JPEGImages, ImageSets, ...")
+
+    def handle(namespace: Namespace, console: Any) -> int:
+        from cl_plugin_recall.data.sbd import add_sbd
+
+        listed, written, there = add_sbd(namespace.sbd, namespace.voc)
+        console.print(f"{written} labels written, {there} were there; trainaug lists {listed} images")
+        console.json({"listed": listed, "written": written, "there": there})
+        return 0
+
+    return handle
+
+
 def import_checkpoint(parser: ArgumentParser) -> Handler:
     """Read an encoder of another provider and write it as a bundle under the reference's names."""
     parser.add_argument(
