@@ -6,6 +6,9 @@ import argparse
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import attrs
@@ -106,6 +109,34 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
     again = prepare.prepare_spatial(chosen, site(tmp_path / "b"))
     assert len(drawn) < 45 + 70 - 30, "finished shards were drawn again"
     assert digests(again) == digests(whole)
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from cl_kernel import Cache, Site
+from cl_plugin_butd import settings
+from cl_plugin_butd.data import prepare
+prepare.SHARD = 5
+chosen = settings.Spatial(**{**eval(sys.argv[2]), "n_train": 600})
+prepare.prepare_spatial(chosen, Site(cache=Cache(Path(sys.argv[1]))))
+"""
+
+
+def test_a_preparation_ended_by_the_system_continues_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path / "killed" / "cache"), repr(SMALL)])
+    while len(list((tmp_path / "killed").rglob("*.npz"))) < 20:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "killed").rglob(prepare.MANIFEST))
+    monkeypatch.setattr(prepare, "SHARD", 5)
+    chosen = settings.Spatial(**{**SMALL, "n_train": 600})
+    again = prepare.prepare_spatial(chosen, site(tmp_path / "killed"))
+    assert digests(again) == digests(prepare.prepare_spatial(chosen, site(tmp_path / "whole")))
 
 
 def test_another_recipe_or_raw_file_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,34 @@ def draw_predictions(
     figure.savefig(path, dpi=110)
 
 
+def draw_methods(methods: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """A line a method, the best at the top: accuracy just after a task was learnt (open) and at the end (filled).
+
+    :param methods: name -> (learning accuracy, final average accuracy) of each seed.
+    """
+    from matplotlib.figure import Figure
+
+    means = {name: np.mean(values, 0) for name, values in methods.items()}
+    order = sorted(means, key=lambda name: means[name][1])
+    figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for y, name in enumerate(order):
+        axes.plot(means[name], [y, y], color="0.75", zorder=1)
+        for learnt, final in methods[name]:
+            axes.plot(learnt, y, "o", mfc="white", mec="0.3", ms=6, zorder=2)
+            axes.plot(final, y, "o", color="tab:blue", ms=6, alpha=0.8, zorder=3)
+    axes.plot([], [], "o", mfc="white", mec="0.3", ls="", label="just after a direction was learnt")
+    axes.plot([], [], "o", color="tab:blue", ls="", label="after the last direction")
+    axes.set_yticks(range(len(order)), order)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("test accuracy, mean over directions")
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def safe(name: str) -> str:
     """A name as a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

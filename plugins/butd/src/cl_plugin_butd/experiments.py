@@ -42,6 +42,36 @@ EMNIST_NET = {
     "learner.blocks": (0, 1, 1, 1),
     "learner.augment": (0.1, 0.05, 2.0, 51),
 }
+DIGITS_NET = {
+    "dataset.canvas": (1, 8),
+    "dataset.n_test": 1000,
+    "dataset.n_val": 1000,
+    "learner.filters": (16, 24, 32),
+    "learner.strides": (2, 2, 1),
+    "learner.blocks": (0, 1, 1),
+    "learner.separable": False,
+    "learner.lr": 3e-3,
+    "learner.weight_decay": 0.0,
+    "learner.batch_size": 50,
+    "learner.epochs": 10,
+    "learner.schedule": "cosine",
+    "learner.normalise": "centred",
+}
+DIGITS_STREAM = {
+    "dataset": "butd:digits-grid",
+    "learner.filters": (16, 24, 32),
+    "learner.strides": (2, 2, 1),
+    "learner.blocks": (0, 1, 1),
+    "learner.factor": (2, 2, 1, 1),
+    "learner.init_one": True,
+    "learner.lr": 3e-3,
+    "learner.later_lr": 2e-2,
+    "learner.batch_size": 50,
+    "learner.epochs": 10,
+    "learner.later_epochs": 5,
+    "learner.schedule": "cosine",
+    "learner.normalise": "centred",
+}
 PERSONS_NET = {
     "learner.filters": (64, 64, 128, 256, 512),
     "learner.strides": (2, 2, 2, 2, 2),
@@ -107,13 +137,14 @@ def _ablation(name: str, summary: str, **changes: Any) -> Experiment:
 
 
 def _baseline(name: str) -> Experiment:
-    summary = BASELINES[name][0]
+    summary, _, stand_in = BASELINES[name]
     return Experiment(
         name=f"CL_BASELINE_{name.upper().replace('-', '_')}",
         summary=f"four directions with {summary}",
         settings={"learner": f"butd:{name}"},
         profiles={
             "tiny": {"dataset": "butd:patterns"},
+            "small": {**DIGITS_STREAM, **{f"learner.{k}": v for k, v in stand_in.items()}},
             "paper": {
                 "dataset": "butd:emnist-grid",
                 "learner.batch_size": 10,
@@ -193,26 +224,7 @@ _TESTS = [
         settings={"learner": "butd:zero-forgetting"},
         profiles={
             "tiny": {"dataset": "butd:patterns"},
-            "small": {
-                "dataset": "butd:digits-grid",
-                **{
-                    f"learner.{k}": v
-                    for k, v in {
-                        "filters": (16, 24, 32),
-                        "strides": (1, 2, 2),
-                        "blocks": (0, 1, 1),
-                        "factor": (2, 2, 1, 1),
-                        "init_one": True,
-                        "lr": 3e-3,
-                        "later_lr": 1e-2,
-                        "batch_size": 50,
-                        "epochs": 12,
-                        "later_epochs": 8,
-                        "schedule": "cosine",
-                        "normalise": "centred",
-                    }.items()
-                },
-            },
+            "small": DIGITS_STREAM,
             "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)},
         },
         beside={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2}},
@@ -237,7 +249,7 @@ _TESTS = [
         settings={"learner": "butd:counter-stream"},
         profiles={
             "tiny": TINY_HELD_OUT,
-            "small": {"dataset": "butd:digits", **EMNIST_NET},
+            "small": {"dataset": "butd:digits", **DIGITS_NET},
             "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET},
         },
         beside={"unguided": {"learner.placement": "NOFLAG"}, "bottom-up only": {"learner.placement": "BU1_SIMPLE"}},

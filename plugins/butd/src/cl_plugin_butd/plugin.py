@@ -65,7 +65,7 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="digits",
             summary="six handwritten digits of scikit-learn in a row, one string held out",
-            requires=("sklearn", "skimage"),
+            requires=("sklearn",),
             profiles={"*": {"source": "digits", "variant": "custom", "cell": 14, "canvas": [2, 8]}},
             **spatial,
         ),
@@ -73,7 +73,6 @@ def clk_datasets() -> Sequence[Dataset]:
             name="emnist",
             summary="EMNIST characters in cells, right of and left of",
             needs=(_torchvision("EMNIST", "EMNIST"),),
-            requires=("skimage",),
             **spatial,
         ),
         Dataset(
@@ -122,13 +121,11 @@ def clk_datasets() -> Sequence[Dataset]:
             name="emnist-grid",
             summary="EMNIST characters 4 x 4, a direction a stage",
             needs=(_torchvision("EMNIST", "EMNIST"),),
-            requires=("skimage",),
             **grids,
         ),
         Dataset(
             name="fashion",
             summary="Fashion-MNIST 3 x 3, a direction a stage",
-            requires=("skimage",),
             needs=(_torchvision("FashionMNIST", "FashionMNIST"),),
             **grids,
             profiles={
@@ -146,7 +143,6 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="kmnist",
             summary="KMNIST 3 x 3, a direction a stage",
-            requires=("skimage",),
             needs=(_torchvision("KMNIST", "KMNIST"),),
             **grids,
             profiles={"*": {"source": "kmnist", "rows": 3, "columns": 3}},
@@ -154,7 +150,6 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="cifar10",
             summary="CIFAR-10 3 x 3 of 32 pixels, a direction a stage",
-            requires=("skimage",),
             needs=(_torchvision("CIFAR10", "cifar-10-batches-py"),),
             **grids,
             profiles={
@@ -164,7 +159,6 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="cifar100",
             summary="CIFAR-100 3 x 3 of 32 pixels, a direction a stage",
-            requires=("skimage",),
             needs=(_torchvision("CIFAR100", "cifar-100-python"),),
             **grids,
             profiles={
@@ -174,7 +168,6 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="omniglot",
             summary="Omniglot rows of six, a language a stage",
-            requires=("skimage",),
             needs=(_torchvision("Omniglot", "omniglot-py"),),
             **{**grids, "build": "cl_plugin_butd.data.streams:build_omniglot"},
             profiles={
@@ -333,5 +326,10 @@ def clk_commands() -> Sequence[Command]:
             name="compose",
             summary="follow a chain of directions with a finished run",
             build="cl_plugin_butd.commands:compose",
+        ),
+        Command(
+            name="figure",
+            summary="draw finished runs of a stream: what was learnt, what is left of it",
+            build="cl_plugin_butd.commands:figure",
         ),
     ]

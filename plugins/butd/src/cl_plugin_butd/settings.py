@@ -27,11 +27,11 @@ class Patterns:
 class HeldOut:
     """The stand-in for combinatorial generalisation."""
 
-    n_patterns: int = field(default=5, validator=validators.ge(3), metadata=doc("different patterns"))
+    n_patterns: int = field(default=12, validator=validators.ge(3), metadata=doc("different patterns"))
     columns: int = field(default=3, validator=validators.ge(2), metadata=doc("patterns in a picture"))
-    n_train: int = field(default=3000, validator=POSITIVE, metadata=doc("training pictures"))
+    n_train: int = field(default=4000, validator=POSITIVE, metadata=doc("training pictures"))
     n_test: int = field(default=500, validator=POSITIVE, metadata=doc("pictures of each test set"))
-    n_held_out: int = field(default=4, validator=POSITIVE, metadata=doc("ordered pairs never seen side by side"))
+    n_held_out: int = field(default=8, validator=POSITIVE, metadata=doc("ordered pairs never seen side by side"))
     per_picture: int = field(default=2, validator=POSITIVE, metadata=doc("questions a training picture"))
 
 
@@ -234,7 +234,7 @@ class Continual(Network):
 
 TINY_TRAINING = {
     "filters": (16, 24, 32),
-    "strides": (1, 2, 2),
+    "strides": (2, 2, 1),
     "blocks": (0, 1, 1),
     "separable": False,
     "lr": 3e-3,

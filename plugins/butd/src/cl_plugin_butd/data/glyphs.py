@@ -5,6 +5,7 @@ Shapes: N instances, H W pixels, C channels.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +54,15 @@ class Glyphs:
 
 def digits() -> Glyphs:
     """scikit-learn's digits: 8 x 8, 17 grey levels, 10 classes; real handwriting without a download."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    found = find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise MissingAsset("no digits: scikit-learn is not installed", fix="pip install scikit-learn")
+    # the table itself: importing scikit-learn takes longer than a short run
+    table = np.loadtxt(Path(found.submodule_search_locations[0]) / "datasets/data/digits.csv.gz", delimiter=",")
     return Glyphs(
         name=DIGITS,
-        images=images,
-        labels=bunch.target.astype(np.int64),
+        images=np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8),
+        labels=table[:, -1].astype(np.int64),
         class_names=tuple("0123456789"),
         usable=tuple(range(10)),
     )

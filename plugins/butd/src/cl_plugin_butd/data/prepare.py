@@ -10,7 +10,9 @@ Shapes: N pictures, Q questions, M characters, H W canvas.
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,14 @@ from cl_plugin_butd.data.questions import Questions, question_fields
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 SHARD = 500
 """Pictures in a shard."""
 MANIFEST = "MANIFEST.json"
+STORED = {"task": "u1", "argument": "<i2", "class": "<i2", "box": "<i2", "picture": "<i4"}
+"""Narrow types of tables on disk; they are read back as the stream's fields say."""
+PER_PICTURE = ("existence", "answers", "answer_weight")
+"""Tables with a row a picture; the others have a row a question."""
 
 
 @define
@@ -48,14 +54,19 @@ class Prepared:
         info = self.manifest["info"]
         fields = question_fields(info["n_tasks"], info["n_arguments"], info["n_occurrence"], info["n_classes"])
         names = [f.stem for f in sorted((self.folder / split).glob("*.npy")) if f.stem not in ("image", "seg")]
+        picture = np.asarray(self.array(split, "picture"), np.int64)
         tables = {name: np.asarray(self.array(split, name)) for name in names if name != "picture"}
         for name in tables:
-            if name not in fields:
+            if name in PER_PICTURE:
+                tables[name] = tables[name][picture]
+            if name in fields:
+                tables[name] = tables[name].astype(fields[name].dtype, copy=False)
+            else:
                 fields[name] = Field(shape=tuple(tables[name].shape[1:]), dtype=str(tables[name].dtype), kind="vector")
         has_seg = (self.folder / split / "seg.npy").exists()
         return Questions(
             self.array(split, "image"),
-            np.asarray(self.array(split, "picture")),
+            picture,
             tables,
             fields,
             tuple(info["shape"]),
@@ -77,14 +88,15 @@ def prepare(
     :param inputs: everything the result depends on.
     :param pictures: all (split, layout) in order; cheap, drawn again when a preparation is continued.
     :param draw: (split, number, layout) -> ``image`` (one picture or one per question), optional ``seg``, and label
-        rows.
+        rows, one a question; those of :data:`PER_PICTURE` one in all.
     :raises BadInput: when a folder of that name holds something else.
     """
     key = content_key({"version": RECIPE_VERSION, "kind": kind, **inputs})
     folder = root / f"{kind}-{key[:16]}"
-    done = folder / MANIFEST
+    done, shards = folder / MANIFEST, folder / "shards"
     if done.exists():
         manifest = json.loads(done.read_text(encoding="utf-8"))
+        shutil.rmtree(shards, ignore_errors=True)  # killed between the last two steps
         if manifest["key"] != key:
             raise BadInput(
                 f"prepared data of another recipe: {manifest['key'][:12]}, wanted {key[:12]}",
@@ -92,7 +104,6 @@ def prepare(
                 fix="remove the folder or choose another dataset.directory",
             )
         return Prepared(folder, manifest)
-    shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
     position: dict[str, int] = {}
     for split, chunk, first in _chunks(pictures(), SHARD):
@@ -113,9 +124,7 @@ def prepare(
         "splits": files,
     }
     write_json(done, manifest)
-    for shard in shards.glob("*.npz"):
-        shard.unlink()
-    shards.rmdir()
+    shutil.rmtree(shards)
     return Prepared(folder, manifest)
 
 
@@ -139,12 +148,16 @@ def _write_shard(
     target: Path, split: str, first: int, chunk: list[Any], draw: Callable[[str, int, Any], dict[str, Any]]
 ) -> None:
     rows = [draw(split, first + i, picture) for i, picture in enumerate(chunk)]
-    arrays: dict[str, np.ndarray] = {"image": np.concatenate([row.pop("image") for row in rows])}
+    arrays: dict[str, np.ndarray] = {}
     for name in rows[0]:
-        arrays[name] = np.concatenate([row[name] for row in rows])
+        if name in PER_PICTURE:
+            arrays[name] = np.concatenate([np.repeat(row[name], len(row["image"]), 0) for row in rows])
+        else:
+            joined = np.concatenate([row[name] for row in rows])
+            arrays[name] = joined.astype(STORED[name], casting="same_kind") if name in STORED else joined
     temporary = target.with_suffix(".tmp")
     with temporary.open("wb") as handle:
-        np.savez_compressed(handle, **arrays)
+        np.savez(handle, **arrays)
         handle.flush()
         os.fsync(handle.fileno())
     temporary.rename(target)
@@ -253,7 +266,8 @@ def source_of(site: Site, source: str) -> glyphs.Glyphs:
 def drawn_part(recipe: spatial.SpatialRecipe) -> tuple[tuple[int, int], tuple[int, int]]:
     """Corner and size of the part of the canvas anything is drawn in."""
     rows = -(-recipe.n_characters // recipe.per_row)
-    reach = int(recipe.shift * recipe.cell) + int(recipe.cell * recipe.scale[1])
+    # shift and scale are drawn from half-open ranges
+    reach = math.ceil(recipe.shift * recipe.cell) - 1 + math.ceil(recipe.cell * recipe.scale[1]) - 1
     top, left = 0, recipe.cell
     height = min(recipe.size[0], (rows - 1) * recipe.cell + reach) - top
     width = min(recipe.size[1], recipe.columns * recipe.cell + reach) - left
@@ -289,10 +303,10 @@ def spatial_set(settings: Spatial, site: Site) -> Prepared:
         directions, places = np.asarray(questions).T
         row: dict[str, Any] = {
             "image": image,
-            "task": directions.astype(np.int64),
+            "task": directions.astype(np.uint8),
             "argument": picture.characters[places].astype(np.int64),
             "class": np.asarray(answers, np.int64),
-            "existence": np.repeat(np.bincount(picture.characters, minlength=n_classes)[None].astype(np.uint8), n, 0),
+            "existence": np.bincount(picture.characters, minlength=n_classes)[None].astype(np.uint8),
             "box": np.concatenate(
                 [
                     picture.top_left[places],
@@ -415,14 +429,14 @@ def persons_set(settings: PersonsData, site: Site) -> Prepared:
         side = (scene.scales * recipe.size).astype(np.int64)
         row: dict[str, Any] = {
             "image": image,
-            "task": features.astype(np.int64),
+            "task": features.astype(np.uint8),
             "argument": scene.people[places].astype(np.int64),
             "class": people.labels[scene.instances[places], features].astype(np.int64),
-            "existence": np.repeat(np.bincount(scene.people, minlength=people.n_people)[None].astype(np.uint8), n, 0),
+            "existence": np.bincount(scene.people, minlength=people.n_people)[None].astype(np.uint8),
             "box": np.concatenate([scene.top_left[places], np.repeat(side[places, None], 2, 1)], 1).astype(np.int64),
             "person": scene.people[places].astype(np.int64),
-            "answers": np.repeat(table[None], n, 0),
-            "answer_weight": np.repeat(weight[None], n, 0),
+            "answers": table[None],
+            "answer_weight": weight[None],
             "owner": owner + 0,
         }
         if settings.segmentation:
@@ -444,7 +458,6 @@ def persons_set(settings: PersonsData, site: Site) -> Prepared:
         "class_names": [*(f"value {v}" for v in range(n_values - 1)), "absent"],
         "shape": list(recipe.canvas),
         "corner": [0, 0],
-        "n_outputs": people.n_people * len(persons.FEATURES),
     }
     return prepare(
         "persons",

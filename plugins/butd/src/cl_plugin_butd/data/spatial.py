@@ -295,8 +295,10 @@ def resized(glyph: np.ndarray, side: int) -> np.ndarray:
     for i in (0, 1):
         for j in (0, 1):
             y, x = down[i][:, None], across[j][None]
-            out += values[rows[i]][:, columns[j]] * (y if out.ndim == 2 else y[..., None]) * (
-                x if out.ndim == 2 else x[..., None]
+            out += (
+                values[rows[i]][:, columns[j]]
+                * (y if out.ndim == 2 else y[..., None])
+                * (x if out.ndim == 2 else x[..., None])
             )
     return out
 

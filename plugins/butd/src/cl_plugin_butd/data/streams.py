@@ -33,7 +33,6 @@ def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> St
     info = prepared.manifest["info"]
     held, seen = prepared.samples("test"), prepared.samples("val")
     test = standin.stacked(held, seen)
-    more = {"n_outputs": info["n_outputs"]} if "n_outputs" in info else {}
     return Stream(
         name=name,
         task=TASK,
@@ -42,7 +41,7 @@ def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> St
         test_sets={"cg_test": np.arange(len(held)), "iid_val": np.arange(len(held), len(test))},
         class_names=tuple(info["class_names"]),
         fingerprint=prepared.manifest["key"][:16],
-        info={"n_arguments": [info["n_arguments"]], "directions": directions, **more},
+        info={"n_arguments": [info["n_arguments"]], "directions": directions},
     )
 
 

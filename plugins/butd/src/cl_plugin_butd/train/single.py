@@ -37,8 +37,8 @@ def build(settings: Training, parts: Parts) -> SingleLearner:
     n_arguments = int(stream.info.get("n_arguments", [spec["argument"].n])[0])
     n_tasks = spec["task"].n or 1
     unguided = settings.placement == "NOFLAG"
-    # an unguided network answers about everything at once: one output a (task, argument), or an argument
-    n_outputs = int(stream.info.get("n_outputs", n_arguments)) if unguided else 1
+    # an unguided network answers about everything at once: one output an argument and task
+    n_outputs = n_arguments * n_tasks if unguided else 1
     topology = Topology(
         filters=settings.filters,
         strides=settings.strides,
@@ -192,8 +192,9 @@ class SingleLearner:
         if "answers" in batch:
             return batch["answers"], batch["answer_weight"].float()
         # only the question at hand is known: its output alone counts
-        weight = torch.nn.functional.one_hot(batch["argument"], self.n_arguments).float()
-        return batch["class"][:, None].expand(-1, self.n_arguments), weight
+        n_outputs = self.n_arguments * self.n_tasks
+        weight = torch.nn.functional.one_hot(batch["argument"] * self.n_tasks + batch["task"], n_outputs).float()
+        return batch["class"][:, None].expand(-1, n_outputs), weight
 
     def _rate(self, step: int, n_steps: int, per_epoch: int) -> None:
         s = self.settings
@@ -239,10 +240,7 @@ class SingleLearner:
             raise BadSetting("the network has no task head", where="learner.placement")
         if out.task.shape[2] == 1:
             return out.task[..., 0]
-        index = argument
-        if out.task.shape[2] == self.n_arguments * self.n_tasks:
-            index = argument * self.n_tasks + task
-        return out.task[torch.arange(len(argument), device=argument.device), :, index]
+        return out.task[torch.arange(len(argument), device=argument.device), :, argument * self.n_tasks + task]
 
     def finish(self, ctx: Context) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
