@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,8 @@ def evaluate_models(
         from cl_plugin_clear.data.release import build_stream
         from cl_plugin_clear.settings import Released
 
-        stream = build_stream(
-            Released(protocol="streaming", image_size=settings.image_size), Path(settings.data), "hold-out"
-        )
+        released = Released(protocol="streaming", features=settings.features, image_size=settings.image_size)
+        stream = build_stream(released, Path(settings.data), "hold-out")
         models: list[Any] = list(model_files(Path(settings.models)))
     else:
         from cl_kernel import Site
@@ -77,10 +77,13 @@ def evaluate_models(
     n_classes = len(stream.class_names)
     rows = []
     for number, path in enumerate(models):
-        network = _network(settings.arch if path else "tiny", n_classes, seed + number).to(where).eval()
-        if path is not None:
+        if path is None:
+            network = _network("tiny", n_classes, seed + number)
+        else:
             tensors = state.read_weights(path)
+            network = _head(tensors, path) if settings.features else _network(settings.arch, n_classes, seed)
             state.assign(network, tensors, where=str(path))
+        network = network.to(where).eval()
         rows.append(_accuracies(network, stream, where))
         tick()
     R = np.array(rows)
@@ -105,6 +108,20 @@ def _network(arch: str, n_classes: int, seed: int) -> nn.Module:
         network, width = backbone(arch)
         network.fc = nn.Linear(width, n_classes)
     return network
+
+
+def _head(tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
+    """The empty head that these weights fill: one linear layer, or two.
+
+    :raises BadInput: when they are neither.
+    """
+    shapes = {name: tuple(value.shape) for name, value in tensors.items() if value.ndim == 2}
+    if set(shapes) == {"weight"}:
+        return nn.Linear(shapes["weight"][1], shapes["weight"][0])
+    if set(shapes) == {"0.weight", "2.weight"}:
+        (hidden, width), (n_classes, _) = shapes["0.weight"], shapes["2.weight"]
+        return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
+    raise BadInput("neither a linear nor a two-layer head", where=str(path), fix="leave out --features for a network")
 
 
 def _accuracies(network: nn.Module, stream: Any, where: torch.device) -> list[float]:

@@ -38,6 +38,7 @@ class Quiet:
     stages: Sequence[Stage]
     tick: Callable[..., None]
     seed: int
+    folder: None = None  # no checkpoints
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """As the kernel's."""

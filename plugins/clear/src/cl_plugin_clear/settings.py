@@ -219,7 +219,10 @@ class Challenge:
         default="", metadata=doc("folder of t00.safetensors ... t09.safetensors, or of the fork's model_*_timeII.pth")
     )
     data: str = field(default="", metadata=doc("hold-out labelled folder; empty for the stand-in"))
-    arch: str = field(default="resnet18", metadata=doc("network of the saved models, or linear"))
+    arch: str = field(default="resnet18", metadata=doc("network of the saved models"))
+    features: str = field(
+        default="", metadata=doc("feature set of the hold-out folder, for saved heads; empty: pictures")
+    )
     image_size: int = field(default=224, metadata=doc("shorter side, then centre crop", unit="pixel"))
     weight_in: float = field(default=1.0, metadata=doc("weight of In-domain in the score"))
     weight_next: float = field(default=1.0, metadata=doc("weight of Next-domain"))

@@ -73,14 +73,19 @@ def convert(checkpoint: Path, to: Path, *, detectron2: bool = False) -> int:
             pickle.dump({"model": arrays, "__author__": "clk", "matching_heuristics": True}, file)
         return len(arrays)
     if to.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        with atomic(to) as file:
-            file.write(save({name: value.contiguous() for name, value in plain.items()}))
+        save_weights(to, plain)
     else:
         with atomic(to) as file:
             torch.save(plain, file)
     return len(plain)
+
+
+def save_weights(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Tensors as a .safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
+    with atomic(path) as file:
+        file.write(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
 
 def detectron_name(name: str) -> str:

@@ -7,7 +7,6 @@ original's, so that its readers and Avalanche's work on what is written here.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -319,6 +318,8 @@ def write_training_folder(
     remove_stale(out)
     sizes: dict[str, int] = {}
     write_json(out / "bucket_indices.json", list(buckets))
+    if stratified and ratio > 0:
+        write_text(out / f"testset_ratio_{ratio:g}" / "stratified", "each class was split alone\n")
     for bucket, classes in buckets.items():
         members = {
             label: [(name, Path(record["IMG_PATH"]).suffix.lstrip(".")) for name, record in records.items()]
@@ -500,12 +501,7 @@ def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
                 path, {b: {label: f"features/{s}/{b}/{label}.pth" for label in labels} for b, labels in renamed.items()}
             )
     write_text(folder / "class_names.txt", "\n".join(json.loads(pending.read_text())["names"]))
-    if (folder / "training_folder").exists():
-        lists = sorted((folder / "training_folder").glob("testset_ratio_*"))
-        ratios = [float(path.name.removeprefix("testset_ratio_")) for path in lists] or [0.0]
-        shutil.rmtree(folder / "training_folder")
-        for ratio in ratios:
-            write_training_folder(folder, ratio=ratio, feature_sets=sets)
+    _rewrite_training_folder(folder)
     pending.unlink()
     return plan
 
@@ -545,11 +541,17 @@ def forget(folder: Path, ids: Sequence[int]) -> int:
         for photo in gone:
             for path in (folder / "all_images" / bucket).glob(f"{photo}.*"):
                 path.unlink()
-    if n and (folder / "training_folder").exists():
-        lists = sorted((folder / "training_folder").glob("testset_ratio_*"))
-        ratios = [float(path.name.removeprefix("testset_ratio_")) for path in lists] or [0.0]
-        sets = [p.name for p in (folder / "training_folder" / "features").glob("*")]
-        shutil.rmtree(folder / "training_folder")
-        for ratio in ratios:
-            write_training_folder(folder, ratio=ratio, feature_sets=sets)
+    _rewrite_training_folder(folder)
     return n
+
+
+def _rewrite_training_folder(folder: Path) -> None:
+    """The same files for what the folder holds now; each is replaced, so that a kill leaves all of their names."""
+    place_ = folder / "training_folder"
+    if not place_.exists():
+        return
+    sets = [path.name for path in (place_ / "features").glob("*")]
+    ratios = [float(path.name.removeprefix("testset_ratio_")) for path in place_.glob("testset_ratio_*")]
+    for ratio in ratios or [0.0]:
+        stratified = (place_ / f"testset_ratio_{ratio:g}" / "stratified").exists()
+        write_training_folder(folder, ratio=ratio, stratified=stratified, feature_sets=sets)

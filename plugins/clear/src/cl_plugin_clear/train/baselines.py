@@ -162,6 +162,14 @@ class Past:
             head.weight.data.copy_(own[0])
             head.bias.data.copy_(own[1])
 
+    def weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """The network's tensors as they predict: CWR*'s head is the consolidated one."""
+        tensors = dict(network.state_dict())
+        if self.head:
+            place = next(name for name, module in network.named_modules() if module is head_of(network))
+            tensors |= {f"{place}.{name}".lstrip("."): value for name, value in self.head.items()}
+        return tensors
+
     def state(self) -> dict[str, Any]:
         """Everything, as arrays and plain values."""
         return {

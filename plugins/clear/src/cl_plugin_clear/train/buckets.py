@@ -20,6 +20,7 @@ from cl_kernel.torch import device as devices
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, input_name, label_name
 from cl_plugin_clear.train.baselines import Past, reinitialise
+from cl_plugin_clear.weights import save_weights
 
 if TYPE_CHECKING:
     from cl_kernel import Context, Memory, Parts, Samples
@@ -80,6 +81,10 @@ class Classifier:
         """One bucket; a small head on the CPU is trained by one thread, where more only wait for each other."""
         with few_threads(self.network, self.device):
             self._learn(stage, ctx)
+        if ctx.folder is not None:
+            save_weights(
+                ctx.folder / "clear" / "ckpt" / f"t{stage.index:02d}.safetensors", self.past.weights(self.network)
+            )
 
     def _learn(self, stage: Stage, ctx: Context) -> None:
         """One bucket: choose the training set, train, keep the best epoch, note what the next bucket must know."""
