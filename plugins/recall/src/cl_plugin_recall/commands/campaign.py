@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,11 +66,17 @@ def run_all(parser: ArgumentParser) -> Handler:
             (task, plan(registry, _request(task, namespace, extra))) for task in todo
         ]  # all settings are checked first
         rows: list[tuple[Any, ...]] = []
+        seconds: list[float] = []
         for k, (task, one) in enumerate(planned, 1):
             folder = namespace.output / task.name
             started = (folder / "run.json").exists()
-            console.say(f"[{k}/{len(planned)}] {task.name}{' (resumed)' if started else ''}")
+            left = (len(planned) - k + 1) * float(np.mean(seconds)) / 60 if seconds else None
+            console.say(
+                f"[{k}/{len(planned)}] {task.name}{' (resumed)' if started else ''}"
+                f"{f', about {left:.0f} min left for all' if left else ''}"
+            )
             reused: list[str] = []
+            begun = time.monotonic()
             outcome = execute(
                 registry,
                 one,
@@ -78,6 +85,8 @@ def run_all(parser: ArgumentParser) -> Handler:
                 beside=False,
                 listen=[lambda event, reused=reused: _hear(event, reused)],
             )
+            if not started:
+                seconds.append(time.monotonic() - begun)
             last = outcome.results["metrics"][METRIC]["seen"][-1]
             if reused:
                 console.say(f"    reused {_counted(reused)}")
