@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, Site
-from cl_plugin_crumb import commands, settings, standin
+from cl_kernel import BadInput, BadSetting, MissingAsset, Site, launch
+from cl_plugin_crumb import settings, standin
+from cl_plugin_crumb.commands import data as data_commands
+from cl_plugin_crumb.commands import figures
 from cl_plugin_crumb.data import dirmap, ilab, indexes, lists, stream, toybox
 
 
@@ -35,7 +38,7 @@ class Quiet:
 
 def command(name: str, *words: str) -> tuple[int, Quiet]:
     parser, console = argparse.ArgumentParser(), Quiet()
-    handler = getattr(commands, name)(parser)
+    handler = getattr(figures if name == "overlay" else data_commands, name)(parser)
     return handler(parser.parse_args(list(words)), console), console
 
 
@@ -308,6 +311,52 @@ def test_a_tree_of_videos_becomes_a_balanced_stream(tmp_path: Path) -> None:
     made.check()
     assert [len(s.train) for s in made.stages] == [2 * 7 * 15] * 2
     assert made.stages[0].train.take(np.arange(2))["image"].shape == (2, 16, 16, 3)
+
+
+def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -> None:
+    root = videos(tmp_path / "toybox")
+    for words in (("extract", "--root", str(root), "--jobs", "2"), ("sample", "toybox", "--root", str(root))):
+        assert command(*words)[0] == 0
+    for path in sorted((root / "images").rglob("*.png")):
+        pair = tmp_path / "style" / path.relative_to(root)
+        pair.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - stream.read_image(path, 16)).save(pair)
+    settings_of_run = {
+        "dataset.scenario": "class_instance",
+        "dataset.size": 32,
+        "dataset.classes_per_task": 1,
+        "model.weights": "none",
+        "learner.start": "none",
+        "learner.first_epochs": 1,
+        "learner.analyse": True,
+        "learner.style": str(tmp_path / "style"),
+        "learner.save_every_epoch": True,
+        "run.plots": False,
+    }
+    asked: dict[str, Any] = {
+        "dataset": "crumb:toybox",
+        "model": "crumb:tiny",
+        "learner": "crumb:crumb",
+        "memory": "20",
+        "data_roots": [str(tmp_path)],
+    }
+    out = launch(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
+    assert out.results["finished"]
+    place = next((tmp_path / "run").rglob("mem_stats.csv")).parent
+    biased = pd.read_csv(place / "shape_bias_accs_run0_top1.csv")
+    assert {"unablated_acc", "spatial_perturb_acc", "style_perturb_acc"} <= set(biased)
+    assert (place / "CRUMB_run0_task1_epoch0_mem.pth").is_file()
+    code, _ = command("overlay", str(tmp_path / "run"), "--output", str(tmp_path / "overlays"), "--images", "3")
+    assert code == 0
+    drawn = sorted((tmp_path / "overlays").glob("block*_class*.png"))
+    assert drawn
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.size[1] == 32
+            assert image.size[0] <= 3 * 32
+    next(iter((tmp_path / "style").rglob("*tz_x_3.png"))).unlink()
+    with pytest.raises(MissingAsset, match="have no pair"):
+        launch(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
 
 
 def test_a_video_that_cannot_be_read_is_named_or_left_out(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ Values = Mapping[str, Any]
 
 # ---- what the stand-in needs -----------------------------------------------------------------
 
-TINY_BLOCKS = {"n_blocks": 64, "length": 8, "sigma": 1.2, "sparsity": 0.5}
-TINY_STEPS = {"batch_size": 16, "first_epochs": 5, "lr": 3e-3}
-TINY_CRUMB = {**TINY_STEPS, "pretrain_lr": 0.01, "pretrain_epochs": 2, "pretrain_batch": 32, "base": "main"}
+TINY_BLOCKS = {"n_blocks": 64, "length": 8, "sigma": 0.9, "sparsity": 0.5}
+TINY_STEPS = {"batch_size": 16, "first_epochs": 5, "lr": 2e-3}
+TINY_CRUMB = {**TINY_STEPS, "pretrain_lr": 0.01, "pretrain_epochs": 4, "pretrain_batch": 32, "base": "main"}
 TINY_MEMORY = "96"
 TINY = {"dataset": "crumb:ministream", "model": "crumb:tiny", "run.memory": TINY_MEMORY}
 

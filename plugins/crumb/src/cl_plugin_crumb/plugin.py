@@ -182,6 +182,6 @@ def clk_experiments() -> Sequence[Experiment]:
 def clk_commands() -> Sequence[Command]:
     """Data preparation, statistics, figures."""
     return [
-        Command(name=name, summary=summary, build=f"cl_plugin_crumb.commands:{target}", requires=requires)
+        Command(name=name, summary=summary, build=f"cl_plugin_crumb.commands.{target}", requires=requires)
         for name, summary, target, requires in COMMANDS
     ]

@@ -302,6 +302,11 @@ class Crumb(Steps):
     analyse: bool = field(
         default=False, metadata=doc("after the last task, also score disturbed maps and count the use of blocks")
     )
+    style: str = field(
+        default="",
+        metadata=doc("folder of the same test images in another style, as .png: analysed too", source="spec 7"),
+    )
+    save_every_epoch: bool = field(default=False, metadata=doc("keep the weights of every epoch", source="spec 6"))
     arm: str = field(default="unablated", metadata=doc("name of the ablation arm in the csv files"))
     top_k: tuple[int, ...] = field(default=(1,), converter=tuple, metadata=doc("accuracies in the csv files"))
     write_tables: bool = field(default=True, metadata=doc("csv files of the original's form in the run folder"))
@@ -363,9 +368,6 @@ class Cope(Rehearsing):
     )
     temperature: float = field(
         default=1.0, validator=positive, metadata=doc("temperature of the loss", source="spec 2.11")
-    )
-    prototype_temperature: float = field(
-        default=0.1, validator=positive, metadata=doc("temperature of the prototype update", source="spec 2.11")
     )
 
 

@@ -8,34 +8,42 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
-import pandas as pd
 import torch
 from attrs import define, field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_kernel import BadSetting, Context, Field, Memory, Mismatch, MissingAsset, Parts, Samples, Stage, Stream, Tree
+from cl_kernel import (
+    BadSetting,
+    Context,
+    Field,
+    Memory,
+    Mismatch,
+    MissingAsset,
+    Parts,
+    Samples,
+    Site,
+    Stage,
+    Stream,
+    Tree,
+)
 from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import FEATURES, build_network
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, to_input
 from cl_kernel.torch.models import Split
 from cl_plugin_crumb import weights as weight_files
-from cl_plugin_crumb.evaluate import accuracy, batches, tables
+from cl_plugin_crumb.data.stream import ImageFiles, styled
+from cl_plugin_crumb.evaluate.records import DISTURBED, Records
 from cl_plugin_crumb.losses import Weights
 from cl_plugin_crumb.model.codebook import Codebook, statistics
 from cl_plugin_crumb.model.network import flip, perturb, resized_crops
 from cl_plugin_crumb.replay import Moments
 from cl_plugin_crumb.settings import Crumb
 from cl_plugin_crumb.steps import step_new, step_replay
-
-DISTURBED = ("spatial", "feature")
-"""Disturbances of the shape-bias tests."""
 
 
 def build(options: Crumb, parts: Parts) -> CrumbLearner:
@@ -54,6 +62,8 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
         )
     if not options.w_out and not options.w_direct:
         raise BadSetting("both losses have weight zero", where="learner.w_out, learner.w_direct")
+    if options.style:
+        styled(parts.stream.test, options.style)
     network, device = build_network(parts)
     if not network.is_cut:
         raise Mismatch(
@@ -87,7 +97,7 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
         codebook,
         device,
         parts.stream,
-        parts.site.folder,
+        parts.site,
         parts.site.rng("crumb"),
         random.Random(int(parts.site.rng("crops").integers(2**62))),
     )
@@ -113,23 +123,22 @@ class CrumbLearner:
     codebook: Codebook | None
     device: torch.device
     stream: Stream
-    folder: Path | None
+    site: Site
     rng: np.random.Generator
     crops: random.Random
     seen: SeenClasses = field(factory=SeenClasses)
     moments: dict[int, Moments] = field(factory=dict)
     epoch: int = 0
     position: int = 0
-    history: dict[str, Any] = field(factory=lambda: {"epochs": [], "tasks": [], "stats": []})
     best: Tree | None = None
+    records: Records = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     _test: tuple[Any, Batches] | None = field(init=False, default=None)
     _tallying: bool = field(init=False, default=False)
     _analysing: bool = field(init=False, default=False)
-    _last: dict[str, np.ndarray] = field(init=False, factory=dict)
-    _tallied: dict[str, dict[str, list[float | None]]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        self.records = Records(self.options)
         if self.codebook is not None:
             self.codebook.requires_grad_(not self.options.freeze_codebook)
             self.memory.codec.learning = not self.options.freeze_codebook
@@ -246,7 +255,7 @@ class CrumbLearner:
     def _remember(self, stage: Stage, given: Batches, lives: bool, labels_of: np.ndarray) -> None:
         """Offer the task to the memory, batch by batch in stream order, in evaluation mode (2.7)."""
         options = self.options
-        if self.memory is None and options.storage != "merec":
+        if not options.replay_times or (self.memory is None and options.storage != "merec"):
             return
         size = options.batch_size
         order = np.arange(len(stage.train))
@@ -320,36 +329,41 @@ class CrumbLearner:
                 max(options.lr_min, group["lr"] - options.lr_decrement) if options.lr_decrement else group["lr"]
             )
         keeps = options.keep_best == "every" or (options.keep_best == "first" and stage.index == 0)
+        if options.save_every_epoch and self.site.folder is not None:
+            name = f"CRUMB_run{ctx.seed}_task{stage.index}_epoch{self.epoch - 1}"
+            place = self.records.folder(self.site.folder, self.stream, ctx.seed)
+            weight_files.save_files(place / name, self.network, self.codebook)
         if not options.write_tables and not keeps:
             return
-        self._tallying = True
-        last = stage.index == len(ctx.stages) - 1 and self.epoch == n_epochs
-        self._analysing = options.analyse and last
-        ctx.evaluate(f"task {stage.index} epoch {self.epoch}")
-        self._tallying = False
-        scores = self._tallied
-        epochs = self.history["epochs"]
-        if len(epochs) <= stage.index:
-            epochs.append([])
-        epochs[stage.index].append(scores)
-        if keeps:
-            chosen = scores[options.best_by]["val_all" if options.validate else "test_all"][0]
-            if self.best is None or chosen > self.best["accuracy"]:
-                self.best = {
-                    "accuracy": chosen,
-                    "epoch": self.epoch,
-                    "network": state.pack(self.network),
-                    "codebook": None if self.codebook is None else state.pack(self.codebook),
-                }
-            if self.epoch == n_epochs:
-                state.restore(self.network, self.best["network"])
-                if self.codebook is not None:
-                    state.restore(self.codebook, self.best["codebook"])
+        last = self.epoch == n_epochs
+        self._score(ctx, f"task {stage.index} epoch {self.epoch}", final=last and stage.index == len(ctx.stages) - 1)
+        self.records.end_epoch(stage.index)
+        if not keeps:
+            return
+        scores = self.records.scores
+        chosen = scores[options.best_by]["val_all" if options.validate else "test_all"][0]
+        if self.best is None or chosen > self.best["accuracy"]:
+            self.best = {
+                "accuracy": chosen,
+                "epoch": self.epoch,
+                "network": state.pack(self.network),
+                "codebook": None if self.codebook is None else state.pack(self.codebook),
+            }
+        if last and self.best["epoch"] < n_epochs:
+            state.restore(self.network, self.best["network"])
+            if self.codebook is not None:
+                state.restore(self.codebook, self.best["codebook"])
+            if stage.index == len(ctx.stages) - 1:
+                self._score(ctx, f"task {stage.index}, its best epoch", final=True)
+
+    def _score(self, ctx: Context, label: str, *, final: bool) -> None:
+        """Evaluate and tally; after the last task also image by image."""
+        self._tallying, self._analysing = True, self.options.analyse and final
+        ctx.evaluate(label)
+        self._tallying = self._analysing = False
 
     def _end_task(self, stage: Stage, ctx: Context) -> None:
-        at = -1 if self.best is None else self.best["epoch"] - 1
-        if self.history["epochs"]:
-            self.history["tasks"].append(self.history["epochs"][stage.index][at])
+        self.records.end_task(stage.index, -1 if self.best is None else self.best["epoch"] - 1)
         if self.best is not None:
             ctx.note(
                 f"task {stage.index}: took epoch {self.best['epoch']} by its accuracy on "
@@ -357,27 +371,14 @@ class CrumbLearner:
                 accuracy=self.best["accuracy"],
             )
         self.best = None
-        if self.folder is not None and self.options.write_tables:
-            self._write(ctx)
-
-    def _tally(self, labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
-        """Note direct and mem accuracies on all, first-task and current classes: one pass gives them all."""
-        seen = np.isin(labels, self.seen.order)
-        held = (
-            np.random.default_rng(0).random(len(labels)) < 0.25
-            if self.options.validate
-            else np.zeros(len(labels), bool)
-        )
-        tasks, ks = self.seen.by_stage, self.options.top_k
-        self._tallied = {}
-        for source, values in scores.items():
-            rows = seen & ~held
-            three = accuracy.by_task(values[rows], labels[rows], tasks, ks)
-            self._tallied[source] = {f"test_{name}": numbers for name, numbers in three.items()}
-            if self.options.validate:
-                self._tallied[source]["val_all"] = accuracy.by_task(
-                    values[seen & held], labels[seen & held], tasks, ks
-                )["all"]
+        if self.site.folder is not None and self.options.write_tables:
+            if stage.index < len(ctx.stages) - 1:
+                self.records.last = {}
+            place = self.records.folder(self.site.folder, self.stream, ctx.seed)
+            n_blocks = 0 if self.codebook is None else len(self.codebook.blocks)
+            stored = self.memory.bytes_used if self.memory else 0
+            self.records.write(place, ctx.seed, stored, n_blocks, self.stream.n_classes)
+            weight_files.save_files(place / f"CRUMB_run{ctx.seed}", self.network, self.codebook)
 
     def _masked(self, scores: Tensor) -> np.ndarray:
         """Scores by class label; classes not seen yet are ruled out."""
@@ -397,75 +398,7 @@ class CrumbLearner:
         if wanted and self.options.write_tables and self.codebook is not None:
             with torch.no_grad():
                 row = statistics(self.codebook.blocks, features, self.codebook(features))
-            self.history["stats"].append({"run": 0, "task": task, "epoch": self.epoch, **row})
-
-    def _write(self, ctx: Context) -> None:
-        """The csv files of spec 7 in ``crumb/`` of the run folder, and the weights."""
-        info, run = self.stream.info, ctx.seed
-        place = (
-            self.folder
-            / "crumb"
-            / tables.folder(
-                str(info.get("scenario", self.stream.name)),
-                "Crumb",
-                "Network",
-                offline=bool(info.get("offline")),
-                runs=[run],
-            )
-        )
-        epochs, tasks = self.history["epochs"], self.history["tasks"]
-        k = range(len(self.options.top_k))
-
-        def pick(scores: Mapping[str, Any], source: str, name: str) -> list[float | None]:
-            return [scores[source][name][at] for at in k]
-
-        given = {
-            str(run): {
-                source: {
-                    name: {
-                        "all_epochs": [
-                            [pick(e, source, name) for e in task] if name in task[0][source] else [] for task in epochs
-                        ],
-                        "best_epochs": [pick(t, source, name) for t in tasks if name in t[source]],
-                    }
-                    for name in tables.SETS
-                }
-                for source in epochs[0][0]
-            }
-        }
-        files = tables.texts(given, self.options.top_k)
-        if self.history["stats"]:
-            files["mem_stats.csv"] = tables.mem_stats([{**row, "run": run} for row in self.history["stats"]])
-        files["hyperparams.csv"] = tables.hyper_parameters(
-            {**attrs.asdict(self.options), "seed": run, "stored_bytes": self.memory.bytes_used if self.memory else 0}
-        )
-        if len(tasks) == len(ctx.stages) and self._last:
-            files |= self._by_image(run)
-        tables.write(place, files)
-        weight_files.save_files(place / f"CRUMB_run{run}", self.network, self.codebook)
-
-    def _by_image(self, run: int) -> dict[str, str]:
-        """Files about the test images one by one, after the last task."""
-        last, options = self._last, self.options
-        files = {
-            f"batchwise_accs_run{run}.csv": batches.batch_table(options.arm, run, last["right"]).to_csv(index=False)
-        }
-        if "spatial" in last:
-            disturbed = {kind: last[kind] for kind in DISTURBED}
-            table = batches.shape_bias_table(run, last["right"], disturbed)
-            files[f"shape_bias_accs_run{run}_top1.csv"] = table.to_csv(index=False)
-        if "codes" in last:
-            n_blocks = len(self.codebook.blocks)
-            counts = batches.usage(last["codes"], n_blocks)
-            files["memory_blocks_usage.csv"] = pd.DataFrame(
-                {"block": range(n_blocks), "count": counts, "mean_per_image": counts / len(last["codes"])}
-            ).to_csv(index=False)
-            by_class = batches.class_slots(last["codes"], last["labels"], self.stream.n_classes, n_blocks)
-            files |= {
-                f"class_memory_slot_counts_slice{s}.csv": pd.DataFrame(table).to_csv()
-                for s, table in enumerate(by_class)
-            }
-        return files
+            self.records.stats.append({"run": 0, "task": task, "epoch": self.epoch, **row})
 
     # ---- seam ---------------------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
@@ -473,10 +406,11 @@ class CrumbLearner:
         given = self._test_batches(samples)
         generator = torch.Generator().manual_seed(0)
         book = self.codebook
-        tallied: dict[str, list[np.ndarray]] = {"direct": [], "mem": []}
+        tallied: dict[str, list[np.ndarray]] = {}
         codes: list[np.ndarray] = []
         self.network.eval()
-        for _, features, _ in given(np.arange(len(samples)), self.options.predict_batch):
+        style = styled(samples, self.options.style) if self._analysing and self.options.style else None
+        for rows, features, _ in given(np.arange(len(samples)), self.options.predict_batch):
             with torch.no_grad():
                 if self.options.perturb:
                     features = perturb(features, self.options.perturb, generator)
@@ -484,31 +418,39 @@ class CrumbLearner:
                 found = {"mem": self._masked(self.network.upper(book(features)))} if mem else {}
                 if self._tallying or not found:
                     found["direct"] = self._masked(self.network.upper(features))
-            if self._tallying:
-                for source, scores in found.items():
-                    tallied[source].append(scores)
-                if self._analysing:
-                    with torch.no_grad():
-                        for kind in DISTURBED:
-                            disturbed = self.network.upper(perturb(features, kind, generator))
-                            tallied.setdefault(kind, []).append(self._masked(disturbed))
-                        if book is not None:
-                            codes.append(book.indices(features).cpu().numpy().astype(np.uint16))
+                if self._tallying:
+                    tally = found | (self._disturbed(features, style, rows, generator) if self._analysing else {})
+                    for source, scores in tally.items():
+                        tallied.setdefault(source, []).append(scores)
+                if self._analysing and book is not None:
+                    codes.append(book.indices(features).cpu().numpy().astype(np.uint16))
             scores = found.get(self.options.predict, found.get("direct"))
             yield {"scores": scores, "class": scores.argmax(1)}
         self.network.train()
         if self._tallying:
             label = label_name(samples.spec)
             labels = samples.take(np.arange(len(samples)), [label])[label]
-            whole = {source: np.concatenate(parts) for source, parts in tallied.items() if parts}
-            self._tally(labels, {source: whole[source] for source in ("direct", "mem") if source in whole})
-            self._last = {
-                "right": whole["direct"].argmax(1) == labels,
+            whole = {source: np.concatenate(parts) for source, parts in tallied.items()}
+            direct_and_mem = {source: whole.pop(source) for source in ("direct", "mem") if source in whole}
+            self.records.tally(labels, direct_and_mem, self.seen.by_stage)
+            self.records.last = {
+                "right": direct_and_mem["direct"].argmax(1) == labels,
                 "labels": labels,
-                **{kind: whole[kind].argmax(1) == labels for kind in DISTURBED if kind in whole},
+                **{kind: scores.argmax(1) == labels for kind, scores in whole.items()},
             }
             if codes:
-                self._last["codes"] = np.concatenate(codes)
+                self.records.last["codes"] = np.concatenate(codes)
+
+    def _disturbed(
+        self, features: Tensor, style: ImageFiles | None, rows: np.ndarray, generator: torch.Generator
+    ) -> dict[str, np.ndarray]:
+        """Scores of test images whose maps are disturbed, and of the same images in another style."""
+        out = {kind: self._masked(self.network.upper(perturb(features, kind, generator))) for kind in DISTURBED}
+        if style is not None:
+            source = input_name(style.spec)
+            images = to_input(style.take(rows, [source])[source], style.spec[source], self.device)
+            out["style"] = self._masked(self.network(images))
+        return out
 
     def state(self) -> Tree:
         """Weights, codebook, momentum, memory, generators and the position in the stream."""
@@ -523,7 +465,7 @@ class CrumbLearner:
             "seen": self.seen.state(),
             "epoch": self.epoch,
             "position": self.position,
-            "history": copy.deepcopy(self.history),
+            "history": copy.deepcopy(self.records.state()),
             "best": self.best,
         }
 
@@ -542,5 +484,6 @@ class CrumbLearner:
         state.restore_generators(tree["generators"])
         self.seen.load(tree["seen"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
-        self.history, self.best = copy.deepcopy(tree["history"]), tree["best"]
+        self.records.load(copy.deepcopy(tree["history"]))
+        self.best = tree["best"]
         self._test = None

@@ -133,7 +133,7 @@ def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, 
         return
     inputs = {
         "what": "head and codebook",
-        "version": 2,
+        "version": 3,
         "network": digest_tree(state.pack(network.lower)),
         "head": digest_tree(_all_but_last(network.upper)),
         "base": options.base,

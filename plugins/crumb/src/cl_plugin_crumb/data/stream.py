@@ -15,7 +15,19 @@ import pandas as pd
 from attrs import define, field
 from PIL import Image
 
-from cl_kernel import ArraySamples, BadInput, Field, MissingAsset, Samples, Site, Stage, Stream, fingerprint, subset
+from cl_kernel import (
+    ArraySamples,
+    BadInput,
+    BadSetting,
+    Field,
+    MissingAsset,
+    Samples,
+    Site,
+    Stage,
+    Stream,
+    fingerprint,
+    subset,
+)
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb import standin
 from cl_plugin_crumb.data import dirmap, lists
@@ -76,6 +88,30 @@ class ImageFiles:
             self._pool = ThreadPoolExecutor(max(1, self.n_workers or min(4, os.cpu_count() or 1)))
         paths = [self.root / self.paths[row] for row in rows]
         return np.stack(list(self._pool.map(read_image, paths, [self.size] * len(paths))))
+
+
+def styled(samples: Samples, folder: str) -> ImageFiles:
+    """The same images in another style: a parallel tree of ``.png`` files, like Stylized-ImageNet's.
+
+    :raises BadSetting: when the images are no files. :raises MissingAsset: naming the first one without its pair.
+    """
+    root = Path(folder).expanduser()
+    rows = getattr(samples, "rows", np.arange(len(samples)))
+    files = getattr(samples, "base", samples)
+    if not isinstance(files, ImageFiles):
+        raise BadSetting(
+            "only images read from files have a pair in another style",
+            where="learner.style",
+            fix="dataset.in_memory=false",
+        )
+    paths = [str(Path(files.paths[row]).with_suffix(".png")) for row in rows]
+    if absent := [path for path in paths if not (root / path).is_file()]:
+        raise MissingAsset(
+            f"{len(absent)} of {len(paths)} test images have no pair, the first: {absent[0]}",
+            where=str(root),
+            fix="lay the stylised images out under the same names, ending in .png",
+        )
+    return ImageFiles(root, paths, files.labels[rows], files.size, files.n_classes, files.n_workers)
 
 
 def image_fields(size: int, n_classes: int) -> dict[str, Field]:

@@ -6,7 +6,7 @@ Shapes: N test images, S slices a location, K blocks, n classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ import pandas as pd
 from cl_kernel import BadInput, MissingAsset
 
 BATCH = 100
+CODES = "memory_block_codes"
+"""Stem of the file with the block numbers of all test images."""
 
 
 def batch_order(n: int) -> np.ndarray:
@@ -85,6 +87,20 @@ def class_slots(indices: np.ndarray, labels: np.ndarray, n_classes: int, n_block
     return out
 
 
+def most_hits(codes: np.ndarray, labels: np.ndarray, block: int, n: int = 10) -> dict[int, np.ndarray]:
+    """Of each class, the images with most slices that one block stands for, most first.
+
+    :param codes: [N, h, w, S]; ``labels``: [N].
+    :return: class -> numbers of images, those without a hit left out.
+    """
+    hits = (codes == block).reshape(len(codes), -1).sum(1)
+    out = {}
+    for c in np.unique(labels).tolist():
+        mine = np.flatnonzero((labels == c) & (hits > 0))
+        out[c] = mine[np.argsort(-hits[mine], kind="stable")[:n]]
+    return out
+
+
 def find_csv(folder: Path, pattern: str) -> list[Path]:
     """Files of a run or of a folder of runs.
 
@@ -98,21 +114,29 @@ def find_csv(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def arm_runs(folders: Mapping[str, list[Path]]) -> dict[str, list[np.ndarray]]:
-    """Arm -> batch accuracies of each of its runs.
+def arm_runs(folders: Mapping[str, list[Path]], others: Sequence[Path] = ()) -> dict[str, list[np.ndarray]]:
+    """Arm -> batch accuracies of each of its runs, in the order of the run numbers.
 
-    :raises BadInput: when the batches of two runs were not formed alike.
+    :param folders: arm -> folders of its runs; ``others``: folders whose runs are told apart by the arm they name.
+    :raises BadInput: when the batches of two runs were not formed alike, or an arm has the same run twice.
     """
-    out: dict[str, list[np.ndarray]] = {}
+    found = [(arm, path) for arm, places in folders.items() for place in places for path in _batch_files(place)]
+    found += [("", path) for place in others for path in _batch_files(place)]
+    runs: dict[str, dict[int, np.ndarray]] = {}
     hashes: dict[str, Path] = {}
-    for arm, places in folders.items():
-        for place in places:
-            for path in find_csv(place, "batchwise_accs_run*.csv"):
-                table = pd.read_csv(path)
-                hashes.setdefault(str(table["batch_order_hash"].iloc[0]), path)
-                if len(hashes) > 1:
-                    raise BadInput(
-                        "the batches of two runs were formed differently", where=" and ".join(map(str, hashes.values()))
-                    )
-                out.setdefault(arm, []).append(table["accuracy"].to_numpy())
-    return out
+    for arm, path in found:
+        table = pd.read_csv(path)
+        hashes.setdefault(str(table["batch_order_hash"].iloc[0]), path)
+        if len(hashes) > 1:
+            raise BadInput(
+                "the batches of two runs were formed differently", where=" and ".join(map(str, hashes.values()))
+            )
+        name, run = arm or str(table["ablation_name"].iloc[0]), int(table["run"].iloc[0])
+        if run in runs.setdefault(name, {}):
+            raise BadInput(f"run {run} of arm {name} is there twice", where=str(path))
+        runs[name][run] = table["accuracy"].to_numpy()
+    return {name: [values for _, values in sorted(numbered.items())] for name, numbered in runs.items()}
+
+
+def _batch_files(place: Path) -> list[Path]:
+    return find_csv(place, "batchwise_accs_run*.csv")

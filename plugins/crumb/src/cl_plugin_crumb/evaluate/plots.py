@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+if TYPE_CHECKING:
+    from cl_plugin_crumb.evaluate.overview import Row
 
-def _axes(width: float = 6.0, height: float = 4.0) -> tuple[Any, Any]:
+
+def _axes(width: float = 6.0, height: float = 4.0, n: int = 0) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, n, sharey=True, squeeze=False)[0] if n else figure.subplots()
 
 
 def read_runs(path: Path) -> np.ndarray:
@@ -108,6 +111,23 @@ def overlay(images: Sequence[np.ndarray], hits: Sequence[np.ndarray], target: Pa
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(tiles, 1)).save(target)
     return target
+
+
+def methods(rows: Sequence[Row], target: Path) -> Path:
+    """Final accuracy of every method with its deviation over seeds, one panel a stream."""
+    streams = list(dict.fromkeys(row.stream for row in rows))
+    order = list(dict.fromkeys(row.method for row in rows))[::-1]
+    figure, panels = _axes(1.8 + 3.2 * len(streams), 1.0 + 0.26 * len(order), n=len(streams))
+    for panel, stream in zip(panels, streams, strict=True):
+        mine = {row.method: row for row in rows if row.stream == stream}
+        for at, name in enumerate(order):
+            if name in mine:
+                colour = "#c0392b" if name == "crumb" else "#7f8c9a"
+                panel.barh(at, np.mean(mine[name].final), xerr=mine[name].spread or 0.0, color=colour, capsize=2)
+        panel.set(title=stream, xlabel="accuracy over all classes (%)", xlim=(0, 102), ylim=(-0.6, len(order) - 0.4))
+        panel.set_yticks(range(len(order)), order)
+        panel.label_outer()
+    return _save(figure, target)
 
 
 def shape_bias_bars(advantages: Mapping[str, tuple[float, float, bool]], target: Path) -> Path:

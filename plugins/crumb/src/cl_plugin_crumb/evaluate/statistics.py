@@ -19,12 +19,16 @@ Runs = Sequence[np.ndarray]
 
 @frozen(kw_only=True)
 class TTest:
-    """Result of a paired t-test."""
+    """Result of a paired t-test.
+
+    :param wilcoxon: p of the signed-rank test on the same pairs.
+    """
 
     statistic: float
     p: float
     n: int
     mean_difference: float
+    wilcoxon: float
 
 
 @frozen(kw_only=True)
@@ -66,10 +70,14 @@ def paired_t_test(ours: Runs, arm: Runs) -> TTest:
     _paired(ours, arm)
     a, b = np.concatenate(ours).astype(float), np.concatenate(arm).astype(float)
     if np.array_equal(a, b):
-        return TTest(statistic=0.0, p=1.0, n=len(a), mean_difference=0.0)
+        return TTest(statistic=0.0, p=1.0, n=len(a), mean_difference=0.0, wilcoxon=1.0)
     found = stats.ttest_rel(a, b)
     return TTest(
-        statistic=float(found.statistic), p=float(found.pvalue), n=len(a), mean_difference=float((a - b).mean())
+        statistic=float(found.statistic),
+        p=float(found.pvalue),
+        n=len(a),
+        mean_difference=float((a - b).mean()),
+        wilcoxon=float(stats.wilcoxon(a, b).pvalue),
     )
 
 

@@ -62,28 +62,30 @@ def last_layer(network: nn.Module) -> str:
 
 
 def renew_last(network: nn.Module, n_outputs: int) -> None:
-    """A fresh last layer for other classes, drawn like torch draws its layers."""
+    """A fresh last layer for other classes, drawn as :func:`class_layer` draws its own."""
     name = last_layer(network)
     path, _, leaf = name.rpartition(".")
     old = network.get_submodule(name)
     device = next(old.parameters()).device
     new: nn.Module
     if isinstance(old, nn.Conv2d):
-        new = nn.Conv2d(old.in_channels, n_outputs, old.kernel_size, padding=old.padding)
+        new = _started(nn.Conv2d(old.in_channels, n_outputs, old.kernel_size, padding=old.padding))
     else:
         new = nn.Linear(old.in_features, n_outputs)
     setattr(network.get_submodule(path) if path else network, leaf, new.to(device))
 
 
 def class_layer(n_in: int, n_outputs: int) -> nn.Sequential:
-    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3); scores are never negative.
+    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3); scores are never negative."""
+    conv = _started(nn.Conv2d(n_in, n_outputs, 3, padding=1))
+    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    Starts with He's weights and a positive bias: a class whose scores are all cut off by the ReLU would never learn.
-    """
-    conv = nn.Conv2d(n_in, n_outputs, 3, padding=1)
+
+def _started(conv: nn.Conv2d) -> nn.Conv2d:
+    """He's weights and a positive bias: a class whose scores are all cut off by the ReLU would never learn."""
     nn.init.kaiming_uniform_(conv.weight)
     nn.init.constant_(conv.bias, 0.5)
-    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return conv
 
 
 def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int = 224) -> Split:

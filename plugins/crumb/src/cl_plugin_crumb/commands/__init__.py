@@ -1,0 +1,1 @@
+"""``clk crumb ...``: data preparation, statistics, figures. Each function adds its arguments, returns a handler."""
