@@ -143,14 +143,14 @@ p.note{color:var(--soft);margin:2px 0 12px}
 .grid a.no{outline:3px solid #d64545}
 .grid img{width:100%;height:84px;object-fit:cover;display:block;background:var(--line)}
 .grid span{display:block;font-size:11px;padding:3px 6px;font-variant-numeric:tabular-nums}
-svg text{fill:var(--soft);font-size:10px}svg rect{fill:var(--bar)}
+svg{max-width:100%;height:auto}svg text{fill:var(--soft);font-size:10px}svg rect{fill:var(--bar)}
 label{font-size:13px;color:var(--soft)}input[type=range]{vertical-align:middle;width:220px}
 table{border-collapse:collapse;font-size:13px}td,th{padding:3px 12px 3px 0;text-align:left;font-variant-numeric:tabular-nums}
 """
 
 _SCRIPT = """
 const range=document.getElementById('least');const shown=document.getElementById('shown');
-function filter(){const t=Number(range.value);let n=0;document.querySelectorAll('.grid a').forEach(a=>{
+function filter(){const t=Number(range.value);let n=0;document.querySelectorAll('#first a').forEach(a=>{
  const ok=Number(a.dataset.score)>=t;a.style.display=ok?'':'none';n+=ok});shown.textContent=t.toFixed(3)+' ('+n+' shown)'}
 range.addEventListener('input',filter);
 document.querySelectorAll('.precision').forEach(box=>{const out=box.querySelector('output');
@@ -175,7 +175,7 @@ def bars(labels: Sequence[str], counts: Sequence[int], title: str, width: int = 
             f'<rect x="{i * step + 0.5:.1f}" y="{height - tall:.1f}" width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}">'
             f"<title>{html.escape(label)}: {count}</title></rect>"
         )
-        if i % every == 0 and (n - i) * step > 34:
+        if i % every == 0 and (n - i) * step > 44:
             parts.append(f'<text x="{i * step + 1:.1f}" y="{height + 12}">{html.escape(label)}</text>')
     parts.append(f"</svg><figcaption>{html.escape(title)}, tallest {most}</figcaption>")
     return f"<figure>{''.join(parts)}</figure>"
@@ -194,14 +194,15 @@ def thumbnail(pictures: Pictures, rel_path: str, edge: int = 104) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _tiles(pictures: Pictures, hits: Sequence[Hit]) -> str:
+def _tiles(pictures: Pictures, hits: Sequence[Hit], name: str = "") -> str:
     tiles = [
         f'<a href="#" data-score="{hit.score:.5f}" title="photo {hit.id}, uploaded '
         f'{datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m-%d}"><img alt="photo {hit.id}" src="{thumbnail(pictures, hit.rel_path)}">'
         f"<span>{hit.score:.3f} · {datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m}</span></a>"
         for hit in hits
     ]
-    return f'<div class="grid">{"".join(tiles)}</div>'
+    label = f' id="{name}"' if name else ""
+    return f'<div class="grid"{label}>{"".join(tiles)}</div>'
 
 
 def page(
@@ -241,7 +242,9 @@ def page(
         )
     months = bars(list(view.months), list(view.months.values()), "retrieved per month")
     per_year = bars(list(view.years), list(view.years.values()), "retrieved per year", width=220)
-    spread = bars([f"{edge:.2f}" for edge in edges[:-1]], [int(c) for c in counts], "scores of the retrieved")
+    spread = bars(
+        [f"{round(edge, 2) + 0.0:.2f}" for edge in edges[:-1]], [int(c) for c in counts], "scores of the retrieved"
+    )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{name} - bucket {bucket}</title><style>{_STYLE}</style></head><body><main>
 <h1>“{name}”</h1><p class="note">{"worst" if worst else "best"} {len(view.hits)} of {view.n_pictures} pictures of bucket {bucket},
@@ -250,7 +253,7 @@ split {html.escape(explorer.split.name)}, model {html.escape(explorer.embedder.n
 <h2>first {min(end, len(view.hits))}</h2>
 <p><label>least score <input id="least" type="range" min="{low:.4f}" max="{high:.4f}" step="0.001" value="{low:.4f}"></label>
 <output id="shown"></output></p>
-{_tiles(explorer.pictures, view.hits[:end])}
+{_tiles(explorer.pictures, view.hits[:end], "first")}
 <h2>over the buckets</h2><table><tr><th>bucket</th><th>pictures</th><th>retrieved</th><th>best</th><th>median</th><th>last</th></tr>
 {"".join(rows)}</table>{"".join(sections)}
 </main><script>{_SCRIPT}</script></body></html>
