@@ -109,19 +109,22 @@ class Rehearsal:
     network: Split
     spec: Mapping[str, Field]
     device: torch.device
+    source: str = field(init=False)
+    label: str = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.source, self.label = input_name(self.spec), label_name(self.spec)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor] | None:
         """Up to n remembered examples as the upper part reads them, with labels; None while there are none."""
         if n == 0 or len(self.memory) == 0:
             return None
         old = self.memory.sample(n)
-        label = label_name(self.spec)
         if self.network.is_cut:
             inputs = as_tensor(old[FEATURES], self.device).float()
         else:
-            source = input_name(self.spec)
-            inputs = to_input(old[source], self.spec[source], self.device)
-        return inputs, as_tensor(old[label], self.device).long()
+            inputs = to_input(old[self.source], self.spec[self.source], self.device)
+        return inputs, as_tensor(old[self.label], self.device).long()
 
     def prepare(self, samples: Samples, batches: Batches) -> None:
         """Train a codec that needs it (``trained`` False, ``fit(batch)``) on the first stage, before it is used."""
@@ -131,26 +134,25 @@ class Rehearsal:
         rows = np.arange(len(samples))
         if len(rows) > CODEC_EXAMPLES:
             rows = rows[:: -(-len(rows) // CODEC_EXAMPLES)]
-        label = label_name(self.spec)
         if self.network.is_cut:
             features = torch.cat([inputs for _, inputs, _ in batches(rows, batches.chunk)])
-            codec.fit({FEATURES: features, **samples.take(rows, [label])})
+            codec.fit({FEATURES: features, **samples.take(rows, [self.label])})
         else:
-            codec.fit(samples.take(rows, [input_name(self.spec), label]))
+            codec.fit(samples.take(rows, [self.source, self.label]))
 
     def keep(self, samples: Samples, rows: np.ndarray, inputs: Tensor) -> None:
         """Offer new examples to the memory.
 
         :param rows: which samples. :param inputs: the same as the upper part reads them, [n, ...].
         """
-        label = label_name(self.spec)
+        label = self.label
         if self.network.is_cut:
             labels = samples.take(rows, [label])[label]
             keeps_tensors = getattr(self.memory.codec, "framework", "numpy") == "torch"
             features = inputs if keeps_tensors else inputs.cpu().numpy()
             self.memory.add({FEATURES: features, label: labels}, labels)
         else:
-            batch = samples.take(rows, [input_name(self.spec), label])
+            batch = samples.take(rows, [self.source, label])
             self.memory.add(batch, batch[label])
 
 

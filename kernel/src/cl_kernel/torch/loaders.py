@@ -68,7 +68,7 @@ def as_tensor(array: Any, device: torch.device) -> Tensor:
     """A numpy array or tensor on the device; nothing copied that need not be."""
     if isinstance(array, Tensor):
         return array.to(device, non_blocking=True)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
         array = array.copy()
     return torch.from_numpy(array).to(device, non_blocking=True)
 
