@@ -304,6 +304,24 @@ def test_an_instruction_for_an_unknown_task_is_named(tmp_path: Path) -> None:
         check_instructions(stream.test, 2, 5)
 
 
+def test_cifar_comes_in_ten_stages_without_its_test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar-100-python").mkdir()
+    rng = np.random.default_rng(0)
+    fake = glyphs.Glyphs(
+        name="CIFAR100",
+        images=rng.integers(0, 255, (12_000, 2, 2, 3), dtype=np.uint8),
+        labels=np.arange(12_000) % 100,
+        class_names=tuple(map(str, range(100))),
+        usable=tuple(range(100)),
+    )
+    fake.images[10_000:] = 255
+    monkeypatch.setattr(glyphs, "cifar", lambda name, root: fake)
+    stream = streams.build_cifar_classes(None, site(tmp_path, roots=(tmp_path,)))
+    assert [len(stage.classes) for stage in stream.stages] == [10] * 10
+    assert sum(len(stage.train) for stage in stream.stages) == 9000 and len(stream.test) == 1000
+    assert stream.test.take(np.arange(1000), ["image"])["image"].min(axis=(1, 2, 3)).max() < 255
+
+
 def test_a_grid_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings.GridStream(
         source="digits", rows=2, columns=3, cell=12, directions=("right", "up"), n_train=30, n_test=10

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cl_kernel import BadInput
 from cl_kernel.manager import discover
 from cl_kernel.planning import ask, plan
 from cl_kernel.session import execute
@@ -59,6 +61,14 @@ def test_runs_in_miniature(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [e.name for e in EXPERIMENTS if e.name not in QUICK])
 def test_every_other_test_runs_in_miniature(name: str, tmp_path: Path) -> None:
     assert run(name, tmp_path)["finished"]
+
+
+def test_two_directions_can_be_asked_about_at_once(tmp_path: Path) -> None:
+    run("COMPOUND", tmp_path)
+    found = json.loads((tmp_path / "COMPOUND" / "reports" / "compound.json").read_text(encoding="utf-8"))
+    assert found["questions"] > 0 and found["all"] <= min(found["accuracy"].values())
+    with pytest.raises(BadInput, match="no direction up"):
+        run("COMPOUND", tmp_path / "again", **{"learner.compound": ["right", "up"]})
 
 
 def test_a_finished_run_leaves_its_reports(tmp_path: Path) -> None:

@@ -134,6 +134,47 @@ def write_composition(learner: Any, ctx: Context, words: Sequence[str]) -> dict[
     return result
 
 
+def write_compound(learner: Any, ctx: Context, words: Sequence[str]) -> dict[str, Any]:
+    """Ask several directions about the same character of a test picture at once.
+
+    :return: and write to ``reports/compound.json``: how many such questions there are, the accuracy of each direction,
+        and the share of questions with every direction right.
+    :raises BadInput: when the stream lacks a direction, or no character has a neighbour in all of them.
+    """
+    stream = ctx.stream
+    names = [stage.name for stage in stream.stages]
+    if missing := [word for word in words if word not in names]:
+        raise BadInput(
+            f"the stream has no direction {', '.join(missing)}", where="learner.compound", fix=f"use {', '.join(names)}"
+        )
+    asked: list[dict[tuple[int, int], int]] = []
+    for word in words:
+        rows = stream.test_sets[word]
+        arguments = stream.test.take(rows, ["argument"])["argument"]
+        asked.append(dict(zip(zip(stream.test.picture[rows], arguments, strict=True), rows, strict=True)))
+    shared = sorted(set(asked[0]).intersection(*asked[1:]))
+    if not shared:
+        raise BadInput(
+            f"no test picture is asked {' and '.join(words)} about one character",
+            where="learner.compound",
+            fix="name directions that have a place in common, or raise dataset.n_test",
+        )
+    rows = np.asarray([[found[key] for found in asked] for key in shared])  # (n, directions)
+    answers = stream.test.take(rows.flatten(), ["class"])["class"].reshape(rows.shape)
+    taken = stream.test.take(rows[:, 0], ["image", "argument"])
+    given = learner.compound(taken["image"], taken["argument"], [names.index(word) for word in words])
+    right = given == answers
+    result = {
+        "directions": list(words),
+        "questions": len(rows),
+        "accuracy": dict(zip(words, right.mean(0).tolist(), strict=True)),
+        "all": float(right.all(1).mean()),
+    }
+    write_json(ctx.folder / "reports" / "compound.json", result)
+    ctx.note(f"{' and '.join(words)} at once, all right: {result['all']:.3f} of {len(rows)}")
+    return result
+
+
 def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
     """Write ``reports/`` in the run folder: confusion matrices, pictures with the query marked, the learning curve."""
     stream, folder = ctx.stream, ctx.folder / "reports"
@@ -247,6 +288,7 @@ def draw_methods(methods: Mapping[str, Sequence[tuple[float, float]]], path: Pat
     axes.plot([], [], "o", color="tab:blue", ls="", label="after the last direction")
     axes.set_yticks(range(len(order)), order)
     axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.5, len(order) - 0.5)
     axes.set_xlabel("test accuracy, mean over directions")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

@@ -179,7 +179,7 @@ def _transfer(name: str, **changes: Any) -> Experiment:
         settings={"learner": "butd:transfer", "learner.method": name},
         profiles={
             "tiny": {"dataset": "butd:digit-classes"},
-            "paper": {"dataset": "butd:digit-classes", **{f"learner.{k}": v for k, v in changes.items()}},
+            "paper": {"dataset": "butd:cifar100-classes", **{f"learner.{k}": v for k, v in changes.items()}},
         },
     )
 
@@ -282,6 +282,27 @@ _TESTS = [
     _vit("TASKSELECT_BUTD", "two-stream", **{**TASK_SELECT, "hidden": 192, "ffn": 512, "layers": 3, "heads": 3}),
     _vit("TASKSELECT_ENCDEC", "encoder-decoder", **{**TASK_SELECT, "hidden": 240, "ffn": 768, "layers": 3, "heads": 3}),
     _vit("TASKSELECT_ENCODER", "encoder", **{**TASK_SELECT, "hidden": 240, "ffn": 768, "layers": 6, "heads": 3}),
+    Experiment(
+        name="GROWING_DATA",
+        summary="the same test after ever more training pictures",
+        settings={"learner": "butd:counter-stream"},
+        profiles={
+            "tiny": TINY_HELD_OUT,
+            "small": {"dataset": "butd:digits", **DIGITS_NET},
+            "paper": {"dataset": "butd:emnist:6-extended", **EMNIST_NET},
+        },
+        beside={f"{n} pictures": {"dataset.n_train": n} for n in (100, 200, 500, 1000, 2000)},
+    ),
+    Experiment(
+        name="COMPOUND",
+        summary="two directions asked about one character at once, a head each",
+        settings={"learner": "butd:zero-forgetting", "learner.compound": ("right", "left")},
+        profiles={
+            "tiny": {"dataset": "butd:patterns"},
+            "small": DIGITS_STREAM,
+            "paper": {"dataset": "butd:emnist-grid", "dataset.directions": ("right", "left")},
+        },
+    ),
     Experiment(
         name="COMPOSE",
         summary="directions chained: the answer to one is the argument of the next",

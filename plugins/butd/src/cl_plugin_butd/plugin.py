@@ -197,6 +197,13 @@ def clk_datasets() -> Sequence[Dataset]:
             ),
         ),
         Dataset(
+            name="cifar100-classes",
+            summary="CIFAR-100 in ten stages of ten classes, for transfer",
+            task="image -> class",
+            build="cl_plugin_butd.data.streams:build_cifar_classes",
+            needs=(_torchvision("CIFAR100", "cifar-100-python"),),
+        ),
+        Dataset(
             name="digit-classes",
             summary="scikit-learn's digits in three stages of classes, for transfer",
             task="image -> class",

@@ -223,6 +223,9 @@ class Continual(Network):
     pictures: int = field(
         default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
     )
+    compound: tuple[str, ...] = field(
+        default=(), metadata=doc("directions asked about at once at the end: one argument, a head a direction")
+    )
     channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
     reuse: bool = field(
         default=True, metadata=doc("take the first task's network from the cache, where an equal run left it")

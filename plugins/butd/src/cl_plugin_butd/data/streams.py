@@ -212,6 +212,29 @@ def build_omniglot(settings: GridStream, site: Site) -> Stream:
     )
 
 
+def build_cifar_classes(settings: Any, site: Site) -> Stream:
+    """CIFAR-100's training pictures in ten stages of ten classes; a tenth, drawn with seed 0, is the test (spec 5)."""
+    source = source_of(site, "cifar100")
+    n = len(source.images) * 5 // 6  # the test pictures come last and are left alone
+    order = np.random.RandomState(0).permutation(n)
+    spec = {
+        "image": Field(shape=source.images.shape[1:], dtype="uint8", kind="image"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=len(source.class_names)),
+    }
+    sides = [
+        ArraySamples(spec, {"image": source.images[rows], "class": source.labels[rows]})
+        for rows in (np.sort(order[: n * 9 // 10]), np.sort(order[n * 9 // 10 :]))
+    ]
+    return class_incremental(
+        "CIFAR-100 classes",
+        *sides,
+        source.class_names,
+        sizes=[len(source.class_names) // 10] * 10,
+        shuffle=site.rng("order"),
+        fingerprint=source.checksum,
+    )
+
+
 def build_digit_classes(settings: Any, site: Site) -> Stream:
     """scikit-learn's digits in three stages: 4, 3 and 3 classes; a small stand-in for a stream of data sets."""
     source = glyphs.digits()

@@ -338,6 +338,8 @@ class ContinualLearner:
         evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
         if self.settings.compose:
             evaluate.write_composition(self, ctx, self.settings.compose)
+        if self.settings.compound:
+            evaluate.write_compound(self, ctx, self.settings.compound)
 
     def classes(self, image: np.ndarray, task: np.ndarray, argument: np.ndarray) -> np.ndarray:
         """Answers to questions about pictures, int64 [n]."""
