@@ -95,6 +95,7 @@ def test_a_download_skips_what_is_gone_and_keeps_provenance(service: tuple[str, 
     web = patient()
     tally = flickr.download_class(web, "good", tmp_path / "01", "bird", 20, endpoint=endpoint, licences=[4])
     assert (tally.saved, tally.gone, tally.twice, tally.broken, web.retries) == (8, 1, 1, 1, 2)
+    assert tally.skipped == {"3": "answers 410", "5": "no whole JPEG", "6": "same bytes as another"}
     records = flickr.read_provenance(tmp_path / "01")
     assert [r["id"] for r in records] == ["0", "1", "2", "4", "8", "9", "10", "11"]
     assert all(len(r["sha256"]) == 64 and r["licence"] == "4" for r in records)

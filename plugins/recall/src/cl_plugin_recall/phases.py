@@ -110,7 +110,7 @@ class TrainStep:
         options = {"momentum": settings.momentum} if settings.optimiser == "momentum" else {}
         self.optimiser = OPTIMISERS[settings.optimiser](self.variables, **options)
         compiled = self._step if strategy is None else self._shared_step
-        self._compiled = tf.function(compiled, reduce_retracing=True)
+        self._compiled = tf.function(compiled, reduce_retracing=True, autograph=False)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Train on a batch.
@@ -149,8 +149,11 @@ class TrainStep:
         return self._apply(total, n, gradients, rate)
 
     def _apply(self, total: tf.Tensor, n: tf.Tensor, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Tensor:
-        if n > 0:
+        def update() -> tf.Tensor:
             self.optimiser.apply(self.variables, self._decayed(gradients), rate)
+            return n
+
+        tf.cond(n > 0, update, lambda: n)
         return tf.math.divide_no_nan(total, n)
 
     def _shared_step(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:

@@ -197,7 +197,7 @@ def export_generator(folder: Path, side: int = 64) -> None:
         unit = 0.5 + 0.25 * tf.clip_by_value(value, -2.0, 2.0)
         return (low + (high - low) * unit)[:, None, None]
 
-    @tf.function
+    @tf.function(autograph=False)
     def render(z: Any, y: Any, truncation: Any) -> dict[str, Any]:
         del truncation  # z comes scaled already, as BigGAN's does
         scale = side / 64
@@ -289,7 +289,7 @@ def export_classifier(folder: Path, side: int = 64, seed: int = 3) -> None:
     centres = np.stack([np.median(t, 0) for t in templates]).astype(np.float32)
     widths = np.concatenate([t - np.median(t, 0) for t in templates]).std(0).astype(np.float32) + 1e-3
 
-    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32, "images")], autograph=False)
     def classify(images: Any) -> dict[str, Any]:
         hue, form = statistics(images)
         distance = tf.reduce_sum(tf.minimum(tf.abs(form[:, None] - centres[None]) / widths, 4.0), -1)

@@ -162,6 +162,8 @@ def _flickr(namespace: Namespace, classes: list[int], names: tuple[str, ...], co
             endpoint=namespace.endpoint or flickr.ENDPOINT,
             licences=licences,
         )
+        for photo, why in tally.skipped.items():
+            console.say(f"skipped photo {photo}: {why}")
         console.say(f"class {c} {name}: {tally.saved} new, {tally.kept} kept, {tally.gone} gone")
         rows.append(
             {

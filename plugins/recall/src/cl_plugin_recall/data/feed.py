@@ -125,7 +125,9 @@ def batches(
     out = (tf.TensorSpec([size, size, 3], tf.float32), tf.TensorSpec([size, size], tf.uint8))
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.map(
-        lambda *element: tf.map_fn(one, element, fn_output_signature=out, parallel_iterations=4),
+        tf.autograph.experimental.do_not_convert(
+            lambda *element: tf.map_fn(one, element, fn_output_signature=out, parallel_iterations=4)
+        ),
         num_parallel_calls=max(1, n_parallel),
         deterministic=True,
     ).prefetch(PREFETCH)

@@ -64,7 +64,10 @@ def validate(learner: Any, decoders: Mapping[int, Decoder]) -> dict[int, Validat
         results[step] = Validated(known=known, old=old, new=new, matrix=empty)
     counted = {step: class_table(result.known) for step, result in results.items()}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, None], tf.uint8)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, None], tf.uint8)],
+        autograph=False,
+    )
     def forward(image: tf.Tensor, mask: tf.Tensor) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
         features = learner.encoder(learner.network.input.apply(image[None]), False)
         logits = {step: resize_logits(decoder(features), tf.shape(mask)) for step, decoder in decoders.items()}

@@ -157,13 +157,14 @@ def search(
 
 @define
 class Tally:
-    """What happened to the photos of a download."""
+    """What happened to the photos of a download; ``skipped`` names those passed over, with the reason."""
 
     saved: int = 0
     kept: int = 0
     gone: int = 0
     twice: int = 0
     broken: int = 0
+    skipped: dict[str, str] = field(factory=dict)
 
 
 def download_class(
@@ -172,7 +173,7 @@ def download_class(
     """Fill ``folder`` with up to ``n`` photos ``0000.jpg``, ...; photos already there are kept and not asked for again.
 
     Every photo has a line in ``provenance.jsonl``: id, owner, licence, address, SHA-256. A photo that was removed since
-    the search, is no JPEG, or has the bytes of another one, is skipped and counted.
+    the search, is no JPEG, or has the bytes of another one, is skipped, counted and named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = [record for record in read_provenance(folder) if (folder / record["file"]).is_file()]
@@ -193,17 +194,21 @@ def download_class(
         except urllib.error.HTTPError as error:
             if error.code in GONE or error.code in RETRIED:
                 tally.gone += 1
+                tally.skipped[photo["id"]] = f"answers {error.code}"
                 continue
             raise BadInput(f"photo {photo['id']} answers {error.code}", where=photo["url_c"]) from None
-        except BROKEN_OFF:
+        except BROKEN_OFF as error:
             tally.gone += 1
+            tally.skipped[photo["id"]] = type(error).__name__
             continue
         digest = hashlib.sha256(data).hexdigest()
         if not (data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9"):
             tally.broken += 1
+            tally.skipped[photo["id"]] = "no whole JPEG"
             continue
         if digest in digests:
             tally.twice += 1
+            tally.skipped[photo["id"]] = "same bytes as another"
             continue
         digests.add(digest)
         name = f"{number:04d}.jpg"

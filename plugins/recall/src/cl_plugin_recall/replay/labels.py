@@ -54,7 +54,9 @@ class Predictor:
             x = tf.cast(rgb, tf.float32) if spec is None else spec.apply(rgb)
             return tf.cast(argmax(logits(encoder, decoder, x)), tf.uint8)
 
-        self._forward = tf.function(forward, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        self._forward = tf.function(
+            forward, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False
+        )
 
     def arrays(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """uint8 [H, W, 3] each -> uint8 [H, W] each."""
