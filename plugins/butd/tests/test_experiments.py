@@ -71,6 +71,23 @@ def test_two_directions_can_be_asked_about_at_once(tmp_path: Path) -> None:
         run("COMPOUND", tmp_path / "again", **{"learner.compound": ["right", "up"]})
 
 
+def test_methods_start_from_one_network_and_end_where_they_would_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLK_CACHE", str(tmp_path / "cache"))
+    alone = run("CL_BASELINE_EWC", tmp_path / "alone", **{"learner.reuse": False})
+    assert not (tmp_path / "cache" / "butd-base").exists()
+    run("CL_DIRECTIONS", tmp_path / "first")
+    base = list((tmp_path / "cache" / "butd-base").glob("*/base.pth"))
+    written = [file.stat().st_mtime_ns for file in base]
+    assert len(base) == 1
+    after = run("CL_BASELINE_EWC", tmp_path / "after")
+    assert after["metrics"] == alone["metrics"]
+    assert [file.stat().st_mtime_ns for file in base] == written
+    run("CL_BASELINE_SI", tmp_path / "watches")  # follows the first task step by step, so it cannot share
+    assert list((tmp_path / "cache" / "butd-base").glob("*/base.pth")) == base
+
+
 def test_a_finished_run_leaves_its_reports(tmp_path: Path) -> None:
     run("SMOKE", tmp_path, **{"learner.pictures": 3})
     reports = {file.name for file in (tmp_path / "SMOKE" / "reports").iterdir()}
