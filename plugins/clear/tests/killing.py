@@ -2,7 +2,9 @@
 
 A program of its own, so that every run is a fork of one process that has imported everything and started no thread:
 
-    python killing.py FOLDER SEED COMMAND...
+    python killing.py FOLDER SEED COMMAND... [-- COMMAND...]
+
+A second command is what goes on with a run once its ``run.json`` is there; without one the same command is given again.
 
 ``FOLDER/start`` holds what the command needs and is its working directory. ``FOLDER/whole`` becomes an uninterrupted
 run, ``FOLDER/killed-*`` the interrupted ones. What happened is printed as JSON.
@@ -87,21 +89,25 @@ def ended(pid: int) -> bool:
     return False
 
 
-def run(folder: Path, command: list[str], seed: int) -> dict[str, object]:
+def run(folder: Path, first: list[str], again: list[str], seed: int) -> dict[str, object]:
     """One uninterrupted run and :data:`CHAINS` interrupted ones."""
     rng = random.Random(seed)
+
+    def command(place: Path) -> list[str]:
+        return again if again and any(place.glob("*/run.json")) else first
+
     whole = Path(shutil.copytree(folder / "start", folder / "whole"))
     began = time.monotonic()
-    ended(child(whole, command, 0, folder / "count"))
+    ended(child(whole, first, 0, folder / "count"))
     seconds, n_changes = time.monotonic() - began, int((folder / "count").read_text())
     results, struck = [], []
     for chain in range(CHAINS):
         place = Path(shutil.copytree(folder / "start", folder / f"killed-{chain}-0"))
         for attempt in range(KILLS):
             if chain % 2:
-                pid = child(place, command, rng.randint(1, n_changes), None)
+                pid = child(place, command(place), rng.randint(1, n_changes), None)
             else:
-                pid = child(place, command, 0, None)
+                pid = child(place, command(place), 0, None)
                 time.sleep(seconds * rng.random())
                 os.kill(pid, signal.SIGKILL)
             killed = ended(pid)
@@ -109,7 +115,7 @@ def run(folder: Path, command: list[str], seed: int) -> dict[str, object]:
             place = place.rename(folder / f"killed-{chain}-{attempt + 1}")
             if not killed:
                 break
-        ended(child(place, command, 0, None))
+        ended(child(place, command(place), 0, None))
         results.append(place.name)
     return {"seconds": seconds, "changes": n_changes, "kills": sum(struck), "attempts": len(struck), "results": results}
 
@@ -139,4 +145,7 @@ def load_everything() -> None:
 
 if __name__ == "__main__":
     load_everything()
-    sys.stdout.write(json.dumps(run(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))) + "\n")
+    words = sys.argv[3:]
+    cut = words.index("--") if "--" in words else len(words)
+    report = run(Path(sys.argv[1]), words[:cut], words[cut + 1 :], int(sys.argv[2]))
+    sys.stdout.write(json.dumps(report) + "\n")

@@ -45,6 +45,12 @@ STEPS: dict[str, str] = {
 }
 """Name -> command, in the order in which each finds what it needs."""
 
+LOGS = (".lock", "events.jsonl", "environment.json", "run.json")
+"""Files that say when, where and how often."""
+
+SMALL = {"n_records": 500, "n_buckets": 3, "chunk_size": 100, "class_size": 6, "pool": 60, "epochs": 2}
+WHOLE = [word for key, value in SMALL.items() for word in ("--set", f"experiment.{key}={value}")]
+
 
 def prepare(base: Path, step: str) -> None:
     """What a person would lay ready before this step."""
@@ -86,7 +92,7 @@ def command(base: Path, line: str) -> None:
 def timeless(value: Any) -> Any:
     """A JSON value without what a clock wrote."""
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "rate")}
+        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "rate", "cost")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -95,7 +101,7 @@ def contents(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if path.is_dir() or path.name == ".lock" or ".scratch" in path.parts:
+        if path.is_dir() or path.name in LOGS or ".scratch" in path.parts:
             continue
         if path.suffix == ".json":
             found[name] = json.dumps(timeless(json.loads(path.read_text())))
@@ -136,15 +142,26 @@ def test_a_killed_and_moved_step_ends_as_an_undisturbed_one(
     step: str, snapshots: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(before(step, snapshots), tmp_path / "start")
-    driver = [sys.executable, str(Path(__file__).with_name("killing.py")), str(tmp_path), "7"]
-    done = subprocess.run([*driver, "clear", *STEPS[step].split()], capture_output=True, text=True, timeout=900)
-    logs = "\n".join(path.read_text()[-1500:] for path in sorted(tmp_path.glob("*.log")))
+    kill_and_compare(tmp_path, ["clear", *STEPS[step].split()])
+
+
+@pytest.mark.slow
+def test_the_whole_run_killed_moved_and_resumed(tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    kill_and_compare(tmp_path, ["run", "--plugin", "clear", *WHOLE, "--output", "run", "--", "resume", "run"])
+
+
+def kill_and_compare(folder: Path, words: list[str]) -> None:
+    """Let the driver kill; everything that is left must be equal."""
+    driver = [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), "7", *words]
+    done = subprocess.run(driver, capture_output=True, text=True, timeout=900)
+    logs = "\n".join(path.read_text()[-1500:] for path in sorted(folder.glob("*.log")))
     assert done.returncode == 0, done.stderr[-2000:] + logs
     report = json.loads(done.stdout)
     assert report["kills"] >= report["attempts"] // 2, report
-    expected = contents(tmp_path / "whole")
-    assert expected != contents(tmp_path / "start")
+    expected = contents(folder / "whole")
+    assert expected != contents(folder / "start")
     for name in report["results"]:
-        found = contents(tmp_path / name)
+        found = contents(folder / name)
         assert sorted(found) == sorted(expected), name
         assert [file for file in found if found[file] != expected[file]] == [], name

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset
+from cl_kernel import BadInput, BadSetting, DiskFull, MissingAsset
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import (
     buckets,
@@ -415,6 +418,93 @@ def test_a_hold_out_shares_nothing_with_the_first_set(store: Path, tmp_path: Pat
     assert crowd.overlap(tmp_path / "big", tmp_path / "public").keys() == {"0", "1", "2"}
     with pytest.raises(BadInput, match="fewer than 24"):
         crowd.holdout(tmp_path / "big", tmp_path / "public", tmp_path / "h2", num_imgs=24)
+
+
+# ---- a disk that fills ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["metadata", "split", "embed", "retrieve", "build", "features", "collect", "moco"])
+def test_a_disk_that_fills_is_named_and_nothing_is_lost(
+    step: str, store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cl_plugin_clear.data import ingest
+    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.settings import Moco
+    from cl_plugin_clear.train import moco
+
+    toy, raw = standin.toy_clip(), tmp_path / "raw"
+    standin.write_metadata(raw, 300)
+    small = Moco(arch="tiny", epochs=2, batch_size=16, queue=64, dim=16, image_size=24, lr=0.05)
+    _, members = dataset.members_of(folder)
+    for bucket, classes in members.items():
+        for label, records in classes.items():
+            for photo in records:
+                path = tmp_path / "answers" / bucket / label / f"{photo}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"task_result": {"annotations": [{"input": {"value": [label]}}]}}))
+
+    def run(out: Path) -> None:
+        match step:
+            case "metadata":
+                ingest.ingest(out, Source.of_folder(raw), chunk_size=60, rule=Filter(), n_threads=2)
+            case "split":
+                shutil.copytree(store, out, dirs_exist_ok=True)
+                buckets.make_split(out, "new", buckets.Rule(n=4))
+            case "embed":
+                if not out.exists():
+                    shutil.copytree(store, out)
+                    shutil.rmtree(out / "features")
+                features.embed(out, "equal", toy, shard_rows=90, n_threads=1)
+            case "retrieve":
+                dataset.retrieve_group(store, out, GROUP, toy, label_map=LABELS)
+            case "build":
+                dataset.retrieve_group(store, out, GROUP, toy, label_map=LABELS)
+                dataset.build_folder(store, out)
+                dataset.write_training_folder(out)
+            case "features":
+                if not out.exists():
+                    shutil.copytree(folder, out)
+                dataset.write_features(out, "second", lambda paths: np.ones((len(paths), 3), np.float32))
+            case "collect":
+                crowd.collect(folder, tmp_path / "answers", out, user_labels={}, num_imgs=4)
+            case "moco":
+                moco.pretrain(moco.stand_in(32, 0, 24), small, out, device="cpu")
+
+    sync, calls = os.fsync, [0]
+
+    def full(handle: int) -> None:
+        file = stat.S_ISREG(os.fstat(handle).st_mode)
+        calls[0] += file
+        if file and calls[0] == {"split": 1, "build": 8}.get(step, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    run(tmp_path / "whole")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="disk is full") as told:
+        run(tmp_path / "filled")
+    assert told.value.fix
+    monkeypatch.undo()
+    run(tmp_path / "filled")
+
+    def left(root: Path) -> dict[str, bytes]:
+        clocked = ("log.json", "new.json", ".lock")
+        return {k: v for k, v in content(root).items() if not k.endswith(clocked) and ".scratch" not in k}
+
+    assert left(tmp_path / "filled") == left(tmp_path / "whole")
+
+
+def test_a_sort_without_room_to_spill_is_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import duckdb
+
+    def cramped(*args: object) -> None:
+        raise duckdb.IOException('Could not write file ".scratch/duckdb_temp": No space left on device')
+
+    monkeypatch.setattr(buckets, "_cut", cramped)
+    with pytest.raises(DiskFull, match="disk is full"):
+        buckets.make_split(store, "new", buckets.Rule(n=4))
+    monkeypatch.undo()
+    assert buckets.make_split(store, "new", buckets.Rule(n=4))["reused"] is False
 
 
 # ---- the original's files ---------------------------------------------------------------------

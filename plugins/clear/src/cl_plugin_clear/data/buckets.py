@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def make_split(
             )
         temporary = place.with_name(f".{name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        with full_disk_named(place):
+        with full_disk_named(place), _spill_named():
             buckets = _cut(database, wanted, Cutter(rule, n_items), rule.n_buckets, temporary, n_items, report)
             database.close()
             described.unlink(missing_ok=True)
@@ -163,6 +165,19 @@ def make_split(
         }
         write_json(described, content)
     return {**content, "reused": False}
+
+
+@contextlib.contextmanager
+def _spill_named() -> Iterator[None]:
+    """DuckDB's own word for a full disk, or for a sort that found no room beside it, as an error of the system."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        if "No space left" in str(error) or "max_temp_directory_size" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
 
 
 def _cut(
