@@ -139,6 +139,12 @@ class Network:
 class Squeezenet(Network):
     """SqueezeNet 1.0."""
 
+    rectified: bool = field(
+        default=True,
+        metadata=doc(
+            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)", source="spec 3"
+        ),
+    )
     cut: int = field(default=12, metadata=doc("first layer that learns: 12 (late) or 3 (early)", source="sec. 2"))
     size: int = field(default=224, validator=positive, metadata=doc("images are resized to this side"))
 
@@ -156,6 +162,12 @@ class Mobilenet(Network):
 class Tiny(Network):
     """The stand-in's network."""
 
+    rectified: bool = field(
+        default=True,
+        metadata=doc(
+            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)", source="spec 3"
+        ),
+    )
     weights: str = field(default="base", metadata=doc("base: pretrained on the embedded base set; none; or a file"))
     base_epochs: int = field(
         default=12, validator=positive, metadata=doc("epochs over the base set", source="spec 4.4")

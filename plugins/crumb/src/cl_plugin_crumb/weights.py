@@ -32,7 +32,9 @@ SMALL_BASE = standin.BASE_HUES[:1]
 
 def build_squeezenet(options: choices.Squeezenet, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
     """Model ``crumb:squeezenet``."""
-    network = networks.squeezenet(n_outputs, cut=options.cut, frozen=options.frozen, size=options.size)
+    network = networks.squeezenet(
+        n_outputs, cut=options.cut, frozen=options.frozen, size=options.size, rectified=options.rectified
+    )
     return _with_weights(network, options.weights, choices.WEIGHTS["squeezenet"], site)
 
 
@@ -46,7 +48,7 @@ def build_mobilenet(options: choices.Mobilenet, fields: Mapping[str, Field], n_o
 
 def build_tiny(options: choices.Tiny, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
     """Model ``crumb:tiny``, pretrained on the embedded base set (once, then from the cache)."""
-    network = networks.tiny(n_outputs, frozen=options.frozen)
+    network = networks.tiny(n_outputs, frozen=options.frozen, rectified=options.rectified)
     if options.weights == "none":
         return network
     tensors = base_weights(options, site) if options.weights == "base" else state.read_weights(options.weights)
@@ -136,6 +138,7 @@ def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, 
         "version": 3,
         "network": digest_tree(state.pack(network.lower)),
         "head": digest_tree(_all_but_last(network.upper)),
+        "layers": str(network.upper),
         "base": options.base,
         "codebook": None if codebook is None else digest_tree(state.pack(codebook)),
         **{k: v for k, v in attrs.asdict(options).items() if k.startswith("pretrain_")},

@@ -75,10 +75,13 @@ def renew_last(network: nn.Module, n_outputs: int) -> None:
     setattr(network.get_submodule(path) if path else network, leaf, new.to(device))
 
 
-def class_layer(n_in: int, n_outputs: int) -> nn.Sequential:
-    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3); scores are never negative."""
+def class_layer(n_in: int, n_outputs: int, *, rectified: bool = True) -> nn.Sequential:
+    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3).
+
+    :param rectified: with the ReLU, so that scores are never negative; losses on sigmoids of scores need it off.
+    """
     conv = _started(nn.Conv2d(n_in, n_outputs, 3, padding=1))
-    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(conv, nn.ReLU() if rectified else nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def _started(conv: nn.Conv2d) -> nn.Conv2d:
@@ -88,7 +91,7 @@ def _started(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int = 224) -> Split:
+def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int = 224, rectified: bool = True) -> Split:
     """SqueezeNet 1.0 with CRUMB's 3x3 class layer, cut before ``features[cut]`` (spec 3). Random weights.
 
     :param size: images are resized to this square first.
@@ -97,7 +100,7 @@ def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int 
     body = torchvision.models.squeezenet1_0().features
     if not 1 <= cut <= len(body):
         raise BadSetting(f"SqueezeNet cannot be cut at {cut}", where="model.cut", fix="12 (late) or 3 (early)")
-    layers = [*body, nn.Sequential(nn.Dropout(0.5), *class_layer(512, n_outputs))]
+    layers = [*body, nn.Sequential(nn.Dropout(0.5), *class_layer(512, n_outputs, rectified=rectified))]
     network = split([Resize(size), Normalise()], layers, cut, frozen=frozen)
     return network.to(memory_format=torch.channels_last)
 
@@ -135,7 +138,7 @@ class Residual(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-def tiny(n_outputs: int, *, frozen: bool = True) -> Split:
+def tiny(n_outputs: int, *, frozen: bool = True, rectified: bool = True) -> Split:
     """The stand-in's network: a residual extractor 3x32x32 -> 64x8x8 and a three-layer head (spec 4.4)."""
     layers = [
         nn.Conv2d(3, 16, 3, 1, 1, bias=False),
@@ -147,7 +150,7 @@ def tiny(n_outputs: int, *, frozen: bool = True) -> Split:
         nn.ReLU(),
         nn.Conv2d(64, 96, 3, 2, 1),
         nn.ReLU(),
-        class_layer(96, n_outputs),
+        class_layer(96, n_outputs, rectified=rectified),
     ]
     return split([Resize(32), Normalise((0.45,) * 3, (0.25,) * 3)], layers, TINY_CUT, frozen=frozen)
 
