@@ -71,6 +71,18 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
     assert again["state_digest"] == whole["state_digest"]
 
 
+def test_the_offline_run_shares_base_network_and_codebooks(tmp_path: Path) -> None:
+    def kept(kind: str) -> int:
+        return len([folder for folder in (tmp_path / "cache" / kind).iterdir() if not folder.name.startswith(".")])
+
+    ours = run(tmp_path / "run")
+    run(tmp_path / "offline", test="offline-upper", settings={**SHORT, "learner.epochs": 1})
+    assert (kept("remind-base"), kept("remind-pq")) == (1, 1)
+    run(tmp_path / "other", settings={**SHORT, "codec.codebook_size": 16})
+    assert (kept("remind-base"), kept("remind-pq")) == (1, 2)
+    assert run(tmp_path / "again")["state_digest"] == ours["state_digest"]
+
+
 def test_codes_in_the_memory_take_exactly_their_bytes(tmp_path: Path) -> None:
     results = run(tmp_path / "run")
     n = 12 * 16

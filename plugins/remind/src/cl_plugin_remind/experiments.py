@@ -85,7 +85,7 @@ FINE_TUNING: Values = {
     "learner.buffer": False,
     "learner.replay_samples": 0,
     "learner.norm": "eval",
-    "learner.start_lr": 0.002,
+    "learner.start_lr": 0.005,
     "learner.lr_mode": "constant",
     "learner.crops": False,
     "learner.mixup": False,
