@@ -43,7 +43,9 @@ EMNIST_NET = {
     "learner.augment": (0.1, 0.05, 2.0, 51),
 }
 DIGITS_NET = {
-    "dataset.canvas": (1, 8),
+    "dataset.cell": 10,
+    "dataset.canvas": (1, 7),
+    "dataset.scale": (0.8, 1.0),
     "dataset.n_test": 1000,
     "dataset.n_val": 1000,
     "learner.filters": (16, 24, 32),
@@ -53,7 +55,7 @@ DIGITS_NET = {
     "learner.lr": 3e-3,
     "learner.weight_decay": 0.0,
     "learner.batch_size": 50,
-    "learner.epochs": 10,
+    "learner.epochs": 20,
     "learner.schedule": "cosine",
     "learner.normalise": "centred",
 }

@@ -68,6 +68,9 @@ class Spatial:
     per_row: int = field(default=6, validator=POSITIVE, metadata=doc("characters in a row"))
     cell: int = field(default=28, validator=POSITIVE, metadata=doc("side of a cell", unit="px"))
     canvas: tuple[int, int] = field(default=(4, 8), metadata=doc("cells down and across"))
+    scale: tuple[float, float] = field(
+        default=(0.5, 1.0), metadata=doc("smallest and largest size of a character in cells", source="spec 4.2")
+    )
     n_train: int = field(default=0, metadata=doc("training pictures; 0 for the variant's"))
     n_test: int = field(default=2000, validator=POSITIVE, metadata=doc("held-out test pictures"))
     n_val: int = field(default=2000, validator=POSITIVE, metadata=doc("in-distribution test pictures"))

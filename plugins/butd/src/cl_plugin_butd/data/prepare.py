@@ -220,6 +220,7 @@ def spatial_recipe(settings: Spatial) -> spatial.SpatialRecipe:
         per_row=settings.per_row,
         cell=settings.cell,
         canvas=settings.canvas,
+        scale=settings.scale,
         n_held_strings=settings.n_held_strings,
         string_seed=settings.string_seed,
         questions=settings.questions or None,
