@@ -22,13 +22,14 @@ def test_it_is_at_most_150_lines():
     assert len(README.splitlines()) <= 150
 
 
-def test_its_twenty_line_plugin_runs_as_written(clk):
+def test_its_plugin_of_one_file_passes_the_kit_and_runs_as_written(clk):
     source = blocks("python")[0]
-    assert len([line for line in source.splitlines() if line.strip()]) <= 22
+    assert len([line for line in source.splitlines() if line.strip()]) <= 27
     entry = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]["cl_kernel"]
     assert entry == {"coin": "cl_plugin_coin"}
     clk.add_plugin("coin", source.replace("cl_plugin_coin:", "plugin_coin_1_0:"))
     clk("run", "--dataset", "blobs", "--learner", "linear", "--replay", "coin", "--memory", "30", CLK_PLUGINS="coin")
+    clk("check-plugin", "coin", CLK_PLUGINS="coin")
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"^clk ([a-z-]+)", "\n".join(blocks("sh")), re.MULTILINE))))

@@ -41,10 +41,12 @@ def check_plugin(parser: ArgumentParser) -> Handler:
         console.table(
             f"plugin {namespace.name}",
             ("check", "", "what"),
-            [(o.check, "ok" if o.passed else "FAILED", o.message) for o in outcomes],
+            [(o.check, ("ok" if o.applies else "-") if o.passed else "FAILED", o.message) for o in outcomes],
         )
         failed = [o for o in outcomes if not o.passed]
-        console.print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed")
+        idle = [o for o in outcomes if not o.applies]
+        passed = len(outcomes) - len(failed) - len(idle)
+        console.print(f"{passed} passed, {len(failed)} failed, {len(idle)} do not apply")
         console.json([{"check": o.check, "passed": o.passed, "message": o.message} for o in outcomes])
         return 1 if failed else 0
 

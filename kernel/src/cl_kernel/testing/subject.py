@@ -63,6 +63,9 @@ class once(Generic[T]):
             raise NotApplicable(failed)
         try:
             made = subject.__dict__[self._name] = self._make(subject)
+        except NotApplicable as reason:
+            subject.__dict__[f"{self._name} failed"] = str(reason)
+            raise
         except Exception as error:
             subject.__dict__[f"{self._name} failed"] = f"already failed: {str(error)[:200]}"
             raise
