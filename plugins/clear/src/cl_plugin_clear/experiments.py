@@ -93,6 +93,8 @@ def baselines() -> Iterator[tuple[str, str, dict[str, Any]]]:
                             ("si", "synaptic intelligence"), ("gem", "gradient episodic memory"),
                             ("agem", "averaged GEM"), ("cwr", "CWR*, copy weights with re-initialisation")):  # fmt: skip  # noqa: E501
         yield method, summary, {"learner.keep": "single", "learner.start": "finetune", "learner.method": method}
+    cope = {"learner.keep": "single", "learner.start": "finetune", "learner.method": "cope", "learner.keep_best": False}
+    yield "cope", "continual prototype evolution", {**cope, "replay": "clk:gdumb+clk:raw"}
     yield "gdumb", "greedy balanced memory, retrained", {**memory, "learner.start": "retrain"}
     yield "gdumb_finetune", "greedy balanced memory, not reset", {**memory, "learner.start": "finetune"}
     yield (

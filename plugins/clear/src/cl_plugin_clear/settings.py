@@ -115,7 +115,7 @@ class Buckets:
     )
     method: str = field(
         default="plain",
-        validator=_one_of(("plain", "lwf", "ewc", "si", "gem", "agem", "cwr")),
+        validator=_one_of(("plain", "lwf", "ewc", "si", "gem", "agem", "cwr", "cope")),
         metadata=doc("what holds on to the past besides the training set", source="table of baselines"),
     )
     epochs: int = field(
@@ -142,6 +142,10 @@ class Buckets:
     )
     lwf_alpha: float = field(default=2.0, metadata=doc("LwF: weight at the last bucket, growing linearly from 0"))
     lwf_temperature: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("LwF: temperature"))
+    cope_temperature: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("CoPE: temperature"))
+    cope_momentum: float = field(
+        default=0.99, validator=_at_least(0.0), metadata=doc("CoPE: how slowly prototypes move")
+    )
     predict_batch: int = field(default=512, validator=_at_least(1), metadata=doc("samples scored at a time"))
 
 

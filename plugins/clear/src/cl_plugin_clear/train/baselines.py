@@ -1,4 +1,4 @@
-"""What holds on to the past besides the training set: LwF, EWC, SI, GEM, A-GEM, CWR* (sec. 6.4).
+"""What holds on to the past besides the training set: LwF, EWC, SI, GEM, A-GEM, CWR*, CoPE (sec. 6.4).
 
 Shapes: n a batch, C classes, P parameters.
 """
@@ -17,6 +17,7 @@ from torch.nn import functional
 from cl_kernel.torch import projection, state
 from cl_kernel.torch.loaders import Batches
 from cl_kernel.torch.regularisation import Keeper, Slot
+from cl_plugin_clear.train import cope
 
 if TYPE_CHECKING:
     from cl_plugin_clear.settings import Buckets
@@ -47,6 +48,7 @@ class Past:
     patterns: list[tuple[Tensor, Tensor]] = field(factory=list)  # GEM, A-GEM: pictures of each earlier bucket
     head: dict[str, Tensor] = field(factory=dict)  # CWR*: the consolidated head
     seen: Tensor | None = None  # CWR*: how often each class was seen
+    prototypes: Tensor | None = None  # CoPE: unit vectors [C, e]
     _counts: Tensor | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -70,10 +72,28 @@ class Past:
                     parameter.zero_()
 
     def step(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, scores: Tensor, loss: Tensor
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        inputs: Tensor,
+        labels: Tensor,
+        scores: Tensor,
+        loss: Tensor,
     ) -> None:
         """One optimiser step."""
         settings = self.settings
+        if self.method == "cope":
+            if self.prototypes is None:
+                self.prototypes = torch.zeros(scores.shape[1], scores.shape[1], device=scores.device)
+            embedded = cope.embed(scores)
+            if not bool(self.prototypes[labels].any(1).all()):  # a class seen for the first time begins at its mean
+                cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
+            loss = cope.proxy_loss(embedded, labels, self.prototypes, settings.cope_temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
+            return
         if self.method in ("ewc", "si"):
             self.keeper.step(network, optimizer, loss)
             return
@@ -149,7 +169,9 @@ class Past:
         self.seen = self.seen + counts
 
     def scores(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Logits [n, C]; CWR* puts the consolidated head on."""
+        """Logits [n, C]; CWR* puts the consolidated head on, CoPE compares with its prototypes."""
+        if self.prototypes is not None:
+            return cope.embed(network(inputs)) @ self.prototypes.T / self.settings.cope_temperature
         if self.method != "cwr" or not self.head:
             return network(inputs)  # type: ignore[no-any-return]
         head = head_of(network)
@@ -182,6 +204,7 @@ class Past:
             "patterns": [state.pack(list(pattern)) for pattern in self.patterns],
             "head": state.pack(self.head),
             "seen": state.pack(self.seen) if self.seen is not None else None,
+            "prototypes": state.pack(self.prototypes) if self.prototypes is not None else None,
         }
 
     def load(self, tree: dict[str, Any], network: nn.Module) -> None:
@@ -200,6 +223,7 @@ class Past:
         self.patterns = [tuple(tensor.to(device) for tensor in state.unpack(p)) for p in tree["patterns"]]  # type: ignore[misc]
         self.head = moved(tree["head"])
         self.seen = state.unpack(tree["seen"]).to(device) if tree["seen"] is not None else None
+        self.prototypes = state.unpack(tree["prototypes"]).to(device) if tree["prototypes"] is not None else None
 
 
 def head_of(network: nn.Module) -> nn.Linear:

@@ -5,7 +5,7 @@ Shapes: n a batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from cl_plugin_clear.train.baselines import Past, reinitialise
 from cl_plugin_clear.weights import save_weights
 
 if TYPE_CHECKING:
-    from cl_kernel import Context, Memory, Parts, Samples
+    from cl_kernel import Context, Field, Memory, Parts, Samples
     from cl_plugin_clear.settings import Buckets
 
 
@@ -39,12 +39,12 @@ def build(settings: Buckets, parts: Parts) -> Classifier:
         raise Mismatch("this learner needs a network", where="--model", fix="--model clear:linear")
     spec = parts.stream.spec
     memory = None
-    if settings.keep in ("memory", "two_buffer"):
+    if settings.keep in ("memory", "two_buffer") or settings.method == "cope":
         fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
         memory = parts.memory(fields) if parts.memory else None
         if memory is None:
             raise Mismatch(
-                f"learner.keep={settings.keep} needs a memory",
+                f"learner.keep={settings.keep}, learner.method={settings.method} needs a memory",
                 where="--replay",
                 fix="--replay biased-reservoir+raw --memory SIZE_OF_THE_FIRST_BUCKET",
             )
@@ -97,12 +97,16 @@ class Classifier:
             self.optimizer = self._fresh_optimizer()  # a new optimiser and schedule per bucket
             self.best_loss, self.best = float("inf"), {}
             past.begin(network, stage.index)
-            self._remember(stage, ctx)
+            if settings.method != "cope":
+                self._remember(stage, ctx)
         samples = self._training_set(stage, ctx)
         batches = Batches(samples, self.device, on_bad=ctx.bad_sample, n_workers=max(1, ctx.site.n_workers))
         n = len(samples)
         ctx.phase("train", (settings.epochs - self.epoch) * -(-n // settings.batch_size))
         network.train()
+        replay = None
+        if settings.method == "cope" and self.memory is not None and len(self.memory):
+            replay = Batches(self._remembered(self.memory, stage.train.spec), self.device)
 
         while self.epoch < settings.epochs:
             for group in self.optimizer.param_groups:
@@ -111,10 +115,14 @@ class Classifier:
             draw = ctx.rng("augment", stage.index, self.epoch, self.position)
             left = batches(order, settings.batch_size, self.position) if self.position < n else ()
             for _, inputs, labels in left:
+                if replay is not None:  # CoPE: as many remembered items as new ones
+                    rows = ctx.rng("replay", stage.index, self.epoch, self.position).permutation(len(self.memory or ()))
+                    _, old_inputs, old_labels = next(iter(replay(rows[: len(labels)], len(labels))))
+                    inputs, labels = torch.cat([inputs, old_inputs]), torch.cat([labels, old_labels])
                 inputs = augment(inputs, settings.augment, draw)
                 scores = network(inputs)
                 loss = functional.cross_entropy(scores, labels)
-                past.step(network, self.optimizer, inputs, scores, loss)
+                past.step(network, self.optimizer, inputs, labels, scores, loss)
                 self.loss_sum += loss.detach() * len(labels)
                 self.position += settings.batch_size
                 ctx.step(loss=loss.detach())
@@ -127,6 +135,8 @@ class Classifier:
         if settings.keep_best and self.best:
             network.load_state_dict(self.best)
         past.end(network, batches, n, settings.batch_size)
+        if settings.method == "cope":
+            self._remember(stage, ctx)
         self.epoch = self.position = 0
         self.best = {}
 
@@ -134,7 +144,7 @@ class Classifier:
         if self.memory is None:
             return
         # two buffers: the memory takes a bucket only when the next one arrives
-        source = stage if self.settings.keep == "memory" else ctx.stages[stage.index - 1] if stage.index else None
+        source = stage if self.settings.keep != "two_buffer" else ctx.stages[stage.index - 1] if stage.index else None
         if source is not None:
             spec = source.train.spec
             batch = source.train.take(np.arange(len(source.train)), [input_name(spec), label_name(spec)])
@@ -151,11 +161,12 @@ class Classifier:
         assert self.memory is not None
         if not len(self.memory):
             return stage.train
-        spec = stage.train.spec
-        fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
-        kept = {name: np.asarray(value) for name, value in self.memory.take(np.arange(len(self.memory))).items()}
-        remembered = ArraySamples(fields, kept)
+        remembered = self._remembered(self.memory, stage.train.spec)
         return remembered if self.settings.keep == "memory" else Concatenation([stage.train, remembered])
+
+    def _remembered(self, memory: Memory, spec: Mapping[str, Field]) -> ArraySamples:
+        fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
+        return ArraySamples(fields, {k: np.asarray(v) for k, v in memory.take(np.arange(len(memory))).items()})
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
