@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import bz2
-import json
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -240,28 +235,3 @@ def test_nothing_in_the_store_names_an_absolute_path(finished_store: Path) -> No
         if path.is_file() and path.suffix in (".toml", ".json", ".parquet"):
             content = path.read_bytes()
             assert not any(mark in content for mark in marks), path
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    standin.write_metadata(tmp_path / "raw", 3000)
-    command = [sys.executable, "-m", "cl_kernel.cli", "clear", "metadata", "--source", str(tmp_path / "raw"), "--chunk-size", "40",  # noqa: E501
-               "--threads", "2", "--root"]  # fmt: skip
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    rng = np.random.default_rng(1)
-    for _ in range(30):
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(1.2 + 2.0 * float(rng.random()))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            break
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
-    for path in sorted((tmp_path / "whole" / "meta").glob("part-*")):
-        other = tmp_path / "killed" / "meta" / path.name
-        if path.suffix == ".json":
-            assert json.loads(other.read_text()) == json.loads(path.read_text())
-        else:
-            assert other.read_bytes() == path.read_bytes()
-    assert not [p for p in (tmp_path / "killed" / "meta").iterdir() if p.name.endswith(".tmp")]
