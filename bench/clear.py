@@ -81,7 +81,7 @@ def ours(folder: Path, n: int) -> dict[str, Any]:
     from cl_plugin_clear.data.metadata import Filter, Source
 
     started = time.monotonic()
-    done = ingest(folder / "store", Source.of_folder(folder / "raw"), chunk_size=50_000, rule=Filter(), n_threads=2)
+    done = ingest(folder / "store", Source.of_folder(folder / "raw"), chunk_size=50_000, rule=Filter())
     parsed = time.monotonic()
     split = make_split(folder / "store", "equal-11", Rule(), statuses=("pending",))
     end = time.monotonic()
@@ -348,8 +348,8 @@ def download(folder: Path, n: int) -> dict[str, Any]:
 
     from attrs import evolve
 
-    from cl_plugin_clear.data.download import Options
     from cl_plugin_clear.data.download import download as run
+    from cl_plugin_clear.data.fetch import Options
     from cl_plugin_clear.data.images import Limits
     from cl_plugin_clear.data.ingest import ingest
     from cl_plugin_clear.data.metadata import Filter, Source

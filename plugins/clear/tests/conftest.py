@@ -13,13 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from cl_plugin_clear import standin
-from cl_plugin_clear.data import buckets, concepts, dataset, download, features, ingest
+from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest
 from cl_plugin_clear.data.images import Limits
 from cl_plugin_clear.data.metadata import Filter, Source
 from cl_plugin_clear.data.store import Store
 
 LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
-FAST = download.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
+FAST = fetch.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
 
 
 def build_store(folder: Path, n: int = 700, *, chunk_size: int = 200, n_buckets: int = 3) -> Path:

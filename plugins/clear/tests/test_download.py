@@ -23,7 +23,7 @@ from PIL import Image
 from cl_kernel import BadSetting, DiskFull, Mismatch
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import download as d
-from cl_plugin_clear.data import images, ingest
+from cl_plugin_clear.data import fetch, images, ingest
 from cl_plugin_clear.data.metadata import Filter, Source
 from cl_plugin_clear.data.pictures import Pictures
 from cl_plugin_clear.data.store import Store
@@ -215,10 +215,10 @@ def test_known_unavailable_pictures_are_recognised(server: str, tmp_path: Path) 
 
 def test_templates_slice_fields_and_name_unknown_ones() -> None:
     values = {"hash": "0123456789", "id": 7}
-    assert d.fill("{hash[0:3]}/{hash[3:6]}/{hash}.jpg", values) == "012/345/0123456789.jpg"
-    assert d.fill("{id}{hash[-2:]}", values) == "789"
+    assert fetch.fill("{hash[0:3]}/{hash[3:6]}/{hash}.jpg", values) == "012/345/0123456789.jpg"
+    assert fetch.fill("{id}{hash[-2:]}", values) == "789"
     with pytest.raises(BadSetting, match="'hsah'"):
-        d.fill("{hsah}", values)
+        fetch.fill("{hsah}", values)
 
 
 def test_pictures_come_from_a_local_folder(server: str, tmp_path: Path) -> None:
@@ -359,7 +359,8 @@ BY_IMG2DATASET = {**EXPECTED, "html": "decode", "slow": "ok", "endless": "decode
 CARRY = """
 import sys
 from pathlib import Path
-from cl_plugin_clear.data.download import Options, download
+from cl_plugin_clear.data.download import download
+from cl_plugin_clear.data.fetch import Options
 from cl_plugin_clear.data.images import Limits
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 def check_imgfilter(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     from cl_plugin_clear.data import images
-    from cl_plugin_clear.data.download import fetch_one
+    from cl_plugin_clear.data.fetch import fetch_one
 
     for (width, height, n_bytes, edge, ratio, size), accept in zip(g["rows"], g["accept"], strict=True):
         limits = images.Limits(min_edge=int(edge), max_aspect_ratio=float(ratio), min_size=int(size))

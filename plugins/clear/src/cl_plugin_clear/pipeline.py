@@ -183,7 +183,7 @@ def drift_checks(mean: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[boo
 
 def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
     """Experiment ``toy``: metadata to accuracy matrix; every stage resumes from what is already in the run folder."""
-    from cl_plugin_clear.data import buckets, concepts, dataset, download, features, ingest, release
+    from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest, release
     from cl_plugin_clear.data.images import Limits
     from cl_plugin_clear.data.metadata import Filter, Source
     from cl_plugin_clear.settings import Moco, Released
@@ -220,7 +220,7 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
         "download",
         lambda: download.download(
             root,
-            download.Options(limits=limits, engine="threads", n_threads=settings.n_threads, retry_wait_s=0.0),
+            fetch.Options(limits=limits, engine="threads", n_threads=settings.n_threads, retry_wait_s=0.0),
             report=lambda state: ctx.step(),
         ),
     )
@@ -377,7 +377,7 @@ def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
 
 
 def _small_store(ctx: Activity, root: Path) -> Any:
-    from cl_plugin_clear.data import buckets, concepts, download, features, ingest
+    from cl_plugin_clear.data import buckets, concepts, download, features, fetch, ingest
     from cl_plugin_clear.data.images import Limits
     from cl_plugin_clear.data.metadata import Filter, Source
     from cl_plugin_clear.standin import toy_clip, write_metadata
@@ -389,7 +389,7 @@ def _small_store(ctx: Activity, root: Path) -> Any:
     ingest.ingest(root, Source.of_folder(raw), chunk_size=300, rule=Filter(), n_threads=2)
     download.download(
         root,
-        download.Options(
+        fetch.Options(
             limits=Limits(min_edge=50, max_aspect_ratio=2.0), engine="threads", n_threads=2, retry_wait_s=0.0
         ),
         report=lambda state: ctx.step(),

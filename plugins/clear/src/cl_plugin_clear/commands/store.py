@@ -48,7 +48,7 @@ def metadata(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--taken-slack-hours", type=float, default=0.0, help="how far ahead a camera clock may be (0: original)"
     )
-    parser.add_argument("--threads", type=int, default=0, help="parsing threads (default: cores, at most 8)")
+    parser.add_argument("--threads", type=int, default=0, help="parsing threads (default: cores + 1, at most 8)")
 
     def handle(args: Namespace, console: Console) -> int:
         from attrs import evolve
@@ -175,8 +175,8 @@ def download(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.download import Options
-        from cl_plugin_clear.data.download import download as fetch
+        from cl_plugin_clear.data.download import download as run
+        from cl_plugin_clear.data.fetch import Options
         from cl_plugin_clear.data.images import Limits
 
         if args.threads < 1:
@@ -200,7 +200,7 @@ def download(parser: ArgumentParser) -> Handler:
             ignore_headers=args.ignore_noai_headers,
             unavailable=frozenset(filter(None, args.unavailable_sha256.lower().split(","))),
         )
-        state = fetch(
+        state = run(
             args.root,
             options,
             retry=[s for s in args.retry.split(",") if s],

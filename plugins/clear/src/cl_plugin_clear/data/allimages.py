@@ -8,7 +8,7 @@ from typing import Any
 
 from cl_kernel import write_json
 from cl_plugin_clear.data.concepts import read_json_object
-from cl_plugin_clear.data.download import Options, fetch_one, fill, reader
+from cl_plugin_clear.data.fetch import Options, fetch_one, fill, reader
 from cl_plugin_clear.data.images import Limits, decode
 from cl_plugin_clear.data.pictures import save
 from cl_plugin_clear.data.store import remove_stale

@@ -6,219 +6,30 @@ that are already on disk are looked at again, not fetched again.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import importlib.util
 import json
-import os
 import re
 import shutil
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from attrs import define, field, frozen
+from attrs import define, field
 
-from cl_kernel import BadSetting, Mismatch, full_disk_named
-from cl_plugin_clear.data.images import ATTEMPTS, Limits, Picture, decode
+from cl_kernel import BadSetting, Mismatch
+from cl_plugin_clear.data.carry import by_img2dataset
+from cl_plugin_clear.data.fetch import SLOT, Options, Record, fetch_one, fill, reader
+from cl_plugin_clear.data.images import Picture, decode
 from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.pictures import pack, save, unpack
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
 
-GONE = (404, 410)
-UNAVAILABLE_TARGETS = ("photo_unavailable", "photo_no_longer_available")
-"""Parts of addresses that hosts redirect to when a photo is gone (P24)."""
-
 OUTCOMES = ("status", "width", "height", "bytes", "sha256", "rel_path", "error")
-MAX_BYTES = 64 << 20
-
-
-class Gone(OSError):
-    """The host says the picture is not there; ``body`` is what it sent instead."""
-
-    def __init__(self, code: int, body: bytes) -> None:
-        self.code, self.body = code, body
-        super().__init__(f"HTTP {code}")
-
-
-class Unavailable(OSError):
-    """The host redirects to its "photo unavailable" picture."""
-
-
-class TooLarge(OSError):
-    """The answer is larger than allowed."""
-
-
-@frozen(kw_only=True)
-class Record:
-    """What is needed to fetch one picture."""
-
-    row: int
-    id: int
-    ext: str
-    url: str
-
-
-@frozen(kw_only=True)
-class Options:
-    """How to fetch.
-
-    :param template: address of a record, see :func:`fill`; ``{download_url}`` is the file's own.
-    :param engine: ``threads``, ``img2dataset``, or ``auto``: img2dataset for web addresses where it is installed.
-    :param timeout_s: for a connection and for each wait on it; :param deadline_s: for a whole answer.
-    :param output: ``files``, or ``tar``: one tar file a chunk, in webdataset's form.
-    :param distributor: img2dataset's ``multiprocessing``, ``ray`` or ``pyspark``.
-    """
-
-    limits: Limits = field(factory=Limits)
-    template: str = "{download_url}"
-    folder: str = ""
-    engine: str = "auto"
-    output: str = "files"
-    n_threads: int = 128
-    timeout_s: float = 10.0
-    deadline_s: float = 60.0
-    retry_wait_s: float = 1.0
-    max_bytes: int = MAX_BYTES
-    unavailable: frozenset[str] = frozenset()
-    distributor: str = "multiprocessing"
-    n_processes: int = 4
-    reencode: bool = True
-    ignore_headers: bool = False
-
-
-_SLOT = re.compile(r"\{(\w+)(?:\[(-?\d*):(-?\d*)\])?\}")
-
-
-def fill(template: str, values: Mapping[str, Any]) -> str:
-    """``{hash[0:3]}/{hash[3:6]}/{hash}.jpg`` with a record's values; slices as in Python.
-
-    :raises BadSetting: naming a field the records do not have.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in values:
-            raise BadSetting(
-                f"the template asks for {name!r}", where="--url-template", fix=f"known: {', '.join(sorted(values))}"
-            )
-        text = "" if values[name] is None else str(values[name])
-        if match[2] is None:
-            return text
-        return text[int(match[2]) if match[2] else None : int(match[3]) if match[3] else None]
-
-    return _SLOT.sub(value, template)
-
-
-def web(url: str, *, timeout_s: float = 10.0, deadline_s: float = 60.0, max_bytes: int = MAX_BYTES) -> bytes:
-    """The answer's body, whatever its status: only decoding decides (sec. 2.3).
-
-    :raises Gone: for 404 and 410. :raises Unavailable: on a redirect to a "photo unavailable" picture.
-    :raises TooLarge: beyond ``max_bytes``. :raises OSError: when nothing, or only a part, came.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; clk)"})
-    end = time.monotonic() + deadline_s
-    try:
-        answer = urllib.request.urlopen(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with contextlib.closing(answer):
-        if any(target in (answer.geturl() or "") for target in UNAVAILABLE_TARGETS):
-            raise Unavailable(f"redirected to {Path(answer.geturl()).name}")
-        length = answer.headers.get("Content-Length")
-        if length and length.isdigit() and int(length) > max_bytes:
-            raise TooLarge(f"{length} bytes")
-        pieces, size = [], 0
-        while piece := answer.read1(1 << 16) if hasattr(answer, "read1") else answer.read(1 << 16):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                raise TooLarge(f"more than {max_bytes} bytes")
-            if time.monotonic() > end:
-                raise TimeoutError(f"not finished after {deadline_s:g} s")
-        body = b"".join(pieces)
-        if length and length.isdigit() and size < int(length):
-            raise http.client.IncompleteRead(body, int(length) - size)
-        if getattr(answer, "status", 200) in GONE:
-            raise Gone(answer.status, body)
-        return body
-
-
-def local(folder: Path) -> Callable[[str], bytes]:
-    """Reader of pictures that are already somewhere: addresses are paths below ``folder``."""
-
-    def read(url: str) -> bytes:
-        path = folder / url
-        if not path.is_file():
-            raise Gone(404, b"")
-        return path.read_bytes()
-
-    return read
-
-
-def reader(url: str, options: Options) -> Callable[[str], bytes]:
-    """Who can fetch this kind of address."""
-    if options.folder:
-        return local(Path(options.folder))
-    scheme = url.split("://", 1)[0] if "://" in url else ""
-    if scheme == "toy":
-        from cl_plugin_clear.standin import answer
-
-        return answer
-    if scheme in ("http", "https"):
-        return lambda u: web(u, timeout_s=options.timeout_s, deadline_s=options.deadline_s, max_bytes=options.max_bytes)
-    if scheme:
-        import fsspec
-
-        def read(u: str) -> bytes:
-            with fsspec.open(u, "rb") as file:
-                return file.read()  # type: ignore[no-any-return]
-
-        return read
-    raise ValueError(f"no address: {url!r}")
-
-
-def fetch_one(
-    url: str,
-    extension: str,
-    read: Callable[[str], bytes],
-    limits: Limits,
-    *,
-    attempts: int = ATTEMPTS,
-    wait_s: float = 1.0,
-    sleep: Callable[[float], None] = time.sleep,
-    unavailable: frozenset[str] = frozenset(),
-    reencode: bool = True,
-) -> Picture:
-    """Fetch, decode and judge one picture; failures are tried again, a verdict of the filter and a 404 are final."""
-    found = Picture(status="http", error="no attempt")
-    for attempt in range(attempts):
-        if attempt:
-            sleep(wait_s)
-        try:
-            found = decode(read(url), extension, limits, unavailable=unavailable, reencode=reencode)
-        except Gone as gone:  # a picture sent along with a 404 is still a picture
-            found = decode(gone.body, extension, limits, unavailable=unavailable, reencode=reencode)
-            if found.status == "decode":
-                return Picture(status="http", error=str(gone))
-        except Unavailable as error:
-            return Picture(status="unavailable", error=str(error))
-        except TooLarge as error:
-            return Picture(status="too_large", error=str(error))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            found = Picture(status="http", error=f"{type(error).__name__}: {str(error)[:120]}")
-        if found.status not in ("http", "decode"):
-            return found
-    return found
 
 
 @define
@@ -364,7 +175,7 @@ def _pack_chunk(path: Path, folder: Path, table: pa.Table) -> None:
 
 
 def _records(table: pa.Table, rows: Sequence[int], options: Options) -> Iterator[Record]:
-    wanted = {match[1] for match in _SLOT.finditer(options.template)}
+    wanted = {match[1] for match in SLOT.finditer(options.template)}
     columns = {"download_url", "hash_value", "id", "ext", "row", *wanted & set(table.column_names)}
     picked = table.select(sorted(columns)).take(pa.array(rows, pa.int64())).to_pylist()
     for values in picked:
@@ -389,7 +200,7 @@ def _fetch_all(
                 where="--engine",
                 fix="--engine threads",
             )
-        yield from _img2dataset(missing, options, store)
+        yield from by_img2dataset(missing, options, store)
         return
     if engine != "threads":
         raise BadSetting(f"unknown engine {engine!r}", where="--engine", fix="auto, threads or img2dataset")
@@ -430,88 +241,3 @@ def _fetch_all(
 def _first(items: Iterator[Any], n: int) -> Iterable[Any]:
     for _, item in zip(range(n), items, strict=False):
         yield item
-
-
-@contextlib.contextmanager
-def _stdout_as_stderr() -> Iterator[None]:
-    """What other processes print is progress, not the command's result."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _img2dataset(
-    missing: Sequence[tuple[int, Record]], options: Options, store: Store
-) -> Iterator[tuple[int, Picture, Record]]:
-    """Let img2dataset carry the bytes: its retries, processes and distributors; our filter judges what it brings."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
-        from img2dataset import download as carry
-    except ImportError as error:
-        raise Mismatch(
-            "img2dataset is not installed",
-            where="--engine img2dataset",
-            fix="pip install 'cl-plugin-clear[download]', or --engine threads",
-        ) from error
-    work = store.scratch() / "img2dataset"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    by_key = {f"{place}": (place, record) for place, record in missing}
-    source = work / "urls.parquet"
-    pq.write_table(pa.table({"url": [r.url for _, r in missing], "caption": list(by_key)}), source)
-    with full_disk_named(store.root), _stdout_as_stderr():
-        carry(
-            url_list=str(source),
-            output_folder=str(work / "out"),
-            input_format="parquet",
-            url_col="url",
-            caption_col="caption",
-            output_format="files",
-            resize_mode="no",
-            skip_reencode=True,
-            number_sample_per_shard=max(1, -(-len(missing) // max(1, options.n_processes))),
-            processes_count=options.n_processes,
-            thread_count=max(1, options.n_threads // max(1, options.n_processes)),
-            retries=ATTEMPTS - 1,
-            timeout=int(max(1, options.timeout_s)),
-            distributor=options.distributor,
-            enable_wandb=False,
-            max_shard_retry=1,
-            **({"disallowed_header_directives": []} if options.ignore_headers else {}),
-        )
-    seen = set()
-    for path in sorted((work / "out").glob("*/*.json")):
-        entry = json.loads(path.read_text())
-        place, record = by_key[str(entry["caption"])]
-        seen.add(str(entry["caption"]))
-        picture = next((p for p in path.parent.glob(f"{path.stem}.*") if p.suffix not in (".json", ".txt")), None)
-        if entry.get("status") == "success" and picture is not None:
-            found = decode(
-                picture.read_bytes(),
-                record.ext,
-                options.limits,
-                unavailable=options.unavailable,
-                reencode=options.reencode,
-            )
-        else:
-            kind = "decode" if entry.get("status") == "failed_to_resize" else "http"
-            found = Picture(status=kind, error=str(entry.get("error_message") or entry.get("status"))[:120])
-        yield place, found, record
-    for path in sorted((work / "out").glob("*.parquet")):  # failures leave no file, only a row
-        for entry in pq.read_table(path, columns=["caption", "status", "error_message"]).to_pylist():
-            key = str(entry["caption"])
-            if key in seen:
-                continue
-            seen.add(key)
-            place, record = by_key[key]
-            kind = "decode" if entry["status"] == "failed_to_resize" else "http"
-            yield place, Picture(status=kind, error=str(entry["error_message"] or entry["status"])[:120]), record
-    for key, (place, record) in by_key.items():
-        if key not in seen:
-            yield place, Picture(status="http", error="img2dataset gave no answer"), record
-    shutil.rmtree(work, ignore_errors=True)

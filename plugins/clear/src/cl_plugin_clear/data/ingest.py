@@ -53,7 +53,7 @@ def ingest(
             "source": source.names(),
         },
     )
-    n_threads = n_threads or min(8, os.cpu_count() or 1)
+    n_threads = n_threads or min(8, 1 + (os.cpu_count() or 1))  # one waits for the disk
     n_parsed = n_reused = rows = 0
     with store.held(), ThreadPoolExecutor(n_threads, thread_name_prefix="parse") as pool:
         done = set(store.chunks())
