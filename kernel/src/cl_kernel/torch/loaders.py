@@ -70,7 +70,8 @@ def as_tensor(array: Any, device: torch.device) -> Tensor:
         return array.to(device, non_blocking=True)
     if not array.flags.writeable or min(array.strides, default=0) < 0:
         array = array.copy()
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
 
 
 def to_input(array: Any, spec: Field, device: torch.device) -> Tensor:
@@ -82,7 +83,8 @@ def to_input(array: Any, spec: Field, device: torch.device) -> Tensor:
     scale = batch.dtype == torch.uint8 and spec.kind == "image"
     if spec.kind == "image":
         batch = batch.unsqueeze(1) if len(spec.shape) == 2 else batch.permute(0, 3, 1, 2)
-    batch = batch.to(torch.float32)
+    if batch.dtype != torch.float32:
+        batch = batch.to(torch.float32)
     return (batch.div(255) if scale else batch).contiguous()
 
 
