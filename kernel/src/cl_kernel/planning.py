@@ -197,32 +197,26 @@ def _experiment(registry: Registry, request: Request) -> tuple[Offer | None, Lay
         return defaults[0], None
     try:
         offer, argument = registry.find("test", request.test, prefer=request.plugin)
-        if request.plugin and offer.plugin != request.plugin:
-            raise UnknownName.of(
-                "test",
-                request.test,
-                [o.record.name for o in mine],
-                where=f"--plugin {request.plugin}",
-                fix=f"clk list tests --plugin {request.plugin}",
-            )
-        if argument:
-            raise BadSetting(
-                f"test {offer.name} takes no argument, but {argument!r} was given", where=f"--test {request.test}"
-            )
-        return offer, None
     except UnknownName:
         for offer in mine:
             if offer.record.pattern and re.fullmatch(offer.record.pattern, request.test):
                 return offer, Layer(f"--test {request.test}", {offer.record.pattern_key: request.test})
-        if request.plugin:
-            raise UnknownName.of(
-                "test",
-                request.test,
-                [o.record.name for o in mine],
-                where=f"--plugin {request.plugin}",
-                fix=f"clk list tests --plugin {request.plugin}",
-            ) from None
-        raise
+        if not request.plugin:
+            raise
+    else:
+        if argument:
+            raise BadSetting(
+                f"test {offer.name} takes no argument, but {argument!r} was given", where=f"--test {request.test}"
+            )
+        if not request.plugin or offer.plugin == request.plugin:
+            return offer, None
+    raise UnknownName.of(
+        "test",
+        request.test,
+        [offer.record.name for offer in mine],
+        where=f"--plugin {request.plugin}",
+        fix=f"clk list tests --plugin {request.plugin}",
+    )
 
 
 def _profile(record: Experiment | None, request: Request) -> str:
