@@ -308,8 +308,8 @@ def test_a_killed_campaign_goes_on_and_trains_shared_artefacts_once(tmp_path: Pa
         return os.environ | {"CLK_CACHE": str(tmp_path / f"cache-{place}")}
 
     def digests(place: str) -> dict[str, str]:
-        files = sorted((tmp_path / place).glob("*/metrics.json"))
-        return {path.parent.name: json.loads(path.read_text())["state_digest"] for path in files}
+        results = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / place).glob("*/metrics.json")}
+        return {name: content["state_digest"] for name, content in results.items() if content["finished"]}
 
     killed = subprocess.Popen(command("killed"), env=environment("killed"), stderr=subprocess.DEVNULL)
     while not any(
