@@ -107,7 +107,7 @@ def batches(
         image, label = augment(
             subtract_mean(rgb, spec),
             label,
-            scale=low + (high - low) * draw[0],
+            scale=None if low == high == 1 else low + (high - low) * draw[0],
             flip=draw[1],
             offset=None,
             draws=draw[2:],

@@ -66,7 +66,7 @@ def augment(
     image: tf.Tensor,
     label: tf.Tensor,
     *,
-    scale: tf.Tensor,
+    scale: tf.Tensor | None,
     flip: tf.Tensor,
     offset: tf.Tensor | None,
     size: int,
@@ -76,13 +76,14 @@ def augment(
 
     :param image: float32 [H, W, 3]; padding adds 0, the mean colour.
     :param label: uint8 [H, W, 1]; padding adds 255.
-    :param scale: one factor for both sides.
+    :param scale: one factor for both sides; None leaves the size alone.
     :param flip: a draw in [0, 1); below 0.5 flips left-right.
     :param offset: top-left corner of the crop in the padded image; None to take it from two ``draws`` in [0, 1).
     :return: image float32 [size, size, 3], label uint8 [size, size, 1].
     """
-    new = scaled_size(tf.shape(image)[:2], scale)
-    image, label = resize_bilinear(image, new), resize_nearest(label, new)
+    if scale is not None:
+        new = scaled_size(tf.shape(image)[:2], scale)
+        image, label = resize_bilinear(image, new), resize_nearest(label, new)
     image, label = tf.cond(flip < 0.5, lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])), lambda: (image, label))
     shape = tf.shape(image)[:2]
     missing = tf.maximum(size - shape, 0)

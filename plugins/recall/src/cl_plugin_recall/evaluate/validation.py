@@ -12,10 +12,13 @@ from attrs import field, frozen
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.evaluate.scores import confusion, scores
-from cl_plugin_recall.losses import cross_entropy
+from cl_plugin_recall.losses import cross_entropy_each
 from cl_plugin_recall.model import Decoder, resize_logits
+from cl_plugin_recall.replay.labels import argmax, same_sized
 from cl_plugin_recall.tables import class_table
 from cl_plugin_recall.weights import checkpoints, saved
+
+AT_ONCE = 32
 
 
 @frozen(kw_only=True)
@@ -50,7 +53,7 @@ def load_decoders(learner: Any, run: Path) -> dict[int, Decoder]:
 
 
 def validate(learner: Any, decoders: Mapping[int, Decoder]) -> dict[int, Validated]:
-    """Score the decoders of some steps, each on its cumulative set: one pass, image by image, the encoder once each."""
+    """Score the decoders of some steps, each on its cumulative set: one pass, the encoder once an image."""
     stream = learner.stream
     names = list(stream.test_sets)
     results, rows = {}, {}
@@ -65,25 +68,33 @@ def validate(learner: Any, decoders: Mapping[int, Decoder]) -> dict[int, Validat
     counted = {step: class_table(result.known) for step, result in results.items()}
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, None], tf.uint8)],
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([None, None, None], tf.uint8)],
         autograph=False,
     )
-    def forward(image: tf.Tensor, mask: tf.Tensor) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
-        features = learner.encoder(learner.network.input.apply(image[None]), False)
-        logits = {step: resize_logits(decoder(features), tf.shape(mask)) for step, decoder in decoders.items()}
-        return {
-            step: (cross_entropy(z, mask[None], counted[step]), tf.argmax(z[0], -1, output_type=tf.int32))
-            for step, z in logits.items()
-        }
+    def forward(images: tf.Tensor, masks: tf.Tensor) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
+        features = learner.encoder(learner.network.input.apply(images), False)
+        found = {}
+        for step, decoder in decoders.items():
+            z = resize_logits(decoder(features), tf.shape(masks)[1:])
+            found[step] = tf.math.divide_no_nan(*cross_entropy_each(z, masks, counted[step])), argmax(z)
+        return found
 
-    for row in sorted(set().union(*rows.values())):
-        batch = stream.test.take(np.array([row]), ["image", "mask"])
-        data, mask = batch["image"][0], batch["mask"][0]
-        image = decode_image(data, f"validation image {row}") if isinstance(data, bytes) else data
-        for step, (loss, predicted) in forward(tf.constant(image), tf.constant(mask)).items():
-            if row in rows[step]:
+    due = sorted(set().union(*rows.values()))
+    for start in range(0, len(due), AT_ONCE):
+        part = due[start : start + AT_ONCE]
+        batch = stream.test.take(np.array(part), ["image", "mask"])
+        images = [
+            decode_image(data, f"validation image {row}") if isinstance(data, bytes) else data
+            for row, data in zip(part, batch["image"], strict=True)
+        ]
+        for members in same_sized(images):
+            masks = np.stack([batch["mask"][at] for at in members])
+            found = forward(tf.constant(np.stack([images[at] for at in members])), tf.constant(masks))
+            for step, (losses, predicted) in found.items():
                 result = results[step]
-                if counted[step][mask].any():
-                    result.losses.append(float(loss))
-                result.matrix[...] += confusion(mask, predicted.numpy(), stream.n_classes, counted[step])
+                for at, mask, loss, labels in zip(members, masks, losses.numpy(), predicted.numpy(), strict=True):
+                    if part[at] in rows[step]:
+                        if counted[step][mask].any():
+                            result.losses.append(float(loss))
+                        result.matrix[...] += confusion(mask, labels, stream.n_classes, counted[step])
     return results
