@@ -184,11 +184,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 """What the method is compared with: label -> settings on top of a test's."""
 
+SOURCES = ("gan", "flickr")
+"""Replay sources of the paper."""
+
 EVERYTHING: tuple[dict[str, str], ...] = (
     {"test": "JOINT", "config": "JOINT", "replay": "none"},
     *(
         {"replay": source, "config": config, "test": test.name}
-        for source in ("gan", "flickr")
+        for source in SOURCES
         for config in ("OVERLAPPED", "DISJOINT", "SEQUENTIAL")
         for test in TESTS
         if test.name != "JOINT"
@@ -262,8 +265,7 @@ def _words(sizes: Sequence[int]) -> str:
 
 
 COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("run-all", "the paper's 43 experiments, or some of them, sharing artefacts", "campaign:run_all", ("tensorflow",)),
-    ("ablate", "fine-tuning, +inpainting, replay only, RECALL, joint over seeds", "campaign:ablate", ("tensorflow",)),
+    ("ablate", "fine-tuning, +inpainting, replay only, RECALL, joint over seeds", "ablation:ablate", ("tensorflow",)),
     ("summary", "mIoU old/new/all of runs or reports, as table, Markdown or LaTeX", "showing:summary", ()),
     ("validate", "score saved steps of a run again, with the loss", "showing:validate", ("tensorflow",)),
     ("dump", "input, label and prediction pictures of validation images", "showing:dump", ("tensorflow",)),

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadInput, BadSetting, Site
-from cl_plugin_recall.commands import shared_cache
+from cl_kernel import BadInput, BadSetting, Cache, Site, default_cache
 from cl_plugin_recall.experiments import VOC_CLASSES
 from cl_plugin_recall.settings import GanReplay, Shapes, Voc
 
@@ -235,7 +234,7 @@ def map_classes(parser: ArgumentParser) -> Handler:
         from cl_plugin_recall.replay import mapping as maps
         from cl_plugin_recall.replay.hub import load_classifier
 
-        site = Site(roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=shared_cache())
+        site = Site(roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=Cache(default_cache()))
         embedded = not namespace.data_root
         if embedded:
             names, images = standin.CLASSES, _standin_images(site)

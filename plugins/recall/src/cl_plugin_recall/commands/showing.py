@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 from attrs import frozen
 
-from cl_kernel import BadInput, BadSetting, Site, write_text
-from cl_plugin_recall.commands import METRIC, shared_cache
+from cl_kernel import BadInput, BadSetting, Cache, Site, default_cache, write_text
+from cl_plugin_recall.commands import METRIC
 from cl_plugin_recall.evaluate import report
 from cl_plugin_recall.experiments import TESTS
 
@@ -203,7 +203,7 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
     chosen = {kind: _settings(record.settings, settings.get(kind) or {}) for kind, record in offers.items()}
     registry.configure({f"{kind}.{name}": value for kind in settings for name, value in (settings[kind] or {}).items()})
     roots = tuple(Path(root).resolve() for root in info["request"]["data_roots"])
-    site = Site(seed=info["seed"], profile=info["profile"], roots=roots, cache=shared_cache())
+    site = Site(seed=info["seed"], profile=info["profile"], roots=roots, cache=Cache(default_cache()))
     stream = resolve(offers["dataset"].build)(chosen["dataset"], site)
 
     def model(fields: Any, n: int) -> Any:
