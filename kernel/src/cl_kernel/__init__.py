@@ -64,7 +64,8 @@ _PUBLIC = {
     "trees": ("digest_tree", "load_tree", "save_tree"),
     "run": ("Activity", "Context", "score"),
     "planning": ("Plan", "Request", "ask", "plan"),
-    "session": ("Outcome", "execute", "launch", "reproduce", "resume"),
+    "config": ("parse_assignments",),
+    "session": ("Outcome", "default_cache", "execute", "launch", "reproduce", "resume"),
     "manager": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
