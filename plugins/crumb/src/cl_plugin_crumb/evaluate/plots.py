@@ -123,7 +123,7 @@ def methods(rows: Sequence[Row], target: Path) -> Path:
         for at, name in enumerate(order):
             if name in mine:
                 colour = "#c0392b" if name == "crumb" else "#7f8c9a"
-                panel.barh(at, np.mean(mine[name].final), xerr=mine[name].spread or 0.0, color=colour, capsize=2)
+                panel.barh(at, np.mean(mine[name].final), xerr=mine[name].spread, color=colour, capsize=2)
         panel.set(title=stream, xlabel="accuracy over all classes (%)", xlim=(0, 102), ylim=(-0.6, len(order) - 0.4))
         panel.set_yticks(range(len(order)), order)
         panel.label_outer()
