@@ -314,6 +314,9 @@ def test_relabelling_swaps_names_everywhere_and_survives_a_kill(folder: Path, mo
         assert all((folder / i.path).is_file() for i in after.buckets[b])
         assert release.feature_rows(after, "clip", b).shape == (36, 64)
     assert not (folder / ".relabel.json").exists()
+    whole = content(folder)
+    dataset.relabel(folder, plan)  # killed after all was done, and given again: not swapped back
+    assert content(folder) == whole
 
 
 def test_relabelling_two_classes_into_one_is_refused(folder: Path) -> None:

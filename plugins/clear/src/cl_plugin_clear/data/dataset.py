@@ -428,7 +428,8 @@ def write_features(
 def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
     """Rename classes of a finished folder: picture folders, metadata, feature files, class names (checklist 19).
 
-    Restartable: what is already renamed is left alone; the index and the class names are written last.
+    Restartable: what is already renamed is left alone; the index and the class names are written last. The map of the
+    last finished call stays in ``relabelled.json``: given again, it changes nothing (remove the file to swap back).
 
     :return: old -> new of what changed.
     :raises BadInput: when two classes would become one, or the map names no class.
@@ -436,14 +437,17 @@ def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
     names = read_class_names(folder / "class_names.txt")
     index = read_json_object(folder / "labeled_metadata.json")
     remove_stale(folder)
-    pending = folder / ".relabel.json"
+    pending, done = folder / ".relabel.json", folder / "relabelled.json"
+    wanted = {old: new for old, new in label_map.items() if old != new}
+    if not pending.exists() and done.exists() and read_json_object(done)["plan"] == wanted:
+        return wanted
     if pending.exists():
         progress = json.loads(pending.read_text())
         plan = {str(k): str(v) for k, v in progress["plan"].items()}
     else:
         if unknown := sorted(set(label_map) - set(names)):
             raise BadInput(f"no class {unknown[0]!r}", where="label map", fix=f"classes: {', '.join(names)}")
-        plan = {old: new for old, new in label_map.items() if old != new}
+        plan = wanted
         after = [plan.get(name, name) for name in names]
         if twice := sorted({name for name in after if after.count(name) > 1}):
             raise BadInput(f"two classes would be called {twice[0]!r}", where="label map")
@@ -502,6 +506,7 @@ def relabel(folder: Path, label_map: Mapping[str, str]) -> dict[str, str]:
             )
     write_text(folder / "class_names.txt", "\n".join(json.loads(pending.read_text())["names"]))
     _rewrite_training_folder(folder)
+    write_json(done, {"plan": plan})
     pending.unlink()
     return plan
 
