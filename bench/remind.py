@@ -264,7 +264,8 @@ def main() -> None:
             table(("network", "step ms", "restated ms", "times faster"), rows_c),
             f"(d) the ImageNet stream of {STREAM:,} steps at that pace: {hours:,.1f} hours.",
             "What limits it now: the two 3x3 convolutions forward and backward; decoding, crops and mixup of 101 maps "
-            "are a few batched products, and the memory's share does not grow with what it holds.",
+            "are a few batched products, and the memory's share does not grow with what it holds. "
+            + ("Not measured on a GPU yet." if device.type == "cpu" else ""),
         ],
         about=machine("torch", "numpy"),
     )
