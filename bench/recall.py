@@ -202,9 +202,9 @@ def main() -> None:
     limit = (
         f"What limits it now: arithmetic. The pipeline alone delivers {results['pipeline_images_per_s']:.0f} images/s, "
         f"of which the fastest step takes {eaten:.0f}; its threads share the cores with the step, which is the "
-        "overhead that remains. At full size, step 0 is held up by memory traffic (gigabytes of activations, batch "
-        "normalisation and ReLU as passes of their own): one dilated convolution by itself, forward and backward, reaches "
-        "three quarters of the matrix product's rate."
+        "overhead that remains. At full size, step 0 is probably held up by memory traffic (gigabytes of activations, "
+        "batch normalisation and ReLU as passes of their own), since one dilated convolution by itself, forward and "
+        "backward, reaches three quarters of the matrix product's rate."
     )
     write(
         "recall",
