@@ -188,7 +188,8 @@ def _one(
     tables: Mapping[str, Any] = results.get("metrics", {})
     summary = next(iter(tables.values()))["summary"] if tables else {}
     emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
-    if planned.options.plots and importable("matplotlib") and results.get("metrics"):
+    wanted = planned.options.plots and not planned.request.beside
+    if wanted and importable("matplotlib") and results.get("metrics"):
         from cl_kernel.plots import draw_run
 
         draw_run(run.path, results)
