@@ -1,8 +1,8 @@
 """TensorFlow, imported in one place, with what has to be said before its first import.
 
 oneDNN more than halves the time of a training step on CPUs where TensorFlow does not choose it by itself; its results
-are as repeatable. The log level drops the start-up chatter. Keras, which nothing here uses, is not imported along: a third
-of TensorFlow's start-up. A user's own environment variables win.
+are as repeatable. The log level drops the start-up chatter. Keras, which nothing here uses, is not imported along: a
+third of TensorFlow's start-up. A user's own environment variables win.
 """
 
 from __future__ import annotations
