@@ -598,7 +598,7 @@ def _metadata_page(entries: list[dict[str, Any]]) -> list[str]:
         + (f" Peak memory from {entries[0]['rows'] / 1e6:.0f} to {entries[-1]['rows'] / 1e6:.0f} million rows: "
            f"{' / '.join(f'{peak:,.0f}' for peak in peaks)} MB." if len(entries) > 1 else ""),
         "What limits it now: about half of the CPU time is Arrow's CSV conversion of the text into columns, a fifth reading "
-        "and cutting the five files, a fifth encoding and compressing Parquet; two cores share it.",
+        "and cutting the five files, a fifth encoding and compressing Parquet. The machine line gives the cores of the latest run; the ten million rows were taken with two.",
     ]  # fmt: skip
 
 
@@ -613,8 +613,8 @@ def _retrieval_page(r: dict[str, Any]) -> list[str]:
         ),
         f"{r['search_s'] / r['read_s']:.1f} times reading the shards from the disk, "
         f"{r['search_s'] / r['read_warm_s']:.1f} times reading them from memory, {r['search_s'] / r['product_s']:.2f} times "
-        f"the products; {r['faiss_s'] / r['search_s']:.1f} times as fast as faiss, with the same rows "
-        f"({100 * r['same_as_faiss']:.2f} %; the rest are rounding ties).",
+        f"the products; {r['faiss_s'] / r['search_s']:.1f} times as fast as faiss, with the same row at "
+        f"({100 * r['same_as_faiss']:.2f} % of the places; at the others the two scores differ by less than 1e-7).",
         f"What limits it now: the products, {r['gflops']:.0f} GFLOP/s; 100 prompts are 50 operations for each byte read, "
         "so these cores reach their arithmetic limit before the memory's. Fewer prompts are bound by reading.",
     ]
@@ -633,7 +633,7 @@ def _download_page(r: dict[str, Any]) -> list[str]:
         ),
         f"Fetching good pictures alone, nothing decoded: {r['fetching_alone_per_s']:.0f} a second.",
         "What limits it now: decoding and re-encoding each picture, as the original's filter on bytes demands, and the host "
-        "itself, which runs on the same two cores. img2dataset sees an answer that is too large, or a picture cut short, "
+        "itself, which runs on the same cores, and for img2dataset the start of its processes. img2dataset sees an answer that is too large, or a picture cut short, "
         "as any other failure; its statuses differ there.",
     ]
 
