@@ -614,7 +614,7 @@ def _retrieval_page(r: dict[str, Any]) -> list[str]:
         f"{r['search_s'] / r['read_s']:.1f} times reading the shards from the disk, "
         f"{r['search_s'] / r['read_warm_s']:.1f} times reading them from memory, {r['search_s'] / r['product_s']:.2f} times "
         f"the products; {r['faiss_s'] / r['search_s']:.1f} times as fast as faiss, with the same row at "
-        f"({100 * r['same_as_faiss']:.2f} % of the places; at the others the two scores differ by less than 1e-7).",
+        f"{100 * r['same_as_faiss']:.2f} % of the places (at the others the two scores differ by less than 1e-7).",
         f"What limits it now: the products, {r['gflops']:.0f} GFLOP/s; 100 prompts are 50 operations for each byte read, "
         "so these cores reach their arithmetic limit before the memory's. Fewer prompts are bound by reading.",
     ]
