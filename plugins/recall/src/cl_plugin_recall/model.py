@@ -284,16 +284,19 @@ class SmallEncoder(Part):
         """Input [B, H, W, 3] -> features [B, H/4, W/4, depth]."""
         v = self.named
         for i, (_, stride, dilation) in enumerate(self.layers, 1):
-            x = conv(x, v[f"small/conv{i}/weights"], stride=stride, dilation=dilation)
+            weights = v[f"small/conv{i}/weights"]
             gamma, beta, mean, variance = (
                 v[f"small/conv{i}/BatchNorm/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             if training:
+                x = conv(x, weights, stride=stride, dilation=dilation)
                 x, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=1e-3)
                 mean.assign_sub((1 - self.momentum) * (mean - tf.stop_gradient(batch_mean)))
                 variance.assign_sub((1 - self.momentum) * (variance - tf.stop_gradient(batch_variance)))
-            else:
-                x = batch_norm(x, gamma, beta, mean, variance)
+            else:  # statistics folded into the convolution, which needs no gradient
+                factor = gamma * tf.math.rsqrt(variance + 1e-3)
+                x = tf.nn.conv2d(x, weights * factor, strides=stride, padding="SAME", dilations=dilation)
+                x = tf.nn.bias_add(x, beta - mean * factor)
             x = tf.nn.relu(x)
         return x
 
