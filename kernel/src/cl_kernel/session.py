@@ -151,6 +151,9 @@ def _one(
             tell(event)
         registry.emit(event, run.path)
 
+    if planned.profile == "tiny":
+        # Too small for threads, which then mostly wait for each other; and numbers should not depend on the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     started = time.monotonic()
     plain = {section: config.as_plain(settings) for section, settings in planned.resolved.sections.items()}
     pieces = {section: offer.name for section, (offer, _) in planned.pieces.items()}

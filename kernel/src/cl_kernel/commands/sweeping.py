@@ -120,7 +120,8 @@ def everything(registry: Registry, namespace: Namespace) -> Spec:
     base |= {f"run.{name}": getattr(namespace, name) for name in RUN_FLAGS}
     base |= parse_assignments(namespace.assignments).values
     base = {key: value for key, value in base.items() if value not in (None, "", [])}
-    return Spec(name=f"{namespace.plugin}-all", base=base, list=items, n_jobs=1, threads=n_cores())
+    threads = n_cores() if namespace.profile == "paper" else 1
+    return Spec(name=f"{namespace.plugin}-all", base=base, list=items, n_jobs=1, threads=threads)
 
 
 def _content(tasks: Sequence[Task], outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
