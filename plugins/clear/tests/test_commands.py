@@ -19,7 +19,7 @@ from cl_plugin_clear import standin
 from cl_plugin_clear.data import concepts, dataset, release
 from cl_plugin_clear.data.store import Store
 
-from .conftest import GROUP, LABELS
+from .conftest import GROUP, LABELS, verified
 
 Clk = Callable[..., Any]
 
@@ -148,13 +148,7 @@ def test_people(clk: Clk, folder: Path, tmp_path: Path) -> None:
     assert done["true_pos_wrongs"] == 20 and done["true_negative_wrongs"] == 0  # every ring and stripes was voted disc
     assert "no results" in clk("mturk", "in", "--to", tmp_path / "reports", code=2)["what"]
 
-    _, members = dataset.members_of(folder)
-    for bucket, classes in members.items():
-        for label, records in classes.items():
-            for photo in records:
-                path = tmp_path / "answers" / bucket / label / f"{photo}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps({"task_result": {"annotations": [{"input": {"value": [label]}}]}}))
+    verified(folder, tmp_path / "answers")
     collect = ("collect", "--folder", folder, "--feedback", tmp_path / "answers", "--to", tmp_path / "clean")
     assert clk(*collect, "--num-imgs", 4) == {"0": 16, "1": 16, "2": 16}
     hold = ("holdout", "--folder", folder, "--public", tmp_path / "clean", "--to", tmp_path / "hold")

@@ -33,7 +33,7 @@ from cl_plugin_clear.data.legacy import import_folder, load_pickle
 from cl_plugin_clear.data.store import Store
 from cl_plugin_clear.settings import Released
 
-from .conftest import GROUP, LABELS, as_original
+from .conftest import GROUP, LABELS, as_original, verified
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -438,13 +438,7 @@ def test_a_disk_that_fills_is_named_and_nothing_is_lost(
     toy, raw = standin.toy_clip(), tmp_path / "raw"
     standin.write_metadata(raw, 300)
     small = Moco(arch="tiny", epochs=2, batch_size=16, queue=64, dim=16, image_size=24, lr=0.05)
-    _, members = dataset.members_of(folder)
-    for bucket, classes in members.items():
-        for label, records in classes.items():
-            for photo in records:
-                path = tmp_path / "answers" / bucket / label / f"{photo}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps({"task_result": {"annotations": [{"input": {"value": [label]}}]}}))
+    verified(folder, tmp_path / "answers")
 
     def run(out: Path) -> None:
         match step:
