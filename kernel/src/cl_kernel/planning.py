@@ -45,6 +45,12 @@ class Request:
     beside: str = ""
 
 
+def read_request(raw: Mapping[str, Any]) -> Request:
+    """A request from its JSON form."""
+    tuples = {key: tuple(raw[key]) for key in ("data_roots", "trackers")}
+    return Request(**{**raw, **tuples, "overrides": tuple((origin, values) for origin, values in raw["overrides"])})
+
+
 @define
 class Plan:
     """Pieces that fit each other, with their settings."""

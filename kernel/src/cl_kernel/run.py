@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +20,7 @@ from cl_kernel.metrics import matrix
 from cl_kernel.outputs import RunFolder, peak_memory
 from cl_kernel.protocols import Learner, Metric, Tree
 from cl_kernel.records import Metric as MetricRecord
+from cl_kernel.signals import heeded
 from cl_kernel.site import Site
 from cl_kernel.streams import Stage, Stream, subset
 from cl_kernel.trees import digest_tree, save_tree
@@ -327,7 +327,7 @@ def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
     elif ctx.initial_scores:
         ctx.progress.initial = ctx.score(list(stream.test_sets))["values"]
     progress = ctx.progress
-    with _signals(ctx):
+    with heeded(ctx.interrupt):
         while progress.stage < len(stream.stages):
             stage = stream.stages[progress.stage]
             started = time.monotonic()
@@ -359,7 +359,7 @@ def run_activity(activity: Activity, body: Callable[..., Mapping[str, Any]], set
     :return: what it gave, with a digest of it and its cost.
     """
     started = time.monotonic()
-    with _signals(activity):
+    with heeded(activity.interrupt):
         content = dict(body(activity, settings))
     digest = digest_tree({key: value for key, value in content.items() if key != "cost"})
     content |= {"finished": True, "digest": digest, "skipped": dict(activity.site.skipped)}
@@ -423,20 +423,6 @@ def memory_cost(memories: Sequence[Memory]) -> dict[str, int]:
         "memory_examples": sum(len(memory) for memory in memories),
         "memory_capacity": sum(memory.capacity for memory in memories),
     }
-
-
-@contextmanager
-def _signals(ctx: Activity) -> Iterator[None]:
-    """SIGINT and SIGTERM finish the step, save and stop; elsewhere than in the main thread they are left alone."""
-    try:
-        before = {number: signal.signal(number, ctx.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _first(scored: Mapping[str, Any], scorers: Sequence[Scorer]) -> dict[str, float | None]:

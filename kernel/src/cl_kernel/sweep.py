@@ -8,13 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +18,13 @@ import yaml
 from attrs import field, frozen
 
 from cl_kernel.config import as_plain
-from cl_kernel.errors import BadSetting, ClkError, Interrupted, RunConflict, UnknownName
-from cl_kernel.files import content_key, write_json, write_text
+from cl_kernel.errors import BadSetting, ClkError, UnknownName
+from cl_kernel.files import content_key, write_text
 from cl_kernel.manager import Registry, discover, resolve
-from cl_kernel.outputs import RunFolder, read_json
 from cl_kernel.planning import Plan, Request, plan
-from cl_kernel.session import execute
+from cl_kernel.tasks import outcome_of, run_task
+
+__all__ = ["Spec", "Task", "outcome_of", "read_spec", "run_sweep", "run_task", "tasks_of", "write_spec"]
 
 KEYS: dict[str, type] = {
     "name": str,
@@ -49,8 +44,6 @@ REQUEST = ("test", "plugin", "profile", "data_root")
 SHORT = {"seed": "run.seed", "memory": "run.memory", "device": "run.device", "evaluate": "run.evaluate"}
 NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_workers", "stop_at_step"))
 """Settings that change no number."""
-
-FILES = ("task.json", "run.json", "settings.yaml", "environment.json", "metrics.json", "log.txt")
 
 
 @frozen(kw_only=True)
@@ -260,150 +253,9 @@ def run_sweep(
     return outcomes
 
 
-def run_task(task: Mapping[str, Any], stop: threading.Event | None = None) -> dict[str, Any]:
-    """Run one task in a process of its own; killed ones are taken up again from their checkpoint.
-
-    :param stop: set it to have the run save itself and end.
-    :return: ``status`` (finished, failed, interrupted), ``error``, ``attempts`` and the small ``files`` of the folder.
-    """
-    folder = Path(task["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "task.json", dict(task))
-    threads = str(task["threads"])
-    names = (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
-    )
-    environment = {**os.environ, **dict.fromkeys(names, threads), **task.get("environment", {})}
-    attempts, code = 0, -1
-    while attempts <= task["retries"] and code < 0 and not (stop and stop.is_set()):
-        attempts += 1
-        code = _attempt([sys.executable, "-m", "cl_kernel.sweep", str(folder)], folder, environment, stop)
-    files = {name: (folder / name).read_text() for name in FILES if (folder / name).exists()}
-    return outcome_of(folder, code) | {"attempts": attempts, "files": files}
-
-
-def _attempt(command: Sequence[str], folder: Path, environment: Mapping[str, str], stop: threading.Event | None) -> int:
-    with (folder / "log.txt").open("a") as log:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            while True:
-                try:
-                    return child.wait(None if stop is None else 0.2)
-                except subprocess.TimeoutExpired:
-                    if stop is not None and stop.is_set():
-                        child.terminate()
-                        return child.wait()
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
-
-
-def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
-    """Status of a task's folder; ``waiting`` when it has not begun."""
-    log = folder / "log.txt"
-    if not (folder / "run.json").exists():
-        if not log.exists():
-            return {"status": "waiting", "error": ""}
-        return {"status": "failed", "error": _last_words(log) or f"exit code {code}"}
-    stored = read_json(folder / "run.json")
-    status = stored.get("status", "failed")
-    if status == "finished":
-        seconds = read_json(folder / "metrics.json")["cost"]["seconds"]
-        return {"status": status, "error": "", "seconds": seconds, "reused": _reused(folder)}
-    if status == "interrupted":
-        return {"status": status, "error": ""}
-    killed = f"killed by signal {-code}" if code < 0 else "stopped without a word"
-    return {"status": "failed", "error": stored.get("reason", "") if status == "failed" else killed}
-
-
-def _reused(folder: Path) -> list[str]:
-    """Kinds of artefacts that a run took from the cache instead of making them."""
-    log = folder / "events.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return sorted({json.loads(line)["kind"] for line in lines if line.startswith('{"event": "Reused"')})
-
-
-def progress_of(folder: Path) -> dict[str, Any]:
-    """How far a task's run has come, for the live table."""
-    outcome = outcome_of(folder)
-    if not (folder / "run.json").exists():
-        return outcome if outcome["status"] != "failed" else {"status": "running"}
-    if read_json(folder / "run.json").get("status") == "running":
-        outcome = {"status": "running"}
-    if (folder / "metrics.json").exists():
-        results = read_json(folder / "metrics.json")
-        for table in list(results.get("metrics", {}).values())[:1]:
-            score = next(iter(table["seen"][-1].values()), None)
-            outcome["stages"] = f"{len(table['seen'])}/{len(results['stages'])}"
-            outcome["score"] = "" if score is None else f"{score:.3f}"
-    return outcome
-
-
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return next(
-        (line for line in reversed(lines) if re.match(r"(\w+\.)*\w*(error|Error)\b", line)),
-        lines[-1:][0] if lines else "",
-    )
-
-
 def _fetch(folder: Path, files: Mapping[str, str]) -> None:
     """Keep what a worker without our file system sent."""
     if not (folder / "run.json").exists():
         for name, text in files.items():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-
-
-def _end_with_parent() -> None:
-    """When the worker that started this run is gone, stop as if told to: save, then end."""
-    import signal
-
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _child(folder: Path) -> int:
-    """The process of one task."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    task = read_json(folder / "task.json")
-    raw = task["request"]
-    overrides = tuple((origin, values) for origin, values in raw["overrides"])
-    tuples = {key: tuple(raw[key]) for key in ("data_roots", "trackers")}
-    run = RunFolder(folder)
-    for wait_s in (*[0.5] * 60, 0.0):
-        try:
-            run.hold()
-            break
-        except RunConflict:
-            # An earlier attempt whose worker died may still be saving.
-            if not wait_s:
-                raise
-            time.sleep(wait_s)
-    run.release()
-    registry = discover()
-    planned = plan(registry, Request(**{**raw, **tuples, "overrides": overrides}))
-    try:
-        execute(registry, planned, folder, resume=(folder / "run.json").exists(), beside=task["beside"])
-    except Interrupted as interrupted:
-        return 128 + interrupted.signum
-    return 0
-
-
-if __name__ == "__main__":
-    from cl_kernel.console import Console
-
-    try:
-        sys.exit(_child(Path(sys.argv[1])))
-    except ClkError as problem:
-        Console().say(f"error: {problem}")
-        sys.exit(2)

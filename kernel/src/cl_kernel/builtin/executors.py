@@ -14,16 +14,11 @@ from typing import Any
 from attrs import define
 
 from cl_kernel.errors import BadSetting, ClkError
-from cl_kernel.sweep import run_task
+from cl_kernel.tasks import n_cores, run_task
 
 STARTS = 4
 """How often a local Ray instance is tried: Ray gives its node half a minute, too little on a busy machine."""
 Outcome = tuple[int, Mapping[str, Any]]
-
-
-def n_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @define

@@ -90,10 +90,10 @@ def everything(registry: Registry, namespace: Namespace) -> Spec:
 
     :raises BadSetting: without a plugin, or when a flag leaves nothing.
     """
-    from cl_kernel.builtin.executors import n_cores
     from cl_kernel.config import parse_assignments
     from cl_kernel.planning import RUN_FLAGS
     from cl_kernel.sweep import Spec
+    from cl_kernel.tasks import n_cores
 
     if not namespace.plugin:
         raise BadSetting("--all runs everything of one plugin", where="--all", fix="clk run --plugin recall --all")
@@ -208,7 +208,7 @@ class Board:
         """The table as it stands now: running tasks first, what is over only counted once it gets long."""
         from rich.table import Table
 
-        from cl_kernel.sweep import progress_of
+        from cl_kernel.tasks import progress_of
 
         states = [(task, self._ended.get(id(task)) or progress_of(task.folder)) for task in self.tasks]
         order = {"running": 0, "failed": 1, "interrupted": 1, "waiting": 3}
