@@ -11,7 +11,7 @@ PYTEST = @run() { OMP_NUM_THREADS=1 $(RUN) python -m pytest -q $(MARK) $(if $(GO
 .PHONY: help setup setup-demo demo check test test-slow test-gpu fix bench docs wheels clean
 
 help:
-	@echo "make demo       RECALL keeps what it learnt where fine-tuning forgets (two minutes after set-up)"
+	@echo "make demo       RECALL keeps what it learnt where fine-tuning forgets (less than two minutes after set-up)"
 	@echo "make test       every test that is not marked slow"
 	@echo "make test-slow  the slow ones;  make test-gpu  those that need an accelerator"
 	@echo "make check      formatting, lint, types, import rules"

@@ -99,6 +99,7 @@ class LiveLine:
     _left: int = 0
     _at: int = 0
     _shown: float = field(factory=time.monotonic)
+    _reused: set[str] = field(factory=set)
 
     def __call__(self, event: events.Event) -> None:
         """Show an event."""
@@ -112,6 +113,7 @@ class LiveLine:
             case events.StageStarted():
                 self._stage = f"stage {event.stage + 1}/{self._n_stages} {event.name}"
                 self._phase, self._left = "", 0
+                self._reused.clear()
                 self._line(f"{self._stage}: {event.n_samples} samples")
             case events.PhaseStarted():
                 self._phase, self._left, self._at = event.name, event.n_steps, -1
@@ -122,7 +124,8 @@ class LiveLine:
                 first: dict[str, Any] = next(iter(event.summary.values()), {})
                 text = ", ".join(f"{k} {_text(v)}" for k, v in list(first.items())[:3] if v is not None)
                 self._line(f"{self._stage}: {text}")
-            case events.Reused():
+            case events.Reused() if event.kind not in self._reused:
+                self._reused.add(event.kind)  # all of them are in the event log
                 self._line(f"reused {event.kind}: {event.path}")
             case events.Noted():
                 self._line(event.text)

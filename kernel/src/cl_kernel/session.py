@@ -14,11 +14,12 @@ import yaml
 from attrs import frozen
 
 from cl_kernel import config, events
+from cl_kernel.alongside import Alongside
 from cl_kernel.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
 from cl_kernel.files import Cache, write_json, write_text
 from cl_kernel.manager import Registry, discover, resolve
 from cl_kernel.outputs import RunFolder, environment, new_folder, read_json
-from cl_kernel.planning import Plan, Request, ask, check_installed, comparable, importable, plan
+from cl_kernel.planning import Plan, Request, ask, check_installed, comparable, importable, plan, read_request
 from cl_kernel.site import Parts, Site
 
 
@@ -88,11 +89,15 @@ def execute(
     listen: Sequence[Callable[[events.Event], None]] = (),
     base: Path = Path("runs"),
     beside: bool = True,
+    n_beside: int = 0,
 ) -> Outcome:
     """Run a plan, and the comparison runs of its test, in a run folder.
 
     :param folder: the run folder; None for a new one below ``base``.
     :param resume: go on from the newest whole checkpoint.
+    :param beside: make the comparison runs too.
+    :param n_beside: that many of a stand-in's comparison runs at once, each in a process of its own, while this run
+        goes on; others follow it one by one.
     :raises Interrupted: after a signal; the run has saved itself.
     """
     check_installed(planned)
@@ -107,15 +112,20 @@ def execute(
                 where=str(folder),
                 fix=f"clk resume {folder}, or give --output another folder",
             )
+        others = {
+            label: (folder / "beside" / label.replace(" ", "-"), _comparison(planned, label))
+            for label in (planned.beside if beside else ())
+        }
         results: Mapping[str, Any]
-        if resume and run.info.get("status") == "finished":
-            results = read_json(folder / "metrics.json")
-        else:
-            results = _one(registry, planned, run, resume, listen)
-        others = {}
-        for label in planned.beside if beside else ():
-            others[label] = _beside(registry, planned, folder / "beside" / label.replace(" ", "-"), label, listen)
-        return Outcome(folder, results, others)
+        with Alongside(others, n_beside if planned.profile == "tiny" else 0, listen) as alongside:
+            if resume and run.info.get("status") == "finished":
+                results = read_json(folder / "metrics.json")
+            else:
+                results = _one(registry, planned, run, resume, [*listen, alongside])
+            while (label := alongside.take()) is not None:
+                _beside(registry, *others[label], listen)
+            alongside.wait()
+        return Outcome(folder, results, {label: _beside(registry, *other, listen) for label, other in others.items()})
     finally:
         run.release()
 
@@ -125,15 +135,19 @@ def _nothing_done(run: RunFolder) -> bool:
     return run.info.get("status") == "failed" and not run.checkpoints()
 
 
+def _comparison(planned: Plan, label: str) -> Request:
+    return attrs.evolve(planned.request, beside=label, profile=planned.profile)
+
+
 def _beside(
-    registry: Registry, planned: Plan, folder: Path, label: str, listen: Sequence[Callable[[events.Event], None]]
+    registry: Registry, folder: Path, request: Request, listen: Sequence[Callable[[events.Event], None]]
 ) -> Mapping[str, Any]:
+    """The results of a comparison run, which is made or finished here if it is not yet."""
     again = (folder / "run.json").exists()
     if again and read_json(folder / "run.json").get("status") == "finished":
         return read_json(folder / "metrics.json")
-    other = plan(registry, attrs.evolve(planned.request, beside=label, profile=planned.profile))
     folder.mkdir(parents=True, exist_ok=True)
-    return execute(registry, other, folder, resume=again, listen=listen).results
+    return execute(registry, plan(registry, request), folder, resume=again, listen=listen).results
 
 
 def _one(
@@ -319,16 +333,16 @@ def request_of(folder: Path) -> Request:
         raw = dict(stored["request"])
     except KeyError as error:
         raise RunConflict("run.json names no request", where=str(folder)) from error
-    raw["data_roots"] = tuple(raw["data_roots"])
-    raw["trackers"] = tuple(raw["trackers"])
-    raw["overrides"] = tuple((origin, values) for origin, values in raw["overrides"])
     raw["profile"] = raw["profile"] or stored["profile"]
-    return Request(**raw)
+    return read_request(raw)
 
 
-def resume(registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = ()) -> Outcome:
+def resume(
+    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = (), n_beside: int = 0
+) -> Outcome:
     """Go on with an interrupted run, bit for bit as if it had not stopped."""
-    return execute(registry, plan(registry, request_of(folder)), folder, resume=True, listen=listen)
+    planned = plan(registry, request_of(folder))
+    return execute(registry, planned, folder, resume=True, listen=listen, n_beside=n_beside)
 
 
 def reproduce(

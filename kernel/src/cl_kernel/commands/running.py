@@ -98,6 +98,7 @@ def run(parser: ArgumentParser) -> Handler:
         from cl_kernel import session
         from cl_kernel.manager import discover
         from cl_kernel.outputs import new_folder
+        from cl_kernel.tasks import n_cores
 
         registry = discover()
         if namespace.all:
@@ -112,7 +113,9 @@ def run(parser: ArgumentParser) -> Handler:
         return _guarded(
             console,
             folder,
-            lambda: session.execute(registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside),
+            lambda: session.execute(
+                registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside, n_beside=n_cores() - 1
+            ),
         )
 
     return handle
@@ -125,9 +128,14 @@ def resume(parser: ArgumentParser) -> Handler:
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel import session
         from cl_kernel.manager import discover
+        from cl_kernel.tasks import n_cores
 
         registry = discover()
-        return _guarded(console, namespace.run, lambda: session.resume(registry, namespace.run, listen=[LiveLine()]))
+        return _guarded(
+            console,
+            namespace.run,
+            lambda: session.resume(registry, namespace.run, listen=[LiveLine()], n_beside=n_cores() - 1),
+        )
 
     return handle
 
