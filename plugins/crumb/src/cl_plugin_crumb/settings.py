@@ -62,6 +62,7 @@ WEIGHTS = {
         origin="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
     ),
 }
+BASE_SKIP = doc("images left out at the start of each class of a base folder, for a stream with that dataset.limit")
 SCENARIOS = ("iid", "class_iid", "instance", "class_instance")
 
 
@@ -160,7 +161,7 @@ class Mobilenet(Network):
 
 @frozen(kw_only=True)
 class Tiny(Network):
-    """The stand-in's network."""
+    """A small network for 32x32 images."""
 
     rectified: bool = field(
         default=True,
@@ -168,7 +169,11 @@ class Tiny(Network):
             "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)", source="spec 3"
         ),
     )
-    weights: str = field(default="base", metadata=doc("base: pretrained on the embedded base set; none; or a file"))
+    weights: str = field(default="base", metadata=doc("base: pretrained on the base set; none; or a file"))
+    base: str = field(
+        default="main", metadata=doc("base set: main (embedded, 20 classes), or a folder of your images, CLASS/*")
+    )
+    base_skip: int = field(default=0, validator=not_negative, metadata=BASE_SKIP)
     base_epochs: int = field(
         default=12, validator=positive, metadata=doc("epochs over the base set", source="spec 4.4")
     )
@@ -289,9 +294,12 @@ class Crumb(Steps):
     )
     base: str = field(
         default="",
-        validator=validators.in_(("", "main", "small")),
-        metadata=doc("pretrain on the embedded base set: main (20 classes) or small (4, the CIFAR-100 arm)"),
+        metadata=doc(
+            "pretrain head and codebook on the embedded base set, main (20 classes) or small (4, the CIFAR-100 arm), "
+            "or on a folder of your images, CLASS/*"
+        ),
     )
+    base_skip: int = field(default=0, validator=not_negative, metadata=BASE_SKIP)
     pretrain_lr: float = field(
         default=1e-3, validator=positive, metadata=doc("learning rate of the pretraining", source="spec 5")
     )

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel import Asset, BadInput, Field, MissingAsset, Site, digest_tree
+from cl_kernel import Asset, BadInput, Field, MissingAsset, Site, digest_tree, fingerprint
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.models import Split
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb import standin
+from cl_plugin_crumb.data.stream import read_classes
 from cl_plugin_crumb.losses import Weights
 from cl_plugin_crumb.model import network as networks
 from cl_plugin_crumb.model.codebook import Codebook
@@ -87,22 +88,50 @@ def _fill(network: nn.Module, values: list[Tensor], *, where: str) -> None:
     network.load_state_dict(dict(zip(own, values, strict=False)), strict=False)
 
 
-# ---- the stand-in's base ---------------------------------------------------------------------
+# ---- base sets -------------------------------------------------------------------------------
+
+
+def base_images(base: str, skip: int, *, n_images: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images to pretrain on: the embedded ones (``main`` or ``small``), or those of a folder ``CLASS/*``.
+
+    :param skip: images left out at the start of each class of a folder. :param n_images: embedded images a class.
+    :return: uint8 [N, 32, 32, 3] in random order, int64 [N].
+    """
+    if base in ("main", "small"):
+        return standin.base(seed, n_images=n_images, hues=SMALL_BASE if base == "small" else standin.BASE_HUES)
+    pixels, labels = read_classes(Path(base).expanduser(), standin.SIZE, skip)
+    order = np.random.default_rng([seed, 2]).permutation(len(labels))
+    return pixels[order], labels[order]
+
+
+def _augmented(images: Tensor) -> Tensor:
+    """Photographs [n, 3, S, S] mirrored at random and moved by up to an eighth."""
+    mirrored = torch.where((torch.rand(len(images)) < 0.5)[:, None, None, None], images.flip(3), images)
+    reach = images.shape[3] // 8
+    down, right = torch.randint(-reach, reach + 1, (2,)).tolist()
+    return mirrored.roll((down, right), (2, 3))
 
 
 def base_weights(options: choices.Tiny, site: Site) -> dict[str, Tensor]:
     """Weights of the tiny network after training as a whole on the base set: Adam, one-cycle rate up to 3e-3."""
+    embedded = options.base == "main"
+    pixels, labels = base_images(options.base, options.base_skip, n_images=options.base_images, seed=options.base_seed)
     inputs = {
         "what": "tiny base",
         "version": 2,
-        **{k: v for k, v in attrs.asdict(options).items() if k.startswith("base")},
+        **{f"base_{key}": getattr(options, f"base_{key}") for key in ("epochs", "images", "seed")},
+        **({} if embedded else {"images": fingerprint(pixels, labels)}),
     }
-    made = site.cache.make("crumb-base", inputs, lambda folder: _train_base(options, site, folder))
-    return state.read_weights(made / "net.pth")
+
+    def train(folder: Path) -> None:
+        _train_base(pixels, labels, options, site, folder, augment=not embedded)
+
+    return state.read_weights(site.cache.make("crumb-base", inputs, train) / "net.pth")
 
 
-def _train_base(options: choices.Tiny, site: Site, folder: Path) -> None:
-    pixels, labels = standin.base(options.base_seed, n_images=options.base_images)
+def _train_base(
+    pixels: np.ndarray, labels: np.ndarray, options: choices.Tiny, site: Site, folder: Path, *, augment: bool
+) -> None:
     device = resolve(site.device)
     images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div(255).contiguous()
     targets = torch.from_numpy(labels).to(device)
@@ -116,8 +145,9 @@ def _train_base(options: choices.Tiny, site: Site, folder: Path) -> None:
         network.train()
         for _ in range(options.base_epochs):
             for rows in torch.randperm(n).split(size):
+                batch = _augmented(images[rows]) if augment else images[rows]
                 optimizer.zero_grad()
-                F.cross_entropy(network(images[rows]), targets[rows]).backward()
+                F.cross_entropy(network(batch), targets[rows]).backward()
                 optimizer.step()
                 schedule.step()
     torch.save(network.state_dict(), folder / "net.pth")
@@ -127,26 +157,28 @@ def _train_base(options: choices.Tiny, site: Site, folder: Path) -> None:
 
 
 def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, site: Site) -> None:
-    """Train head and codebook together on the embedded base set (spec 2.5), then take what ``options.start`` says.
+    """Train head and codebook together on the base set (spec 2.5), then take what ``options.start`` says.
 
     Done once for equal starting weights and settings, then from the cache. The last layer stays new.
     """
     if options.start == "none" or not network.is_cut:
         return
+    embedded = options.base in ("main", "small")
+    pixels, labels = base_images(options.base, options.base_skip)
     inputs = {
         "what": "head and codebook",
         "version": 3,
         "network": digest_tree(state.pack(network.lower)),
         "head": digest_tree(_all_but_last(network.upper)),
         "layers": str(network.upper),
-        "base": options.base,
+        "base": options.base if embedded else fingerprint(pixels, labels),
         "codebook": None if codebook is None else digest_tree(state.pack(codebook)),
         **{k: v for k, v in attrs.asdict(options).items() if k.startswith("pretrain_")},
         "momentum": options.momentum,
         "weight_decay": options.weight_decay,
     }
     made = site.cache.make(
-        "crumb-pretrained", inputs, lambda folder: _train_head(network, codebook, options, site, folder)
+        "crumb-pretrained", inputs, lambda folder: _train_head(network, codebook, options, pixels, labels, folder)
     )
     if options.start in ("pretrained", "weights"):
         found = state.read_weights(made / "net.pth")
@@ -161,9 +193,14 @@ def _all_but_last(head: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy() for name, tensor in head.state_dict().items() if not name.startswith(f"{last}.")}
 
 
-def _train_head(network: Split, codebook: Codebook | None, options: choices.Crumb, site: Site, folder: Path) -> None:
-    hues = SMALL_BASE if options.base == "small" else standin.BASE_HUES
-    pixels, labels = standin.base(0, hues=hues)
+def _train_head(
+    network: Split,
+    codebook: Codebook | None,
+    options: choices.Crumb,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    folder: Path,
+) -> None:
     device = next(network.parameters()).device
     head, book = copy.deepcopy(network.upper), copy.deepcopy(codebook)
     weights = Weights(options.pretrain_w_out, options.pretrain_w_direct) if book is not None else Weights(0.0, 1.0)

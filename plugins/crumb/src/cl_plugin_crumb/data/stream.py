@@ -323,6 +323,32 @@ def folder_table(root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class", "object", "session", "im_num", "im_path"])
 
 
+def read_classes(root: Path, size: int, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a folder ``CLASS/*``, the first ``skip`` of each class (by name) left out.
+
+    :return: uint8 [N, S, S, 3] and int64 [N], class after class.
+    :raises MissingAsset: without such a folder. :raises BadInput: for a class without images left.
+    """
+    classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if not classes:
+        raise MissingAsset(
+            f"no folder {root} with CLASS/* in it", where="model.base, learner.base", fix="name a folder of classes"
+        )
+    pixels: list[np.ndarray] = []
+    labels: list[int] = []
+    for label, place in enumerate(classes):
+        files = sorted(p for p in place.glob("*") if p.suffix in IMAGE_ENDINGS)[skip:]
+        if not files:
+            raise BadInput(
+                f"class {place.name} has no images after the first {skip}",
+                where=str(place),
+                fix="a smaller base_skip, or leave the class out",
+            )
+        pixels += [read_image(path, size) for path in files]
+        labels += [label] * len(files)
+    return np.stack(pixels), np.array(labels, np.int64)
+
+
 def build_folder(options: choices.Folder, site: Site) -> Stream:
     """Any images in the ImageNet layout, below the first data root or ``--dataset crumb:folder:PATH``."""
     root = Path(options.path).expanduser() if options.path else None
