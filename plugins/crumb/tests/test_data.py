@@ -191,6 +191,18 @@ def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
         stream.build_folder(settings.Folder(path=str(root)), Site())
 
 
+def test_a_base_folder_leaves_out_what_the_stream_uses(tmp_path: Path) -> None:
+    root = images(tmp_path, {"train": 3})
+    pixels, labels = stream.read_classes(root / "train", 16, skip=1)
+    assert pixels.shape == (8, 16, 16, 3)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert np.array_equal(pixels[0], stream.read_image(root / "train" / "apple" / "apple_1.png", 16))
+    with pytest.raises(BadInput, match="class apple has no images after the first 3"):
+        stream.read_classes(root / "train", 16, skip=3)
+    with pytest.raises(MissingAsset, match="nowhere"):
+        stream.read_classes(tmp_path / "nowhere", 16)
+
+
 def test_the_standin_is_the_same_again_and_differs_by_seed() -> None:
     a, b, c = (standin.stream(seed, n_objects=1, n_frames=2) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a.pixels, b.pixels)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cl_kernel import Mismatch, Request, discover, execute, plan
 from cl_plugin_crumb import experiments
@@ -67,6 +70,20 @@ def test_an_unusual_arm_runs(test: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arm", experiments.ARMS)
 def test_every_arm_runs(arm: str, tmp_path: Path) -> None:
     assert run(f"arm-{arm}", tmp_path / "run")["finished"]
+
+
+def test_photographs_pretrain_for_a_stream_of_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side, name, number in itertools.product(("train", "val"), ("ant", "bee"), range(6)):
+        (tmp_path / side / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / side / name / f"{number}.png")
+    folder = str(tmp_path / "train")
+    asked: dict[str, Any] = {"dataset.path": str(tmp_path), "dataset.limit": 3, "dataset.classes_per_task": 1}
+    asked |= {"model.base": folder, "model.base_epochs": 1, "model.base_skip": 3}
+    asked |= {"learner.base": folder, "learner.base_skip": 3, "learner.pretrain_epochs": 1, "run.plots": False}
+    out = execute(REGISTRY, plan(REGISTRY, request("images", **asked)), tmp_path / "run", beside=False)
+    assert out.results["finished"]
 
 
 def test_blocks_cannot_keep_images(tmp_path: Path) -> None:

@@ -45,10 +45,12 @@ def rows(folders: Sequence[Path]) -> list[Row]:
         run = json.loads(path.read_text())
         if run["status"] == "finished" and (path.parent / "metrics.json").is_file():
             results = json.loads((path.parent / "metrics.json").read_text())
-            dataset = yaml.safe_load((path.parent / "settings.yaml").read_text())["dataset"]
+            settings = yaml.safe_load((path.parent / "settings.yaml").read_text())
+            dataset, learner = settings["dataset"], settings["learner"]
             name = dataset.get("scenario", "") + (" offline" if dataset.get("offline") else "")
             stream = " ".join(filter(None, (results["data"]["name"], name)))
             method = run["label"] or run["pieces"]["learner"].rpartition(":")[2]
+            method = "no replay" if learner.get("replay_times") == 0 else method
             found.setdefault((stream, method), {})[run["seed"]] = results
     if not found:
         raise MissingAsset("no finished run", where=", ".join(map(str, folders)), fix="clk run, or clk sweep")
