@@ -23,7 +23,7 @@ from skimage.transform import resize
 
 from cl_kernel import Cache, Site
 from cl_plugin_butd import settings as butd_settings
-from cl_plugin_butd.data import glyphs, prepare, spatial
+from cl_plugin_butd.data import glyphs, sets, spatial
 from cl_plugin_butd.losses import instruction_loss
 from cl_plugin_butd.model import counter_stream
 from cl_plugin_butd.model.blocks import Gate, Norm
@@ -129,14 +129,14 @@ def preparation(share: int) -> dict[str, float]:
     chosen = butd_settings.Spatial(variant="custom", source="digits", n_train=n, n_test=n, n_val=n)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, recipe = glyphs.digits(), prepare.spatial_recipe(chosen)
+        source, recipe = glyphs.digits(), sets.spatial_recipe(chosen)
         site = Site(cache=Cache(folder / "cache"))
-        prepare.spatial_set(attrs.evolve(chosen, n_train=5, n_test=5, n_val=5), site)  # imports
+        sets.spatial_set(attrs.evolve(chosen, n_train=5, n_test=5, n_val=5), site)  # imports
         start = time.perf_counter()
-        made = prepare.spatial_set(chosen, site)
+        made = sets.spatial_set(chosen, site)
         ours = time.perf_counter() - start
         start = time.perf_counter()
-        prepare.spatial_set(chosen, site)
+        sets.spatial_set(chosen, site)
         again = time.perf_counter() - start
         questions = sum(split["questions"] for split in made.manifest["splits"].values())
         parts = {split: _on_disk(made.folder / split) for split in made.manifest["splits"]}

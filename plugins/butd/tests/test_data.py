@@ -17,7 +17,7 @@ import pytest
 
 from cl_kernel import BadInput, Cache, MissingAsset, Site
 from cl_plugin_butd import settings, standin
-from cl_plugin_butd.data import augment, glyphs, grid, legacy, persons, prepare, spatial, streams
+from cl_plugin_butd.data import augment, glyphs, grid, legacy, packed, persons, prepare, sets, spatial, streams
 
 SMALL = {
     "variant": "custom",
@@ -81,10 +81,10 @@ def test_no_training_picture_shows_a_held_out_pair() -> None:
 
 def test_preparing_twice_does_nothing_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings.Spatial(**SMALL)
-    first = prepare.prepare_spatial(chosen, site(tmp_path))
+    first = sets.prepare_spatial(chosen, site(tmp_path))
     before = {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in first.rglob("*")}
     monkeypatch.setattr(spatial, "render", lambda *a, **k: pytest.fail("drew again"))
-    assert prepare.prepare_spatial(chosen, site(tmp_path)) == first
+    assert sets.prepare_spatial(chosen, site(tmp_path)) == first
     assert {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in first.rglob("*")} == before
 
 
@@ -93,7 +93,7 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(prepare, "SHARD", 10)
     chosen = settings.Spatial(**SMALL)
-    whole = prepare.prepare_spatial(chosen, site(tmp_path / "a"))
+    whole = sets.prepare_spatial(chosen, site(tmp_path / "a"))
     real, drawn = spatial.render, []
 
     def dies(*args: object, **kwargs: object) -> np.ndarray:
@@ -104,9 +104,9 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
 
     monkeypatch.setattr(spatial, "render", dies)
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare_spatial(chosen, site(tmp_path / "b"))
+        sets.prepare_spatial(chosen, site(tmp_path / "b"))
     monkeypatch.setattr(spatial, "render", lambda *a, **k: drawn.append(1) or real(*a, **k))
-    again = prepare.prepare_spatial(chosen, site(tmp_path / "b"))
+    again = sets.prepare_spatial(chosen, site(tmp_path / "b"))
     assert len(drawn) < 45 + 70 - 30, "finished shards were drawn again"
     assert digests(again) == digests(whole)
 
@@ -116,10 +116,10 @@ import sys
 from pathlib import Path
 from cl_kernel import Cache, Site
 from cl_plugin_butd import settings
-from cl_plugin_butd.data import prepare
+from cl_plugin_butd.data import prepare, sets
 prepare.SHARD = 5
 chosen = settings.Spatial(**{**eval(sys.argv[2]), "n_train": 600})
-prepare.prepare_spatial(chosen, Site(cache=Cache(Path(sys.argv[1]))))
+sets.prepare_spatial(chosen, Site(cache=Cache(Path(sys.argv[1]))))
 """
 
 
@@ -135,24 +135,24 @@ def test_a_preparation_ended_by_the_system_continues_to_the_same_bytes(
     assert not list((tmp_path / "killed").rglob(prepare.MANIFEST))
     monkeypatch.setattr(prepare, "SHARD", 5)
     chosen = settings.Spatial(**{**SMALL, "n_train": 600})
-    again = prepare.prepare_spatial(chosen, site(tmp_path / "killed"))
-    assert digests(again) == digests(prepare.prepare_spatial(chosen, site(tmp_path / "whole")))
+    again = sets.prepare_spatial(chosen, site(tmp_path / "killed"))
+    assert digests(again) == digests(sets.prepare_spatial(chosen, site(tmp_path / "whole")))
 
 
 def test_another_recipe_or_raw_file_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings.Spatial(**SMALL)
-    first = prepare.prepare_spatial(chosen, site(tmp_path))
-    assert prepare.prepare_spatial(attrs.evolve(chosen, n_train=31), site(tmp_path)) != first
+    first = sets.prepare_spatial(chosen, site(tmp_path))
+    assert sets.prepare_spatial(attrs.evolve(chosen, n_train=31), site(tmp_path)) != first
     other = glyphs.digits()
     other.images[0, 0, 0] += 1
     monkeypatch.setattr(glyphs, "digits", lambda: other)
-    assert prepare.prepare_spatial(chosen, site(tmp_path)) != first
+    assert sets.prepare_spatial(chosen, site(tmp_path)) != first
 
 
 def test_prepared_samples_are_what_the_generator_drew(tmp_path: Path) -> None:
     chosen = settings.Spatial(**SMALL, segmentation=True)
-    made = prepare.spatial_set(chosen, site(tmp_path)).samples("train")
-    recipe, source = prepare.spatial_recipe(chosen), glyphs.digits()
+    made = sets.spatial_set(chosen, site(tmp_path)).samples("train")
+    recipe, source = sets.spatial_recipe(chosen), glyphs.digits()
     row = 0
     for split, picture in spatial.pictures(recipe, source):
         if split != "train":
@@ -167,9 +167,23 @@ def test_prepared_samples_are_what_the_generator_drew(tmp_path: Path) -> None:
             break
 
 
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 5, 6), np.uint8)
+    packed.write(tmp_path, "image", pictures)
+    found = packed.read(tmp_path, "image")
+    assert found.shape == (4, 5, 6) and np.array_equal(found, pictures)
+    assert np.array_equal(found[np.array([3, 1, 3])], pictures[[3, 1, 3]])
+    content = bytearray((tmp_path / "image.bin").read_bytes())
+    content[found.start[2] + 8] ^= 255
+    (tmp_path / "image.bin").write_bytes(content)
+    with pytest.raises(BadInput, match="picture 2 cannot be inflated"):
+        packed.read(tmp_path, "image")[np.arange(4)]
+    assert packed.read(tmp_path, "seg") is None
+
+
 def test_the_offline_augmentation_is_seeded_by_the_sample(tmp_path: Path) -> None:
     chosen = settings.Spatial(**{**SMALL, "n_train": 6}, augment="offline")
-    made = prepare.spatial_set(chosen, site(tmp_path)).samples("train")
+    made = sets.spatial_set(chosen, site(tmp_path)).samples("train")
     images = made.take(np.arange(3), ["image"])["image"]
     assert not np.array_equal(images[0], images[1])
     picture = np.full((8, 12), 100, np.uint8)
@@ -213,7 +227,7 @@ def test_a_direction_that_leaves_the_canvas_everywhere_is_named() -> None:
 
 def test_missing_raw_files_say_where_they_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="data roots"):
-        prepare.source_of(site(tmp_path, roots=(tmp_path,)), "emnist")
+        sets.source_of(site(tmp_path, roots=(tmp_path,)), "emnist")
     with pytest.raises(MissingAsset, match="scenes"):
         from cl_plugin_butd.data import clevr
 
@@ -222,11 +236,11 @@ def test_missing_raw_files_say_where_they_were_looked_for(tmp_path: Path) -> Non
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     chosen = settings.Spatial(**SMALL)
-    folder = prepare.prepare_spatial(chosen, site(tmp_path))
+    folder = sets.prepare_spatial(chosen, site(tmp_path))
     manifest = folder / prepare.MANIFEST
     manifest.write_text(manifest.read_text().replace('"key": "', '"key": "0'))
     with pytest.raises(BadInput, match="another recipe"):
-        prepare.prepare_spatial(chosen, site(tmp_path))
+        sets.prepare_spatial(chosen, site(tmp_path))
 
 
 class _Bomb:
@@ -249,7 +263,7 @@ def test_raw_people_are_imported(tmp_path: Path) -> None:
     source = tmp_path / "avatars_6_raw.pkl"
     source.write_bytes(pickle.dumps((list(people.images), list(people.masks), people.labels, 6)))
     path = legacy.import_people(source, tmp_path / "root")
-    found = prepare.people_of(settings.PersonsData(), site(tmp_path, roots=(path.parent,)))
+    found = sets.people_of(settings.PersonsData(), site(tmp_path, roots=(path.parent,)))
     assert np.array_equal(found.labels, people.labels) and np.array_equal(found.images, people.images)
 
 
@@ -291,7 +305,7 @@ def test_the_held_out_stand_in_never_trains_on_its_pairs(tmp_path: Path) -> None
 
 def test_raw_files_of_another_checksum_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected feed"):
-        prepare.prepare_spatial(settings.Spatial(**SMALL, raw_checksum="feed"), site(tmp_path))
+        sets.prepare_spatial(settings.Spatial(**SMALL, raw_checksum="feed"), site(tmp_path))
 
 
 def test_an_instruction_for_an_unknown_task_is_named(tmp_path: Path) -> None:
@@ -326,8 +340,8 @@ def test_a_grid_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     chosen = settings.GridStream(
         source="digits", rows=2, columns=3, cell=12, directions=("right", "up"), n_train=30, n_test=10
     )
-    first = prepare.prepare_grid(chosen, site(tmp_path))
+    first = sets.prepare_grid(chosen, site(tmp_path))
     before = digests(first)
     monkeypatch.setattr(grid, "draw", lambda *a: pytest.fail("drew again"))
-    assert prepare.prepare_grid(chosen, site(tmp_path)) == first
+    assert sets.prepare_grid(chosen, site(tmp_path)) == first
     assert digests(first) == before

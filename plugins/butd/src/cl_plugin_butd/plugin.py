@@ -37,14 +37,14 @@ def clk_datasets() -> Sequence[Dataset]:
         "build": "cl_plugin_butd.data.streams:build_spatial",
         "settings": settings.Spatial,
         "task": INSTRUCTION,
-        "prepare": "cl_plugin_butd.data.prepare:prepare_spatial",
+        "prepare": "cl_plugin_butd.data.sets:prepare_spatial",
         "argument": "variant",
     }
     grids = {
         "build": "cl_plugin_butd.data.streams:build_grid",
         "settings": settings.GridStream,
         "task": INSTRUCTION,
-        "prepare": "cl_plugin_butd.data.prepare:prepare_grid",
+        "prepare": "cl_plugin_butd.data.sets:prepare_grid",
     }
     return [
         Dataset(
@@ -81,7 +81,7 @@ def clk_datasets() -> Sequence[Dataset]:
             task=INSTRUCTION,
             build="cl_plugin_butd.data.streams:build_persons",
             settings=settings.PersonsData,
-            prepare="cl_plugin_butd.data.prepare:prepare_persons",
+            prepare="cl_plugin_butd.data.sets:prepare_persons",
             argument="variant",
             requires=("skimage",),
             profiles={"tiny": {"stand_in": True, "n_configurations": 100, "n_test": 30, "size": 56}},

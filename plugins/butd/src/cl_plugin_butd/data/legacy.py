@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cl_kernel import BadInput, MissingAsset, write_json
+from cl_plugin_butd.data import packed
 from cl_plugin_butd.data.prepare import MANIFEST, RECIPE_VERSION
 
 _ALLOWED = {
@@ -144,10 +145,11 @@ def import_samples(source: Path, target: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.stack(value) for name, value in rows.items()}
         arrays["picture"] = np.arange(n)
+        first = first or {name: arrays[name] for name in ("image", "existence")}
         arrays["box"] = np.tile(np.asarray([0, 0, *arrays["image"].shape[1:3]]), (n, 1))
+        packed.write(folder, "image", arrays.pop("image"))
         for name, value in arrays.items():
             np.save(folder / f"{name}.npy", value if value.dtype == np.uint8 else value.astype(np.int64))
-        first = first or arrays
         splits[split] = {"questions": n, "pictures": n}
     n_occurrence = int(first["existence"].shape[1])
     people = n_occurrence == 6

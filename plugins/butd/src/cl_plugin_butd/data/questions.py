@@ -11,13 +11,15 @@ import numpy as np
 from attrs import define, field
 
 from cl_kernel import BadInput, Field
+from cl_plugin_butd.data.packed import Packed
 
 
 @define
 class Questions:
     """Pictures, a row of them for each question, and tables of labels.
 
-    :param images: uint8 [N, h, w] or [N, h, w, 3], possibly memory-mapped and cropped to where anything is drawn.
+    :param images: uint8 [N, h, w] or [N, h, w, 3], possibly memory-mapped or packed, and cropped to where anything is
+        drawn.
     :param picture: row of the picture of each question, [Q].
     :param tables: field -> one row a question, [Q, ...].
     :param shape: canvas (H, W); what was cropped away is empty.
@@ -25,13 +27,13 @@ class Questions:
     :param seg: segmentation pictures, one a question, read only when asked for.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Packed
     picture: np.ndarray
     tables: Mapping[str, np.ndarray]
     fields: Mapping[str, Field]
     shape: tuple[int, int] = (0, 0)
     corner: tuple[int, int] = (0, 0)
-    seg: np.ndarray | None = None
+    seg: np.ndarray | Packed | None = None
     _spec: dict[str, Field] = field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from cl_kernel import ArraySamples, Field, Site, Stage, Stream, class_incremental, content_key, fingerprint, write_json
 from cl_plugin_butd import standin
 from cl_plugin_butd.data import glyphs, grid
-from cl_plugin_butd.data.prepare import MANIFEST, SHARD, Prepared, data_folder, persons_set, source_of, spatial_set
+from cl_plugin_butd.data.prepare import MANIFEST, SHARD, Prepared, data_folder
+from cl_plugin_butd.data.sets import persons_set, source_of, spatial_set
 
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
