@@ -26,8 +26,9 @@ setup: $(UV)
 	$(UV) sync --quiet --no-default-groups --group all
 
 setup-demo: $(UV)
-	@test -x .venv/bin/clk && .venv/bin/python -c "import cl_plugin_recall.train" 2>/dev/null \
-	  || $(UV) sync --quiet --no-default-groups --package cl-plugin-recall
+	@.venv/bin/python -c "import cl_plugin_recall, importlib.util; assert importlib.util.find_spec('tensorflow')" 2>/dev/null \
+	  || { $(UV) sync --quiet --no-default-groups --package cl-plugin-recall \
+	  && .venv/bin/python -c "import cl_plugin_recall.train"; }
 
 demo: setup-demo
 	.venv/bin/clk run --plugin recall --test ADD_ONE_FIVE_TIMES

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import subprocess
+import sys
 import threading
 import urllib.parse
 import zipfile
@@ -23,6 +25,18 @@ from cl_plugin_recall.replay import flickr, hub, mapping
 from cl_plugin_recall.replay.sources import FolderSource, build_gan, generate
 from cl_plugin_recall.settings import GanReplay
 from cl_plugin_recall.weights import checkpoints, providers
+
+
+def test_tensorflow_starts_without_keras_and_hub_still_finds_it() -> None:
+    code = """
+import sys
+from cl_plugin_recall.backend import tf
+print("keras" in sys.modules or "tf_keras" in sys.modules)
+from cl_plugin_recall.replay import hub
+print(issubclass(hub.tensorflow_hub().KerasLayer, tf.Module))
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["False", "True"]
 
 
 class Service(http.server.BaseHTTPRequestHandler):
