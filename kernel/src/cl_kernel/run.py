@@ -403,8 +403,8 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
         "curve": progress.curve,
         "skipped": dict(ctx.site.skipped),
     }
-    content["digest"] = digest_tree(content)
     if finished:
+        content["digest"] = digest_tree(content)
         content["state_digest"] = digest_tree(ctx.learner.state())
     content["cost"] = {
         "seconds": round(ctx.elapsed(), 3),
