@@ -33,7 +33,8 @@ from cl_kernel.memory.policies import Reservoir
 from cl_kernel.metrics.classification import build_accuracy
 from cl_kernel.outputs import RunFolder
 from cl_kernel.records import Metric
-from cl_kernel.run import Context, Scorer, run_stream
+from cl_kernel.run import Context, run_stream
+from cl_kernel.scoring import Scorer
 from cl_kernel.site import Parts, Site
 from cl_kernel.streams import Stream, subset
 from cl_kernel.torch import learners

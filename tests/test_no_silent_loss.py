@@ -19,7 +19,7 @@ from cl_kernel.metrics import matrix
 from cl_kernel.metrics.classification import TopK, build_confusion
 from cl_kernel.metrics.segmentation import Segmentation, class_scores, confusion_matrix
 from cl_kernel.records import Metric
-from cl_kernel.run import Scorer, score
+from cl_kernel.scoring import Scorer, score
 from cl_kernel.site import Site
 from cl_kernel.streams import ArraySamples, Field, Stream, class_groups, class_incremental, subset
 

@@ -217,6 +217,7 @@ def _stream(
     planned: Plan, run: RunFolder, site: Site, emit: Callable[[events.Event], None], resume: bool
 ) -> dict[str, Any]:
     from cl_kernel import run as running
+    from cl_kernel.scoring import Scorer
 
     options, pieces = planned.options, planned.pieces
     sections = planned.resolved.sections
@@ -235,7 +236,7 @@ def _stream(
     )
     learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), parts)
     scorers = [
-        running.Scorer(
+        Scorer(
             offer.record,
             resolve(offer.record.build)(offer.record.settings() if offer.record.settings else None, stream),
         )
