@@ -144,7 +144,7 @@ def clk_learners() -> Sequence[Learner]:
     crumb = Learner(
         name="crumb",
         summary="compositional replay with memory blocks",
-        build="cl_plugin_crumb.train:build",
+        build="cl_plugin_crumb.train.learner:build",
         takes=("image -> class", "map -> class"),
         rooms=("model", "memory"),
         defaults={"model": "crumb:squeezenet", "replay": "crumb:balanced+crumb:blocks", "memory": "417"},

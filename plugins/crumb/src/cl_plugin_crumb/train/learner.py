@@ -7,43 +7,30 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import define, field
 from torch import Tensor
-from torch.nn import functional as F
 
-from cl_kernel import (
-    BadSetting,
-    Context,
-    Field,
-    Memory,
-    Mismatch,
-    MissingAsset,
-    Parts,
-    Samples,
-    Site,
-    Stage,
-    Stream,
-    Tree,
-)
+from cl_kernel import BadSetting, Context, Memory, Mismatch, MissingAsset, Parts, Samples, Site, Stage, Stream, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
-from cl_kernel.torch.learners import FEATURES, build_network
-from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, to_input
+from cl_kernel.torch.learners import build_network
+from cl_kernel.torch.loaders import Batches, label_name
 from cl_kernel.torch.models import Split
 from cl_plugin_crumb import weights as weight_files
-from cl_plugin_crumb.data.stream import ImageFiles, styled
-from cl_plugin_crumb.evaluate.records import DISTURBED, Records
+from cl_plugin_crumb.data.stream import styled
+from cl_plugin_crumb.evaluate.records import Records
 from cl_plugin_crumb.losses import Weights
 from cl_plugin_crumb.model.codebook import Codebook, statistics
-from cl_plugin_crumb.model.network import flip, perturb, resized_crops
-from cl_plugin_crumb.replay import Moments
+from cl_plugin_crumb.model.network import flip, resized_crops
 from cl_plugin_crumb.settings import Crumb
 from cl_plugin_crumb.steps import step_new, step_replay
+from cl_plugin_crumb.train.answers import Answers
+from cl_plugin_crumb.train.storage import Storage, memory_fields
 
 
 def build(options: Crumb, parts: Parts) -> CrumbLearner:
@@ -103,16 +90,6 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
     )
 
 
-def memory_fields(options: Crumb, network: Split, spec: Mapping[str, Field], device: torch.device) -> dict[str, Field]:
-    """Fields of a remembered example: the image itself, or the map at the cut."""
-    source, label = input_name(spec), label_name(spec)
-    if options.storage == "image":
-        return {source: spec[source], label: spec[label]}
-    blank = torch.zeros((1, *(axis or 1 for axis in spec[source].shape)), dtype=getattr(torch, spec[source].dtype))
-    shape = tuple(network.features(to_input(blank.to(device), spec[source], device)).shape[1:])
-    return {FEATURES: Field(shape=shape, dtype="float32", kind="map"), label: spec[label]}
-
-
 @define(eq=False)
 class CrumbLearner:
     """The cut network, the codebook, the memory, and where in the stream they are."""
@@ -127,15 +104,13 @@ class CrumbLearner:
     rng: np.random.Generator
     crops: random.Random
     seen: SeenClasses = field(factory=SeenClasses)
-    moments: dict[int, Moments] = field(factory=dict)
     epoch: int = 0
     position: int = 0
     best: Tree | None = None
     records: Records = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
-    _test: tuple[Any, Batches] | None = field(init=False, default=None)
-    _tallying: bool = field(init=False, default=False)
-    _analysing: bool = field(init=False, default=False)
+    storage: Storage = field(init=False)
+    answers: Answers = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.records = Records(self.options)
@@ -143,6 +118,9 @@ class CrumbLearner:
             self.codebook.requires_grad_(not self.options.freeze_codebook)
             self.memory.codec.learning = not self.options.freeze_codebook
         self.optimizer = self._new_optimizer()
+        options, network, seen = self.options, self.network, self.seen
+        self.storage = Storage(options, network, self.memory, self.stream.spec, self.device, seen, self.rng)
+        self.answers = Answers(options, network, self.codebook, self.device, seen, self.records)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         options = self.options
@@ -211,7 +189,7 @@ class CrumbLearner:
     def _replay(self, new_labels: np.ndarray, batch_size: int) -> Tensor | None:
         """One replay step: class-balanced over classes seen, not in the current batch, and remembered (2.6.2)."""
         options = self.options
-        drawn = self._draw(set(new_labels.tolist()), batch_size)
+        drawn = self.storage.draw(set(new_labels.tolist()), batch_size)
         if drawn is None or not options.replay_coef:
             return None
         maps, labels = drawn
@@ -223,33 +201,6 @@ class CrumbLearner:
         return step_replay(
             self.network.upper, self.optimizer, maps, self.seen.columns_of(labels), len(self.seen), options.replay_coef
         )
-
-    def _draw(self, present: set[int], batch_size: int) -> tuple[Tensor, Tensor] | None:
-        """A replay batch: maps [n |R|, C, h, w] and labels."""
-        if self.options.storage == "merec":
-            classes = [c for c in self.seen.order if c not in present and c in self.moments]
-            if not classes:
-                return None
-            picks = np.tile(classes, -(-batch_size // len(classes)))
-            maps = np.stack([self.moments[c].draw(self.rng.standard_normal(self.moments[c].mean.shape)) for c in picks])
-            return torch.from_numpy(maps).float().to(self.device), torch.from_numpy(picks).to(self.device)
-        policy = self.memory.policy
-        counts = policy.counts()
-        classes = [c for c in self.seen.order if c not in present and counts.get(c)]
-        if not classes:
-            return None
-        if hasattr(policy, "balanced_draw"):
-            slots, _ = policy.balanced_draw(classes, batch_size, self.rng)
-        else:
-            rounds = -(-batch_size // len(classes))
-            slots = np.concatenate([np.resize(self.memory.draw(rounds, np.array([c])), rounds) for c in classes])
-        stored = self.memory.take(slots)
-        spec = self.stream.spec
-        labels = as_tensor(stored[label_name(spec)], self.device).long()
-        if self.options.storage == "image":
-            source = input_name(spec)
-            return self.network.features(to_input(stored[source], spec[source], self.device)), labels
-        return as_tensor(stored[FEATURES], self.device).float(), labels
 
     # ---- memory -------------------------------------------------------------------------------
     def _remember(self, stage: Stage, given: Batches, lives: bool, labels_of: np.ndarray) -> None:
@@ -266,35 +217,10 @@ class CrumbLearner:
         for rows, inputs, _ in given(order, size):
             with torch.no_grad():
                 features = self.network.lower(inputs) if lives else inputs
-            self._keep(stage.train, rows, labels_of[rows], features)
+            self.storage.keep(stage.train, rows, labels_of[rows], features)
             if getattr(policy, "full", False):
                 break
         self.network.train()
-
-    def _keep(self, samples: Samples, rows: np.ndarray, labels: np.ndarray, features: Tensor) -> None:
-        spec, options = samples.spec, self.options
-        label = label_name(spec)
-        if options.storage == "merec":
-            for c in np.unique(labels).tolist():
-                self.moments.setdefault(c, Moments()).add(features[torch.from_numpy(labels == c)].cpu().numpy())
-            return
-        if options.storage == "image":
-            self.memory.add(samples.take(rows, [input_name(spec), label]), labels)
-            return
-        if options.storage == "enhanced_raw_feature":
-            features = self._enhanced(features, torch.from_numpy(labels).to(self.device))
-        kept = features if isinstance(features, Tensor) and self.codebook is not None else features.cpu().numpy()
-        self.memory.add({FEATURES: kept, label: labels}, labels)
-
-    def _enhanced(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Maps weighted by how much the loss depends on each of their values (2.7)."""
-        with torch.enable_grad():
-            watched = features.detach().requires_grad_()
-            scores = self.network.upper(watched)[:, : len(self.seen)]
-            loss = F.cross_entropy(self.seen.scores(scores), self.seen.columns_of(labels))
-            (gradient,) = torch.autograd.grad(loss, watched)
-        saliency = gradient.abs()
-        return features * saliency / saliency.mean().clamp_min(1e-20)
 
     # ---- epochs and tasks ---------------------------------------------------------------------
     def _weights(self, first: bool) -> Weights:
@@ -336,7 +262,9 @@ class CrumbLearner:
         if not options.write_tables and not keeps:
             return
         last = self.epoch == n_epochs
-        self._score(ctx, f"task {stage.index} epoch {self.epoch}", final=last and stage.index == len(ctx.stages) - 1)
+        self.answers.score(
+            ctx, f"task {stage.index} epoch {self.epoch}", final=last and stage.index == len(ctx.stages) - 1
+        )
         self.records.end_epoch(stage.index)
         if not keeps:
             return
@@ -354,13 +282,7 @@ class CrumbLearner:
             if self.codebook is not None:
                 state.restore(self.codebook, self.best["codebook"])
             if stage.index == len(ctx.stages) - 1:
-                self._score(ctx, f"task {stage.index}, its best epoch", final=True)
-
-    def _score(self, ctx: Context, label: str, *, final: bool) -> None:
-        """Evaluate and tally; after the last task also image by image."""
-        self._tallying, self._analysing = True, self.options.analyse and final
-        ctx.evaluate(label)
-        self._tallying = self._analysing = False
+                self.answers.score(ctx, f"task {stage.index}, its best epoch", final=True)
 
     def _end_task(self, stage: Stage, ctx: Context) -> None:
         self.records.end_task(stage.index, -1 if self.best is None else self.best["epoch"] - 1)
@@ -380,20 +302,6 @@ class CrumbLearner:
             self.records.write(place, ctx.seed, stored, n_blocks, self.stream.n_classes)
             weight_files.save_files(place / f"CRUMB_run{ctx.seed}", self.network, self.codebook)
 
-    def _masked(self, scores: Tensor) -> np.ndarray:
-        """Scores by class label; classes not seen yet are ruled out."""
-        return self.seen.by_label(scores).float().cpu().numpy()
-
-    def _test_batches(self, samples: Samples) -> Batches:
-        """Test images as maps, computed once and kept for later passes over the same rows."""
-        rows = getattr(samples, "rows", None)
-        key = (id(getattr(samples, "base", samples)), None if rows is None else rows.tobytes())
-        if self._test is None or self._test[0] != key:
-            moving = self.network.lower.training or self.options.extractor_epochs
-            made = Batches(samples, self.device, transform=self.network.features, limit=0 if moving else 1 << 30)
-            self._test = (key, made)
-        return self._test[1]
-
     def _note_statistics(self, task: int, features: Tensor, wanted: bool) -> None:
         if wanted and self.options.write_tables and self.codebook is not None:
             with torch.no_grad():
@@ -403,62 +311,14 @@ class CrumbLearner:
     # ---- seam ---------------------------------------------------------------------------------
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, K] with unseen classes at minus infinity, and ``class`` int64 [n]."""
-        given = self._test_batches(samples)
-        generator = torch.Generator().manual_seed(0)
-        book = self.codebook
-        tallied: dict[str, list[np.ndarray]] = {}
-        codes: list[np.ndarray] = []
-        self.network.eval()
-        style = styled(samples, self.options.style) if self._analysing and self.options.style else None
-        for rows, features, _ in given(np.arange(len(samples)), self.options.predict_batch):
-            with torch.no_grad():
-                if self.options.perturb:
-                    features = perturb(features, self.options.perturb, generator)
-                mem = book is not None and (self._tallying or self.options.predict == "mem")
-                found = {"mem": self._masked(self.network.upper(book(features)))} if mem else {}
-                if self._tallying or not found:
-                    found["direct"] = self._masked(self.network.upper(features))
-                if self._tallying:
-                    tally = found | (self._disturbed(features, style, rows, generator) if self._analysing else {})
-                    for source, scores in tally.items():
-                        tallied.setdefault(source, []).append(scores)
-                if self._analysing and book is not None:
-                    codes.append(book.indices(features).cpu().numpy().astype(np.uint16))
-            scores = found.get(self.options.predict, found.get("direct"))
-            yield {"scores": scores, "class": scores.argmax(1)}
-        self.network.train()
-        if self._tallying:
-            label = label_name(samples.spec)
-            labels = samples.take(np.arange(len(samples)), [label])[label]
-            whole = {source: np.concatenate(parts) for source, parts in tallied.items()}
-            direct_and_mem = {source: whole.pop(source) for source in ("direct", "mem") if source in whole}
-            self.records.tally(labels, direct_and_mem, self.seen.by_stage)
-            self.records.last = {
-                "right": direct_and_mem["direct"].argmax(1) == labels,
-                "labels": labels,
-                **{kind: scores.argmax(1) == labels for kind, scores in whole.items()},
-            }
-            if codes:
-                self.records.last["codes"] = np.concatenate(codes)
-
-    def _disturbed(
-        self, features: Tensor, style: ImageFiles | None, rows: np.ndarray, generator: torch.Generator
-    ) -> dict[str, np.ndarray]:
-        """Scores of test images whose maps are disturbed, and of the same images in another style."""
-        out = {kind: self._masked(self.network.upper(perturb(features, kind, generator))) for kind in DISTURBED}
-        if style is not None:
-            source = input_name(style.spec)
-            images = to_input(style.take(rows, [source])[source], style.spec[source], self.device)
-            out["style"] = self._masked(self.network(images))
-        return out
+        return self.answers.predict(samples)
 
     def state(self) -> Tree:
         """Weights, codebook, momentum, memory, generators and the position in the stream."""
         return {
             "network": state.pack(self.network),
             "optimizer": state.pack(self.optimizer),
-            "memory": None if self.memory is None else self.memory.state(),
-            "moments": {str(c): m.state() for c, m in self.moments.items()},
+            **self.storage.state(),
             "rng": state.pack(self.rng),
             "crops": state.pack(self.crops),
             "generators": state.pack_generators(),
@@ -472,13 +332,8 @@ class CrumbLearner:
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
         state.restore(self.network, tree["network"])
-        if self.memory is not None:
-            self.memory.load(tree["memory"])
+        self.storage.load(tree)
         state.restore(self.optimizer, tree["optimizer"])
-        self.moments = {}
-        for c, content in tree["moments"].items():
-            self.moments[int(c)] = Moments()
-            self.moments[int(c)].load(content)
         state.restore(self.rng, tree["rng"])
         state.restore(self.crops, tree["crops"])
         state.restore_generators(tree["generators"])
@@ -486,4 +341,4 @@ class CrumbLearner:
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
         self.records.load(copy.deepcopy(tree["history"]))
         self.best = tree["best"]
-        self._test = None
+        self.answers.forget()
