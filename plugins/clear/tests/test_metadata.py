@@ -175,11 +175,53 @@ def test_dates_in_columns_equal_dates_one_by_one() -> None:
         texts.append(
             f"{year:04d}-{month:02d}-{day:02d} {rng.integers(0, 25):02d}:{rng.integers(0, 61):02d}:{rng.integers(0, 61):02d}.0"  # noqa: E501
         )
-    found = m.taken_micros(pa.array(texts))
-    expected = [m.taken_seconds(text) for text in texts]
-    assert [None if v == np.iinfo(np.int64).min else v / 1e6 for v in found.tolist()] == [
-        None if s != s else s for s in expected
+    together = m.taken_micros(pa.array(texts)).tolist()
+    alone = [int(m.taken_micros(pa.array([text]))[0]) for text in texts]
+    expected = [None if (seconds := m.taken_seconds(text)) != seconds else seconds for text in texts]
+    for found in (together, alone):
+        assert [None if v == np.iinfo(np.int64).min else v / 1e6 for v in found] == expected
+
+
+def test_lines_read_as_they_are_equal_lines_looked_at(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"dataset": "dataset", "autotags": "autotags-v1", "lines": "lines", "hashes": "hash", "exif": "exif"}
+    whole = {
+        key: b"\n".join((raw / f"yfcc100m_{name}").read_bytes().split(b"\n")[:30]) + b"\n"
+        for key, name in names.items()
+    }
+    marks = [
+        b" ",
+        b"\t",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\x0b",
+        b"\xc2\xa0",
+        b"\xff",
+        b"\xc3\xa9",
+        b"0",
+        b"-",
+        b",",
+        b":",
+        b"x",
+        b'"',
     ]
+    rng = np.random.default_rng(0)
+    original, taken = m.read_clean, 0
+    for case in range(120):
+        files = dict(whole)
+        name = list(files)[case % 5]
+        text = files[name]
+        places = [0] + [i + shift for i, c in enumerate(text) if c in b"\t\n,:" for shift in (0, 1)]
+        at = int(rng.choice(places if case % 3 else len(text))) % (len(text) - 1)
+        files[name] = text[:at] + marks[rng.integers(len(marks))] + text[at + int(rng.integers(2)) :]
+        block = m.Block(first=0, **files)
+        fast = m.parse_block(block)
+        with monkeypatch.context() as patch:
+            patch.setattr(m, "read_clean", lambda *args: None)
+            slow = m.parse_block(block)
+        assert fast.equals(slow), files[name][max(0, at - 40) : at + 40]
+        taken += original(files["dataset"], dict.fromkeys(m.COLUMNS, pa.string())) is not None
+    assert 80 < taken < 120  # both ways were walked
 
 
 def test_equal_dates_are_rejected_and_slack_lets_them_pass() -> None:

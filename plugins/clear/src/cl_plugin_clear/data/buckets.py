@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from attrs import define, frozen
 
@@ -189,10 +188,12 @@ def _cut(
     n_items: int,
     report: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
-    # only numbers travel through the sort: the path is put together again from what it is made of
+    # little travels through the sort: the path is put together again, after it, from what it is made of
     stream = database.sql(
-        "select date_uploaded as up, row, id, split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "  # noqa: E501
-        f"from photos where status in ({wanted}) order by up, row"
+        "select id, up, 'images/' || chunk || '/' || id || '.' || ext as rel_path, row from ("
+        "select date_uploaded as up, row, id, "
+        "split_part(rel_path, '/', 2) as chunk, split_part(rel_path, '.', -1) as ext "
+        f"from photos where status in ({wanted}) order by up, row)"
     )
     reader = (stream.to_arrow_reader if hasattr(stream, "to_arrow_reader") else stream.fetch_arrow_reader)(200_000)
     stats: list[dict[str, Any]] = [
@@ -212,15 +213,18 @@ def _cut(
             latest = int(up[-1]) if len(up) else latest
             bucket = cutter(up)
             done += len(up)
-            for b in np.unique(bucket[bucket >= 0]).tolist():
-                rows = pa.array(np.flatnonzero(bucket == b))
-                piece = batch.take(rows)
-                ids, row, ups = (piece[key].to_numpy() for key in ("id", "row", "up"))
-                name = pc.binary_join_element_wise(piece["id"].cast(pa.string()), piece["ext"], ".")
-                paths = pc.binary_join_element_wise("images", piece["chunk"], name, "/")
+            if (bucket < 0).any():
+                inside = bucket >= 0
+                batch, bucket, up = batch.filter(pa.array(inside)), bucket[inside], up[inside]
+            for b in range(n_buckets):
+                first, end = np.searchsorted(bucket, [b, b + 1]).tolist()
+                if first == end:
+                    continue
+                piece = batch.slice(first, end - first)
+                ids, row = piece["id"].to_numpy(), piece["row"].to_numpy()
                 stat = stats[b]
-                stat["min"] = int(ups.min()) if stat["min"] is None else min(stat["min"], int(ups.min()))
-                stat["max"] = int(ups.max()) if stat["max"] is None else max(stat["max"], int(ups.max()))
+                stat["min"] = int(up[first]) if stat["min"] is None else stat["min"]
+                stat["max"] = int(up[end - 1])
                 stat["first_row"] = (
                     int(row.min()) if stat["first_row"] is None else min(stat["first_row"], int(row.min()))
                 )
@@ -231,11 +235,14 @@ def _cut(
                         writer.close()
                     part = stat["n"] // PART_ROWS
                     writer = pq.ParquetWriter(
-                        folder / f"bucket={b}" / f"part-{part:04d}.parquet", ROWS, compression="snappy"
+                        folder / f"bucket={b}" / f"part-{part:04d}.parquet",
+                        ROWS,
+                        compression="snappy",
+                        use_dictionary=False,  # no value comes twice
                     )
                     writing, in_part = b, 0
                 assert writer is not None
-                writer.write_table(pa.table([piece["id"], piece["up"], paths, piece["row"]], schema=ROWS))
+                writer.write_table(pa.table(piece.columns, schema=ROWS))
                 stat["n"] += len(piece)
                 in_part += len(piece)
             report(done, n_items)

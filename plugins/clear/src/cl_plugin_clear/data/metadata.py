@@ -12,7 +12,7 @@ import gzip
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,6 +50,8 @@ STATUSES = (
 """One per row. ``pending``: passed the metadata filter, not tried yet. ``columns`` to ``hash``: the row itself is bad.
 ``video``, ``date``: metadata filter. The rest: outcome of the download; ``ok`` is in the data set."""
 
+_PENDING = STATUSES.index("pending")
+
 TABLE = pa.schema(
     [(name.lower(), _NUMBERS.get(name, pa.string())) for name in COLUMNS]
     + [
@@ -73,6 +75,7 @@ TABLE = pa.schema(
 _EPOCH = datetime(1970, 1, 1)
 _ISO = isoparser()
 _NULL_TIME = np.iinfo(np.int64).min
+_YEAR_ONE = (datetime(1, 1, 1) - _EPOCH) // timedelta(microseconds=1)
 
 
 # ---- one record, as text ----------------------------------------------------------------------
@@ -148,20 +151,24 @@ def keeps(marker: int, taken: float, uploaded: float, *, use_valid_date: bool = 
 # ---- blocks of lines --------------------------------------------------------------------------
 
 
-def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 22) -> Iterator[bytes]:
+def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 20) -> Iterator[bytes]:
     """Bytes of ``n_lines`` whole lines at a time, the last block shorter; every line ends with a newline."""
     pending: list[bytes] = []
     n_pending = 0
     while data := stream.read(read_size):
-        count = data.count(b"\n")
-        while n_pending + count >= n_lines:
-            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
-            cut = int(ends[n_lines - n_pending - 1]) + 1
-            pending.append(data[:cut])
-            yield b"".join(pending)
-            data, pending, n_pending = data[cut:], [], 0
-            count = data.count(b"\n")
-        pending.append(data)
+        newline = np.frombuffer(data, np.uint8) == 10
+        count = int(np.count_nonzero(newline))
+        start = 0
+        if n_pending + count >= n_lines:
+            ends = np.flatnonzero(newline) + 1
+            used = 0
+            while n_pending + count - used >= n_lines:
+                used += n_lines - n_pending
+                pending.append(data[start : ends[used - 1]])
+                yield b"".join(pending)
+                start, pending, n_pending = int(ends[used - 1]), [], 0
+            count -= used
+        pending.append(data[start:])
         n_pending += count
     if rest := b"".join(pending):
         yield rest if rest.endswith(b"\n") else rest + b"\n"
@@ -453,8 +460,11 @@ def regular(block: bytes, n_fields: int, *, short: bool = False) -> tuple[bytes,
     return b"".join(pieces), bad, n
 
 
-def read_csv(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """A regular block as Arrow columns; every line is a row."""
+def read_csv(block: bytes, types: Mapping[str, pa.DataType], *, check_utf8: bool = False) -> pa.Table:
+    """A regular block as Arrow columns; every line is a row.
+
+    :raises pa.ArrowInvalid: when a line has another number of fields, or a field is not of its type.
+    """
     if not block:
         return pa.table({name: pa.array([], kind) for name, kind in types.items()})
     return pa_csv.read_csv(
@@ -468,9 +478,45 @@ def read_csv(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
             strings_can_be_null=False,
             quoted_strings_can_be_null=False,
             null_values=[""],
-            check_utf8=False,
+            check_utf8=check_utf8,
         ),
     ).combine_chunks()
+
+
+def read_clean(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """A block as it is, or None when a line does not fit and :func:`regular` must say which.
+
+    White space at the ends of a line is for the caller to find.
+    """
+    if b"\r" in block:
+        return None
+    try:
+        return read_csv(block, types, check_utf8=True)
+    except pa.ArrowInvalid:
+        return None
+
+
+def dataset_columns(block: bytes, n_columns: int) -> tuple[dict[str, pa.Array], pa.Array, int, dict[int, BadRow]]:
+    """Lines of the dataset file -> (column of each of :data:`COLUMNS`, ids as text, rows, bad rows).
+
+    With 24 columns the leading line number is ``_line``. Empty and unreadable numbers are null.
+    """
+    kinds = {"_line": pa.int64()} if n_columns > len(COLUMNS) else {}
+    kinds |= {name: _NUMBERS.get(name, pa.string()) for name in COLUMNS}
+    table = read_clean(block, kinds | {"ID": pa.string()})
+    if table is not None:
+        out = {name: _one(table[name]) for name in kinds}
+        ids = out["ID"]
+        # a line that starts or ends with white space would be another one without it
+        if not any(out[name].null_count for name in ("_line", "IMG_OR_VIDEO") if name in out):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return out | {"ID": ids.cast(pa.int64())}, ids, len(ids), {}
+    clean, bad, n = regular(block, n_columns)
+    text = read_csv(clean, dict.fromkeys(kinds, pa.string()))
+    out = {name: _one(text[name]) for name in kinds}
+    ids = out["ID"]
+    numeric = {name: numbers(out[name], kind) for name, kind in kinds.items() if kind != pa.string()}
+    return out | numeric, ids, n, bad
 
 
 def numbers(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
@@ -507,9 +553,13 @@ def taken_micros(column: pa.Array) -> np.ndarray:
     out = np.full(n, _NULL_TIME, np.int64)
     if n == 0:
         return out
-    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + n + 1].astype(np.int64)
-    lengths = np.diff(offsets)
-    text = np.frombuffer(array.buffers()[2], np.uint8) if array.buffers()[2] is not None else np.empty(0, np.uint8)
+    starts, text, ends = _text(array)
+    offsets, lengths = starts.astype(np.int64), ends - starts
+    if ((lengths == 21) | (lengths == 19)).all():
+        with contextlib.suppress(pa.ArrowInvalid):
+            micros: np.ndarray = array.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+            if micros.min() >= _YEAR_ONE:
+                return micros
     fast = np.flatnonzero((lengths == 21) | (lengths == 19))
     done = np.zeros(n, bool)
     if len(fast):
@@ -543,26 +593,16 @@ def taken_micros(column: pa.Array) -> np.ndarray:
 
 def tag_map(rest: pa.Array) -> tuple[pa.Array, dict[int, BadRow]]:
     """The second field of the autotags lines -> map<string, float64> column, and the rows whose scores are bad."""
-    pieces = pc.split_pattern(rest, ",")
     blank = pc.equal(rest, "")
-    lengths = np.where(
-        blank.to_numpy(zero_copy_only=False), 0, pc.list_value_length(pieces).to_numpy(zero_copy_only=False)
-    )
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    flat = pc.list_flatten(pieces.filter(pc.invert(blank)))
-    if len(flat) == 0:
+    sizes = pc.if_else(blank, 0, pc.add(pc.count_substring(rest, ","), 1))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes.to_numpy(zero_copy_only=False))]).astype(np.int32))
+    lines = pc.binary_join_element_wise(rest.filter(pc.invert(blank)), "", "\n")
+    if len(lines) == 0:
         return pa.MapArray.from_arrays(offsets, pa.array([], pa.string()), pa.array([], pa.float64())), {}
-    if pc.all(pc.equal(pc.count_substring(flat, ":"), 1)).as_py():
-        values = np.frombuffer(flat.buffers()[2], np.uint8)
-        ends = np.frombuffer(flat.buffers()[1], np.int32)[flat.offset : flat.offset + len(flat) + 1]
-        lines = np.insert(values[ends[0] : ends[-1]], ends[1:] - ends[0], 10)
-        lines[lines == 58] = 9  # "tag:score,tag:score" has become two tab-separated columns
-        try:
-            table = read_csv(lines.tobytes(), {"tag": pa.string(), "score": pa.float64()})
-            if table.num_rows == len(flat) and table["score"].null_count == 0:
-                return pa.MapArray.from_arrays(offsets, _one(table["tag"]), _one(table["score"])), {}
-        except pa.ArrowInvalid:
-            pass  # some score is no number: find out which, line by line
+    text = lines.buffers()[2].to_pybytes().translate(_TAG_LINES)  # "tag:score,..." has become lines of two fields
+    table = read_clean(text, {"tag": pa.string(), "score": pa.float64()})
+    if table is not None and table.num_rows == offsets[-1].as_py() and table["score"].null_count == 0:
+        return pa.MapArray.from_arrays(offsets, _one(table["tag"]), _one(table["score"])), {}
     bad: dict[int, BadRow] = {}
     rows: list[list[tuple[str, float]]] = []
     for row, line in enumerate(rest.to_pylist()):
@@ -574,10 +614,17 @@ def tag_map(rest: pa.Array) -> tuple[pa.Array, dict[int, BadRow]]:
     return pa.array(rows, pa.map_(pa.string(), pa.float64())), bad
 
 
+_TAG_LINES = bytes.maketrans(b",:", b"\n\t")
+
+
 def pair_columns(block: bytes | None, n: int) -> tuple[pa.Array, pa.Array, dict[int, BadRow]]:
     """``first<TAB>rest`` lines, the rest possibly missing -> text columns of length ``n``, missing lines null."""
+    kinds = {"first": pa.string(), "rest": pa.string()}
+    table = read_clean(block or b"", kinds)
+    if table is not None and table.num_rows == n and _trimmed(_one(table["first"]), _one(table["rest"])):
+        return _one(table["first"]), _one(table["rest"]), {}
     clean, bad, n_lines = regular(block or b"", 2, short=True)
-    table = read_csv(clean, {"first": pa.string(), "rest": pa.string()})
+    table = read_csv(clean, kinds)
     first, rest = _one(table["first"]), _one(table["rest"])
     if n_lines > n:
         first, rest = first.slice(0, n), rest.slice(0, n)
@@ -585,6 +632,22 @@ def pair_columns(block: bytes | None, n: int) -> tuple[pa.Array, pa.Array, dict[
         gap = pa.nulls(n - n_lines, pa.string())
         first, rest = pa.concat_arrays([first, gap]), pa.concat_arrays([rest, gap])
     return first, rest, bad
+
+
+def _trimmed(first: pa.Array, rest: pa.Array) -> bool:
+    """Whether no first field starts, and no rest ends, with white space; an empty first field counts as such."""
+    starts, text, ends = _text(first)
+    if (starts == ends).any() or (text[starts] <= 32).any() or (text[ends - 1] <= 32).any():
+        return False
+    starts, text, ends = _text(rest)
+    return not (text[ends[ends > starts] - 1] <= 32).any()
+
+
+def _text(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each value of a text column starts, the bytes of all, and where each ends."""
+    _, offsets, data = array.buffers()
+    at = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    return at[:-1], np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), at[1:]
 
 
 def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -624,31 +687,24 @@ def parse_block(
     :param find_hash: hashes of ids that the aligned hash line does not name; None: such rows have none.
     """
     rule = rule or Filter()
-    clean, bad, n = regular(block.dataset, n_columns)
-    leading = ["_line"] * (n_columns - len(COLUMNS))
-    text = read_csv(clean, {name: pa.string() for name in (*leading, *COLUMNS)})
-    status = np.full(n, "pending", dtype="<U16")
+    columns, ids, n, bad = dataset_columns(block.dataset, n_columns)
+    out: dict[str, Any] = {name.lower(): columns[name] for name in COLUMNS}
+    status = np.full(n, _PENDING, np.int8)
     errors: dict[int, str] = {}
 
     def mark(rows: Mapping[int, BadRow]) -> None:
         for row, error in rows.items():
-            if row < n and status[row] == "pending":
-                status[row], errors[row] = error.status, str(error)
+            if row < n and status[row] == _PENDING:
+                status[row], errors[row] = STATUSES.index(error.status), str(error)
 
     def mark_mask(mask: np.ndarray, kind: str, why: str) -> None:
-        for row in np.flatnonzero(mask & (status == "pending")):
-            status[row], errors[int(row)] = kind, why
+        for row in np.flatnonzero(mask & (status == _PENDING)):
+            status[row], errors[int(row)] = STATUSES.index(kind), why
 
     mark(bad)
-    out: dict[str, Any] = {}
-    for name in COLUMNS:
-        column = _one(text[name])
-        out[name.lower()] = numbers(column, _NUMBERS[name]) if name in _NUMBERS else column
     for name in ("id", "date_uploaded", "img_or_video"):
         mark_mask(_nulls(out[name]), "number", f"{name} is no number")
-
-    ids = _one(text["ID"])
-    out["line_num"] = numbers(_one(text["_line"]), pa.int64()) if leading else pa.nulls(n, pa.int64())
+    out["line_num"] = columns.get("_line", pa.nulls(n, pa.int64()))
     tags = pa.MapArray.from_arrays(
         pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.string()), pa.array([], pa.float64())
     )
@@ -675,28 +731,28 @@ def parse_block(
         if same.all():
             out["hash_value"] = value
         else:
-            wanted = np.flatnonzero(~same & (status == "pending"))
+            wanted = np.flatnonzero(~same & (status == _PENDING))
             values = np.array(pc.if_else(pa.array(same), value, pa.scalar(None, pa.string())).to_pylist(), dtype=object)
             if len(wanted) and find_hash is not None:
                 values[wanted] = find_hash(out["id"].take(pa.array(wanted)).to_numpy(zero_copy_only=False))
             out["hash_value"] = pa.array(values.tolist(), pa.string())
         mark_mask(_nulls(out["hash_value"]), "hash", "no hash for this id")
 
-    taken = taken_micros(_one(text["DATE_TAKEN"]))
+    taken = taken_micros(columns["DATE_TAKEN"])
     unknown = taken == _NULL_TIME
     uploaded = pc.fill_null(out["date_uploaded"], 0).to_numpy(zero_copy_only=False)
     limit = uploaded.astype(np.float64) + rule.slack_hours * 3600
     marker = pc.fill_null(out["img_or_video"], 1).to_numpy(zero_copy_only=False)
-    status[(marker != 0) & (status == "pending")] = "video"
+    status[(marker != 0) & (status == _PENDING)] = STATUSES.index("video")
     if rule.use_valid_date:
-        status[(unknown | (taken / 1e6 >= limit)) & (status == "pending")] = "date"
+        status[(unknown | (taken / 1e6 >= limit)) & (status == _PENDING)] = STATUSES.index("date")
 
     out |= {
         "auto_tag_scores": tags,
         "exif": pa.nulls(n),
         "taken": pa.array(np.where(unknown, 0, taken), pa.int64(), mask=unknown).cast(pa.timestamp("us")),
         "row": pa.array(block.first + np.arange(n)),
-        "status": pa.array(status),
+        "status": pa.DictionaryArray.from_arrays(pa.array(status), list(STATUSES)).cast(pa.string()),
         "error": pa.array([errors.get(row) for row in range(n)], pa.string()) if errors else pa.nulls(n, pa.string()),
     }
     for name in ("width", "height", "bytes", "sha256", "rel_path"):

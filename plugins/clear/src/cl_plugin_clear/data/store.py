@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import duckdb
 
 FORMAT = 1
-ROW_GROUP = 16_384
+ROW_GROUP = 65_536
 PARSED, DOWNLOADED = "parsed", "downloaded"
 
 
@@ -142,7 +142,7 @@ class Store:
     def write_chunk(self, chunk: int, table: pa.Table, state: str) -> None:
         """Write a chunk and then its manifest row, each whole or not at all."""
         write_parquet(self.part(chunk), table)
-        counts = Counter(table["status"].to_pylist())
+        counts = {entry["values"]: entry["counts"] for entry in table["status"].value_counts().to_pylist()}
         write_json(self.part(chunk).with_suffix(".json"), {
             "chunk": chunk, "state": state, "first": chunk * self.chunk_size, "rows": table.num_rows,
             "counts": dict(sorted(counts.items())), "bytes": self.part(chunk).stat().st_size,
@@ -200,7 +200,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         )
 
 
-_DICTIONARY = ["license_name", "license_url", "ext", "status", "device", "user_id"]
+_DICTIONARY = ["license_name", "license_url", "ext", "status"]
 
 
 def toml(value: Mapping[str, Any]) -> str:
