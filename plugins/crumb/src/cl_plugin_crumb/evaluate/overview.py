@@ -19,7 +19,7 @@ class Row:
     """One method on one stream.
 
     :param final: accuracy over all classes after the last task, percent, one a seed; ``first`` on the first task.
-    :param n_bytes: of the memory, 0 when nothing was kept; ``seconds``: of a run, mean over seeds.
+    :param n_bytes: of the memory, 0 when nothing was kept; ``seconds``: of a run, median over seeds.
     """
 
     stream: str
@@ -64,7 +64,7 @@ def rows(folders: Sequence[Path]) -> list[Row]:
             final=tuple(100 * next(iter(table["seen"][-1].values())) for table in tables),
             first=tuple(100 * table["matrix"][-1][0] for table in tables),
             n_bytes=max(run["cost"]["memory_bytes"] if run["cost"]["memory_examples"] else 0 for run in runs),
-            seconds=float(np.mean([run["cost"]["seconds"] for run in runs])),
+            seconds=float(np.median([run["cost"]["seconds"] for run in runs])),
         )
         out.append(row)
     return sorted(out, key=lambda row: (row.stream, -np.mean(row.final)))
