@@ -6,7 +6,10 @@ Shapes: P prompts, N images of a bucket, d feature width, K pool size, M class s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from attrs import define, field, frozen
@@ -86,7 +89,7 @@ def search(
 ) -> tuple[Ranked, Ranked | None]:
     """The ``k`` best images of each prompt in one pass over the shards, all prompts at once.
 
-    Shards may be memory-mapped and larger than memory: only ``block_rows`` rows are touched at a time.
+    Shards may be memory-mapped and larger than memory: a few times ``block_rows`` rows are in hand at a time.
 
     :param queries: normalised, [P, d].
     :param shards: normalised image features, [rows, d] each, float16 or float32; rows that are NaN never match.
@@ -96,23 +99,59 @@ def search(
     queries = np.ascontiguousarray(queries, np.float32)
     top = [_Best(k) for _ in queries]
     low = [_Best(k) for _ in queries] if bottom else []
+
+    def select(prompts: range, scores_PR: np.ndarray, start: int) -> None:
+        for prompt in prompts:
+            top[prompt].add(scores_PR[prompt], start)
+            if bottom:
+                low[prompt].add(-scores_PR[prompt], start)
+
+    n_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [range(first, len(queries), n_workers) for first in range(min(n_workers, len(queries)))]
+    selecting: list[Future[None]] = []
+    # while a block is multiplied, the best of the one before are kept and the next one comes from the disk
+    with ThreadPoolExecutor(n_workers + 1, thread_name_prefix="select") as pool:
+        for start, block in _fetched(_blocks(shards, queries.shape[-1], block_rows), pool):
+            # BLAS reads a memory map in place, and faster here than torch's product; faiss is slower still at large k
+            scores_PR = queries @ np.asarray(block, np.float32).T
+            for future in selecting:
+                future.result()
+            selecting = [pool.submit(select, share, scores_PR, start) for share in shares]
+        for future in selecting:
+            future.result()
+    return _ranked(top), (_ranked(low) if bottom else None)
+
+
+def _blocks(shards: Iterable[np.ndarray], width: int, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
     start = 0
     for shard in shards:
-        if shard.shape[-1] != queries.shape[-1]:
+        if shard.shape[-1] != width:
             raise BadInput(
-                f"features are {shard.shape[-1]} wide, prompts {queries.shape[-1]}",
+                f"features are {shard.shape[-1]} wide, prompts {width}",
                 where="retrieval",
                 fix="use the same CLIP model for images and prompts",
             )
         for first in range(0, len(shard), block_rows):
-            # BLAS reads a memory map in place, and faster here than torch's product; faiss is slower still at large k
-            scores_PR = queries @ np.asarray(shard[first : first + block_rows], np.float32).T
-            for keeper, scores in zip(top, scores_PR, strict=True):
-                keeper.add(scores, start + first)
-            for keeper, scores in zip(low, -scores_PR if bottom else (), strict=True):
-                keeper.add(scores, start + first)
+            yield start + first, shard[first : first + block_rows]
         start += len(shard)
-    return _ranked(top), (_ranked(low) if bottom else None)
+
+
+def _fetched(blocks: Iterator[tuple[int, np.ndarray]], pool: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
+    """The blocks, each asked for in the background one block ahead."""
+    waiting: deque[tuple[int, np.ndarray, Future[None]]] = deque()
+    for start, block in blocks:
+        waiting.append((start, block, pool.submit(_touch, block)))
+        if len(waiting) > 1:
+            start, block, touched = waiting.popleft()
+            touched.result()
+            yield start, block
+    for start, block, touched in waiting:
+        touched.result()
+        yield start, block
+
+
+def _touch(block: np.ndarray) -> None:
+    block[:: max(1, 4096 // block.strides[0]), 0].sum()  # something of every page
 
 
 def _ranked(best: Sequence[_Best]) -> Ranked:
