@@ -143,7 +143,7 @@ class LiveLine:
         self._shown = now
         done = event.step - self._at
         eta = ""
-        if self._left and event.rate > 0 and done <= self._left:
+        if self._left and event.rate > 0 and 0 < done <= self._left:  # the first rate has the start in it
             eta = f", {duration((self._left - done) / event.rate)} left"
         values = "".join(f", {k} {v:.4g}" for k, v in event.values.items())
         doing = f"{self._stage} {self._phase}".strip()
