@@ -116,6 +116,38 @@ def test_mobilenet_is_cut_at_64_channels_and_its_frozen_batch_norm_stays() -> No
     assert not torch.equal(mean, live.lower[2][1].running_mean)
 
 
+def test_a_frozen_part_gives_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network.squeezenet(3, size=32)
+    images = torch.rand(5, 3, 40, 40)
+    whole = net.features(images)
+    seen: list[int] = []
+    net.lower[0].register_forward_hook(lambda layer, given, out: seen.append(len(out)))
+    monkeypatch.setattr(network.InParts, "PIXELS", 2 * 32**2)
+    torch.testing.assert_close(net.features(images), whole)
+    assert seen == [2, 2, 1]
+    net.lower(images)  # learns: as a whole
+    assert seen == [2, 2, 1, 5]
+
+
+def test_live_batch_norm_sees_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network.InParts, "PIXELS", 32**2)
+    net = network.mobilenet(3, size=32, live_batchnorm=True)
+    seen: list[int] = []
+    net.lower[0].register_forward_hook(lambda layer, given, out: seen.append(len(out)))
+    net.features(torch.rand(4, 3, 32, 32))
+    assert seen == [4]
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 64, 300])
+def test_the_lowest_of_equal_blocks_wins(n_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook, "SCORES_AT_ONCE", 7 * n_blocks)
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(-1, 2, (n_blocks, 4), generator=generator).float()
+    features = torch.randint(-1, 2, (2, 8, 3, 3), generator=generator).float()
+    expected = codebook.similarity(features, blocks).numpy().argmax(-1)
+    np.testing.assert_array_equal(codebook.assign(features, blocks).numpy(), expected)
+
+
 @pytest.mark.parametrize("cut", [0, 14])
 def test_an_impossible_cut_is_refused(cut: int) -> None:
     with pytest.raises(BadSetting, match="cannot be cut"):

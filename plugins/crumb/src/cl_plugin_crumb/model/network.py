@@ -34,6 +34,23 @@ class Resize(nn.Module):
         return F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
 
 
+class InParts(nn.Sequential):
+    """Layers that take a batch of images in parts when nothing is learnt: maps of the first layers stay in the cache.
+
+    Only on the CPU, and not while batch norm follows the data, whose statistics are those of whole batches.
+    """
+
+    PIXELS = 512 * 32**2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the last layer gives for the whole batch."""
+        side = getattr(self[0], "size", images.shape[-1])
+        n_parts = -(-len(images) * side**2 // self.PIXELS)
+        if n_parts < 2 or self.training or torch.is_grad_enabled() or images.device.type != "cpu":
+            return super().forward(images)
+        return torch.cat([nn.Sequential.forward(self, part) for part in images.chunk(n_parts)])
+
+
 def split(
     before: Sequence[nn.Module], layers: Sequence[nn.Module], cut: int, *, frozen: bool, live_batchnorm: bool = False
 ) -> Split:
@@ -44,7 +61,7 @@ def split(
     """
     if not frozen:
         return Split(None, nn.Sequential(*before, *layers))
-    network = Split(nn.Sequential(*before, *layers[:cut]), nn.Sequential(*layers[cut:]))
+    network = Split(InParts(*before, *layers[:cut]), nn.Sequential(*layers[cut:]))
     if live_batchnorm:
         network.lower.train()
     return network
