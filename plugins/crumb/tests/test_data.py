@@ -159,8 +159,10 @@ def test_a_list_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         lists.read_list(tmp_path / "a.txt")
 
 
-def test_a_folder_of_images_becomes_a_stream(tmp_path: Path) -> None:
+def test_a_folder_of_images_becomes_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = images(tmp_path, {"train": 5, "val": 2})
+    monkeypatch.chdir(root)
+    assert stream.build_folder(settings.Folder(path=".", size=16), Site()).name == root.name
     made = stream.build_folder(settings.Folder(path=str(root), size=16), Site(seed=1))
     made.check()
     assert [len(s.train) for s in made.stages] == [10, 10]

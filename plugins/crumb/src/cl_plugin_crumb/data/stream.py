@@ -391,7 +391,7 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
             classes=made.classes,
         )
     return of_lists(
-        root.name,
+        root.resolve().name,
         made,
         samples,
         {path: row for row, path in enumerate(paths)},
