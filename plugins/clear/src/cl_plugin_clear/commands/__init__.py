@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,14 @@ class Console(Protocol):
 
     def json(self, content: Any) -> None:
         """The whole result for machines."""
+
+
+def show_statuses(console: Console, counts: Mapping[str, int]) -> None:
+    """Table of the rows of each status, with what it says."""
+    from cl_plugin_clear.data.metadata import MEANINGS
+
+    rows = [(name, counts[name], meaning) for name, meaning in MEANINGS.items() if counts.get(name)]
+    console.table("rows by status", ("status", "rows", "meaning"), rows)
 
 
 Handler = Callable[[Namespace, Console], int]

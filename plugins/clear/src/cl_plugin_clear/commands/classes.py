@@ -116,11 +116,36 @@ def retrieve(parser: ArgumentParser) -> Handler:
             allow_short=args.allow_short,
             report=lambda b: console.say(f"bucket {b}"),
         )
-        console.print(f"{len(done.made)} buckets searched, {len(done.reused)} found done")
+        for line in _scores(console, args.out):
+            console.print(line)
+        console.print(f"{len(done.made)} buckets searched now, {len(done.reused)} were done")
+        console.print(f"next: clk clear build --root {args.root} --out {args.out}")
         console.json({"made": done.made, "reused": done.reused})
         return 0
 
     return handle
+
+
+def _scores(console: Console, out: Path) -> list[str]:
+    """Table of the classes retrieved so far; :return: what is odd about them."""
+    from cl_plugin_clear.data.concepts import read_json_object
+
+    found: dict[str, list[list[float]]] = {}
+    buckets = [read_json_object(out / path) for path in read_json_object(out / "clip_result.json").values()]
+    for bucket in buckets:
+        for label, hits in bucket.items():
+            found.setdefault(label, []).append([hit["score"] for hit in hits])
+    rows = [
+        (label, sum(map(len, lists)), max(map(max, full)) if full else None, min(map(min, full)) if full else None)
+        for label, lists in found.items()
+        for full in [[scores for scores in lists if scores]]
+    ]
+    console.table(f"classes over {len(buckets)} buckets", ("class", "pictures", "best score", "lowest"), rows)
+    return [
+        f"{label} has no picture: int(class size x negative ratio) is 0, or its pool is used up"
+        for label, n, *_ in rows
+        if not n
+    ]
 
 
 def build(parser: ArgumentParser) -> Handler:
@@ -151,6 +176,7 @@ def build(parser: ArgumentParser) -> Handler:
             args.out, ratio=args.test_ratio, stratified=args.stratified, feature_sets=args.feature_set
         )
         console.table("pictures", ("class", "over all buckets"), sorted(totals.items()))
+        console.print(f"labelled folder {args.out}: {sum(totals.values()):,} pictures in {len(totals)} classes")
         console.json({"classes": totals, "buckets": sizes})
         return 0
 
@@ -188,7 +214,8 @@ def features(parser: ArgumentParser) -> Handler:
             write_features(folder, args.name, extract, batch_size=args.batch_size, state_dict=state)
             for folder in folders
         )
-        console.print(f"{n} pictures read, feature set {args.name}")
+        places = ", ".join(str(folder / "features" / args.name) for folder in folders)
+        console.print(f"feature set {args.name}: {n:,} pictures read now, what was there is kept; in {places}")
         console.json({"pictures": n, "name": args.name})
         return 0
 
@@ -224,7 +251,11 @@ def images(parser: ArgumentParser) -> Handler:
         got, failed = fetch_all_images(
             args.folder, template=args.url_template, n_threads=args.threads, wait_s=args.retry_wait
         )
-        console.print(f"{got} pictures there, {failed} failed: all_images/failed/<bucket>.json")
+        console.print(f"{got:,} pictures are in {args.folder / 'all_images'}, {failed:,} could not be had")
+        if failed:
+            console.print(
+                f"which: {args.folder / 'all_images' / 'failed'}/BUCKET.json; run the same again to try them once more"
+            )
         console.json({"pictures": got, "failed": failed})
         return 0 if not failed else 1
 

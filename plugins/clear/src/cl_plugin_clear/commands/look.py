@@ -55,7 +55,10 @@ def explore(parser: ArgumentParser) -> Handler:
             best = [(h.id, round(h.score, 4), h.rel_path) for h in view.hits[: min(args.end, 10)]]
             console.table(f"bucket {args.bucket}: {query}", ("photo", "score", "picture"), best)
             console.table("per year", ("year", "pictures"), list(view.years.items()))
-            console.print(f"page: {args.to}")
+            scores = [h.score for h in view.hits]
+            if scores:
+                console.print(f"{len(scores)} retrieved, scores {max(scores):.3f} to {min(scores):.3f}")
+            console.print(f"page with the grid, the histograms and the precision view: {args.to}")
             console.json(
                 {
                     "query": str(query),

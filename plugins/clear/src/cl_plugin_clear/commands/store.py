@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel import BadInput, BadSetting, MissingAsset
-from cl_plugin_clear.commands import Handler, add_root, numbers
+from cl_plugin_clear.commands import Handler, add_root, numbers, show_statuses
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -85,10 +85,14 @@ def metadata(parser: ArgumentParser) -> Handler:
             report=lambda rows: console.say(f"{rows:,} rows"),
         )
         total = sum(done.counts.values())
-        console.table("rows by status", ("status", "rows"), list(done.counts.items()))
+        show_statuses(console, done.counts)
+        parsed = min(total, done.n_parsed * args.chunk_size)
         console.print(
-            f"{total:,} rows in {done.n_parsed} chunks parsed and {done.n_reused} found done, {done.seconds:.1f} s"
+            f"{total:,} rows: {done.n_parsed} chunks parsed now, {done.n_reused} were there; "
+            f"{done.seconds:.1f} s, {parsed / max(done.seconds, 1e-9):,.0f} rows/s"
         )
+        if done.counts.get("pending"):
+            console.print(f"next: clk clear download --root {args.root}")
         console.json({"counts": done.counts, "parsed": done.n_parsed, "reused": done.n_reused, "seconds": done.seconds})
         return 0
 
@@ -208,16 +212,22 @@ def download(parser: ArgumentParser) -> Handler:
                 f"{s.n_chunks} chunks, {s.counts['ok']:,} pictures, {s.n_bytes / max(s.seconds, 1e-9) / 1e6:.1f} MB/s"
             ),
         )
-        console.table("rows by status", ("status", "rows"), sorted(state.counts.items()))
+        show_statuses(console, state.counts)
         n = sum(
             v
             for k, v in state.counts.items()
             if k not in ("video", "date", "columns", "utf8", "number", "ids", "tags", "hash")
         )
         console.print(
-            f"{state.n_chunks} chunks done, {state.n_reused_chunks} found done, {state.n_reused_pictures} pictures found on disk; "  # noqa: E501
-            f"{n / max(state.seconds, 1e-9):.0f} records/s"
+            f"{state.n_chunks} chunks done now, {state.n_reused_chunks} were done; "
+            f"{state.n_reused_pictures} pictures were on the disk; {n / max(state.seconds, 1e-9):.0f} records/s"
         )
+        if failed := [s for s in ("http", "decode", "too_large") if state.counts.get(s)]:
+            console.print(
+                f"to try the failed once more: clk clear download --root {args.root} --retry {','.join(failed)}"
+            )
+        if state.counts.get("ok"):
+            console.print(f"next: clk clear split --root {args.root}")
         console.json(
             {
                 "counts": dict(state.counts),
@@ -281,9 +291,11 @@ def split(parser: ArgumentParser) -> Handler:
             ],
         )
         console.print(
-            f"{done['dropped']} of {done['n_items']} dropped; empty buckets: {done['empty'] or 'none'}"
-            + (" (found done)" if done["reused"] else "")
+            f"{done['n_items']:,} pictures, {done['dropped']:,} of them in no bucket; "
+            f"empty buckets: {', '.join(map(str, done['empty'])) or 'none'}"
+            + ("; the split was there already" if done["reused"] else "")
         )
+        console.print(f"next: clk clear embed --root {args.root} --split {name}")
         console.json(done)
         return 0
 
@@ -355,7 +367,8 @@ def embed(parser: ArgumentParser) -> Handler:
             on_bad=bad,
         )
         console.print(
-            f"{done.n_pictures} pictures, {done.n_made} shards made, {done.n_reused} found done, {done.n_bad} unreadable"  # noqa: E501
+            f"features {args.model} of split {args.split}: {done.n_pictures:,} pictures embedded now, "
+            f"{done.n_bad} unreadable; {done.n_made} shards made, {done.n_reused} were there"
         )
         console.json({"pictures": done.n_pictures, "made": done.n_made, "reused": done.n_reused, "bad": done.n_bad})
         return 0
@@ -376,7 +389,7 @@ def status(parser: ArgumentParser) -> Handler:
         counts = store.counts()
         splits = {p.stem: json.loads(p.read_text()) for p in sorted((args.root / "buckets").glob("*.json"))}
         models = {p.name: sorted(q.name for q in p.iterdir()) for p in sorted((args.root / "features").glob("*"))}
-        console.table("rows by status", ("status", "rows"), list(counts.items()))
+        show_statuses(console, counts)
         console.table(
             "splits", ("name", "rule", "pictures"), [(k, v["rule"]["by"], v["n_items"]) for k, v in splits.items()]
         )

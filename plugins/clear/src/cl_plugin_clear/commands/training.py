@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
 
 
+TITLES = {
+    "in_domain": "In-domain",
+    "next_domain": "Next-domain",
+    "accuracy": "accuracy",
+    "backward_transfer": "backward transfer",
+    "forward_transfer": "forward transfer",
+    "weighted_score": "weighted score",
+}
+
+
 def moco(parser: ArgumentParser) -> Handler:
     """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.train.moco_main`` with the same flags."""  # noqa: E501
     add_moco(parser)
@@ -96,6 +106,8 @@ def lincls(parser: ArgumentParser) -> Handler:
     parser.add_argument("--device", default="auto")
 
     def handle(args: Namespace, console: Console) -> int:
+        import json
+
         from cl_plugin_clear.train.linear import evaluate_linear
 
         top1 = evaluate_linear(
@@ -113,7 +125,19 @@ def lincls(parser: ArgumentParser) -> Handler:
             device=args.device,
             report=console.say,
         )
-        console.print(f"top-1 {100 * top1:.2f} %")
+        classes = json.loads((args.to / "result.json").read_text())["classes"]
+        console.table(
+            "linear evaluation",
+            ("figure", "value"),
+            [
+                ("top-1 on val", f"{100 * top1:.2f} %"),
+                ("chance", f"{100 / len(classes):.2f} %"),
+                ("classes", len(classes)),
+                ("backbone", f"{args.arch}, {args.weights}"),
+                ("epochs", args.epochs),
+            ],
+        )
+        console.print(f"head and result in {args.to}")
         console.json({"top1": top1})
         return 0
 
@@ -157,7 +181,20 @@ def evaluate(parser: ArgumentParser) -> Handler:
 
         settings = Challenge(**{field.name: getattr(args, field.name) for field in attrs.fields(Challenge)})
         scores = evaluate_models(settings, args.to, device=args.device)
-        console.table("challenge", ("figure", "value"), [(k, v) for k, v in scores.items() if isinstance(v, float)])
+        R = scores["matrix"]
+        console.table(
+            "accuracy in per cent; row: model of a bucket, column: tested on it",
+            ("model", *map(str, range(1, len(R) + 1))),
+            [(str(i), *(f"{100 * value:.1f}" for value in row)) for i, row in enumerate(R, 1)],
+        )
+        console.table(
+            "challenge", ("figure", "per cent"), [(TITLES[k], f"{100 * scores[k]:.2f}") for k in TITLES if k in scores]
+        )
+        if not settings.data:
+            console.print("this was the embedded stand-in; your own: --data FOLDER --models FOLDER")
+        if not scores["trained"]:
+            console.print("the networks were random: their accuracy is chance")
+        console.print(f"matrix, figures and heat map in {args.to}")
         console.json(scores)
         return 0
 
@@ -201,10 +238,14 @@ def results(parser: ArgumentParser) -> Handler:
         per_run = [metrics.clear_metrics(m, protocol=args.protocol, compat_next=args.compat_next) for m in matrices]
         scores = metrics.over_seeds(per_run)
         console.table(
-            f"{len(matrices)} runs",
+            f"{args.name}: {len(matrices)} run{'s' * (len(matrices) > 1)}, {args.protocol} protocol, per cent",
             ("figure", "mean", "std"),
-            [(k, v[0] if v else None, v[1] if v else None) for k, v in scores.items()],
-        )
+            [(TITLES[k], *(f"{100 * value:.2f}" for value in v or ())) if v else (TITLES[k], None, None)
+             for k, v in scores.items()],
+        )  # fmt: skip
+        if args.protocol == "streaming":
+            console.print("figures with a dash are not defined: a bucket's training and test data are the same")
+        console.print("row of the paper's table (In, Next, Acc, BwT, FwT):")
         console.print(metrics.latex_row(args.name, scores))
         console.json({"mean_std": scores, "runs": per_run, "latex": metrics.latex_row(args.name, scores)})
         return 0

@@ -43,13 +43,29 @@ _NUMBERS = {
     "GEO_ACCURACY": pa.int8(), "SERVER_ID": pa.int32(), "FARM_ID": pa.int32(), "IMG_OR_VIDEO": pa.int8(),
 }  # fmt: skip
 
-STATUSES = (
-    "pending", "ok", "columns", "utf8", "number", "ids", "tags", "hash", "video", "date", "http", "decode",
-    "too_small_edge", "aspect", "bytes", "unavailable", "too_large", "forgotten",
-)  # fmt: skip
-"""One per row. ``pending``: passed the metadata filter, not tried yet. ``columns`` to ``hash``: the row itself is bad.
-``video``, ``date``: metadata filter. The rest: outcome of the download; ``ok`` is in the data set."""
+MEANINGS = {
+    "pending": "passed the metadata filter, not tried yet",
+    "ok": "in the data set",
+    "columns": "bad row: too few or too many columns",
+    "utf8": "bad row: invalid UTF-8",
+    "number": "bad row: a number that is none",
+    "ids": "bad row: the files name different photos",
+    "tags": "bad row: an auto tag without a score",
+    "hash": "bad row: no hash",
+    "video": "metadata filter: not a photo",
+    "date": "metadata filter: date missing, or not before the upload",
+    "http": "no answer, or one that is no success",
+    "decode": "the answer is no picture",
+    "too_small_edge": "picture filter: an edge too short",
+    "aspect": "picture filter: too long for its height",
+    "bytes": "picture filter: re-encoded file too small",
+    "unavailable": "the host's picture for photos that are gone",
+    "too_large": "the answer is too large to be read",
+    "forgotten": "dropped by clk clear forget",
+}
+"""One status per row, and what it says."""
 
+STATUSES = tuple(MEANINGS)
 _PENDING = STATUSES.index("pending")
 
 TABLE = pa.schema(
