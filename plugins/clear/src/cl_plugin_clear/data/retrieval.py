@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from attrs import define, field, frozen
+from threadpoolctl import threadpool_limits
 
 from cl_kernel import BadInput, BadSetting
 
@@ -59,9 +60,9 @@ class _Best:
     n: int = 0
     floor: float = -math.inf
 
-    def add(self, scores: np.ndarray, start: int) -> None:
-        """Scores of the rows from ``start`` on."""
-        found = np.flatnonzero(scores >= self.floor)
+    def add(self, scores: np.ndarray, start: int, floor: float) -> None:
+        """Scores of the rows from ``start`` on; those below ``floor`` are of no interest."""
+        found = np.flatnonzero(scores >= floor)
         if not len(found):
             return
         self.keys.append(rank_keys(scores[found], found + start))
@@ -97,32 +98,36 @@ def search(
     :return: (top, bottom or None); fewer than ``k`` columns when there are fewer images.
     """
     queries = np.ascontiguousarray(queries, np.float32)
-    top = [_Best(k) for _ in queries]
-    low = [_Best(k) for _ in queries] if bottom else []
-
-    def select(prompts: range, scores_PR: np.ndarray, start: int) -> None:
-        for prompt in prompts:
-            top[prompt].add(scores_PR[prompt], start)
-            if bottom:
-                low[prompt].add(-scores_PR[prompt], start)
-
+    signs = (1, -1) if bottom else (1,)
     n_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares = [range(first, len(queries), n_workers) for first in range(min(n_workers, len(queries)))]
-    selecting: list[Future[None]] = []
-    # while a block is multiplied, the best of the one before are kept and the next one comes from the disk
-    with ThreadPoolExecutor(n_workers + 1, thread_name_prefix="select") as pool:
-        for start, block in _fetched(_blocks(shards, queries.shape[-1], block_rows), pool):
+    kept = [[[_Best(k) for _ in queries] for _ in signs] for _ in range(n_workers)]
+    blocks, lock = _blocks(shards, queries.shape[-1], block_rows), threading.Lock()
+
+    def work(mine: list[list[_Best]]) -> None:
+        while True:
+            with lock:
+                start, block = next(blocks, (0, None))
+            if block is None:
+                return
             # BLAS reads a memory map in place, and faster here than torch's product; faiss is slower still at large k
             scores_PR = queries @ np.asarray(block, np.float32).T
-            for future in selecting:
-                future.result()
-            selecting = [pool.submit(select, share, scores_PR, start) for share in shares]
-        for future in selecting:
-            future.result()
-    return _ranked(top), (_ranked(low) if bottom else None)
+            for side, sign in enumerate(signs):
+                for prompt, scores in enumerate(scores_PR if sign == 1 else -scores_PR):
+                    # below the k-th best of any worker, nothing can be among the k best of all
+                    floor = max(theirs[side][prompt].floor for theirs in kept)
+                    mine[side][prompt].add(scores, start, floor)
+
+    # each core multiplies and selects blocks of its own: while one waits for the disk, another computes
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers, thread_name_prefix="search") as pool:
+        list(pool.map(work, kept))
+    merged = [
+        [_Best(k, [keys for mine in kept for keys in mine[side][prompt].keys]) for prompt in range(len(queries))]
+        for side in range(len(signs))
+    ]
+    return _ranked(merged[0]), (_ranked(merged[1]) if bottom else None)
 
 
-def _blocks(shards: Iterable[np.ndarray], width: int, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(shards: Iterable[np.ndarray], width: int, block_rows: int) -> Iterator[tuple[int, np.ndarray | None]]:
     start = 0
     for shard in shards:
         if shard.shape[-1] != width:
@@ -134,24 +139,6 @@ def _blocks(shards: Iterable[np.ndarray], width: int, block_rows: int) -> Iterat
         for first in range(0, len(shard), block_rows):
             yield start + first, shard[first : first + block_rows]
         start += len(shard)
-
-
-def _fetched(blocks: Iterator[tuple[int, np.ndarray]], pool: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
-    """The blocks, each asked for in the background one block ahead."""
-    waiting: deque[tuple[int, np.ndarray, Future[None]]] = deque()
-    for start, block in blocks:
-        waiting.append((start, block, pool.submit(_touch, block)))
-        if len(waiting) > 1:
-            start, block, touched = waiting.popleft()
-            touched.result()
-            yield start, block
-    for start, block, touched in waiting:
-        touched.result()
-        yield start, block
-
-
-def _touch(block: np.ndarray) -> None:
-    block[:: max(1, 4096 // block.strides[0]), 0].sum()  # something of every page
 
 
 def _ranked(best: Sequence[_Best]) -> Ranked:
