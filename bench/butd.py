@@ -269,8 +269,9 @@ def pages(found: dict[str, dict[str, float]]) -> list[str]:
         f"{made['speedup']:.1f} times as fast (goal: 5); {made['share_of_disk']:.3f} of the disk, "
         f"{made['share_of_disk_train']:.3f} for the training part (goal: 0.1); {made['files']} files in all; "
         f"preparing again takes {made['second_time_s']:.2f} s.",
-        "What limits it now: speed, the published order of random draws, one character at a time; bytes, pictures "
-        "stored uncompressed to be memory-mapped: test and val ask one question a picture, training five.",
+        "What limits it now: speed, the published order of random draws, one character at a time; bytes, the grey "
+        "levels of resized digits, which deflate to two fifths; test and val ask one question a picture, training "
+        "five.",
         "## Bytes of a further task",
         report.table(
             ("modulation", "head", "statistics", "total", "theory", "total / theory", "whole network"),
