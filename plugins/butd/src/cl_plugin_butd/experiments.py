@@ -11,8 +11,6 @@ from cl_kernel import Experiment
 
 Values = Mapping[str, Any]
 
-_LATER = {"later_lr": 3e-3, "later_epochs": 6}
-
 BASELINES: dict[str, tuple[str, Values, Values]] = {
     "masks": (
         "a binary mask of the frozen weights and a head a task",
@@ -35,7 +33,6 @@ BASELINES: dict[str, tuple[str, Values, Values]] = {
 }
 """Name -> what it does, the published settings, what the stand-in changes."""
 
-FORGETTING = ("accuracy", "butd:occurrence")
 EMNIST_NET = {
     "learner.filters": (64, 96, 128, 256),
     "learner.strides": (2, 2, 1, 2),
@@ -82,7 +79,6 @@ PERSONS_NET = {
     "learner.augment": (0.1, 0.1, 10.0, 51),
 }
 TINY_HELD_OUT = {"dataset": "butd:held-out"}
-QUICK = {"dataset.n_train": 1000, "dataset.n_test": 200, "learner.epochs": 3}
 
 
 def _spatial(name: str, variant: str, **training: Any) -> Experiment:

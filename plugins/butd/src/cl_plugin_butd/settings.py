@@ -238,34 +238,19 @@ class Continual(Network):
     )
 
 
-TINY_TRAINING = {
+_TINY = {
     "filters": (16, 24, 32),
     "strides": (2, 2, 1),
     "blocks": (0, 1, 1),
-    "separable": False,
     "lr": 3e-3,
-    "weight_decay": 0.0,
     "batch_size": 50,
-    "epochs": 6,
     "schedule": "cosine",
     "normalise": "centred",
 }
+TINY_TRAINING = {**_TINY, "separable": False, "weight_decay": 0.0, "epochs": 6}
 """The verified stand-in network (spec 4.6)."""
 
-TINY_CONTINUAL = {
-    "filters": (16, 24, 32),
-    "strides": (2, 2, 1),
-    "blocks": (0, 1, 1),
-    "factor": (2, 2, 1, 1),
-    "init_one": True,
-    "lr": 3e-3,
-    "later_lr": 2e-2,
-    "batch_size": 50,
-    "epochs": 5,
-    "later_epochs": 4,
-    "schedule": "cosine",
-    "normalise": "centred",
-}
+TINY_CONTINUAL = {**_TINY, "factor": (2, 2, 1, 1), "init_one": True, "later_lr": 2e-2, "epochs": 5, "later_epochs": 4}
 """The same for the continual learner; baselines learn later tasks at the first task's rate."""
 
 
