@@ -63,6 +63,20 @@ def test_every_other_test_runs_in_miniature(name: str, tmp_path: Path) -> None:
     assert run(name, tmp_path)["finished"]
 
 
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("HELD_OUT_PAIRS", {"dataset.n_val": 5, "learner.epochs": 1}),
+        ("CL_DIRECTIONS", {"learner.epochs": 1, "learner.later_epochs": 1}),
+    ],
+)
+def test_real_handwriting_runs_in_miniature(name: str, cut: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"dataset.n_train": 20, "dataset.n_test": 5, "learner.pictures": 0, "run.plots": False, **cut}
+    registry = discover()
+    planned = plan(registry, ask(name, plugin="butd", profile="small", settings=settings, seed=0))
+    assert execute(registry, planned, tmp_path / name, beside=False).results["finished"]
+
+
 def test_two_directions_can_be_asked_about_at_once(tmp_path: Path) -> None:
     run("COMPOUND", tmp_path)
     found = json.loads((tmp_path / "COMPOUND" / "reports" / "compound.json").read_text(encoding="utf-8"))
