@@ -80,7 +80,8 @@ def ours(folder: Path, n: int) -> dict[str, Any]:
 
     from cl_plugin_clear.data.buckets import Rule, make_split
     from cl_plugin_clear.data.ingest import ingest
-    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.data.metadata import Filter
+    from cl_plugin_clear.data.source import Source
 
     pyarrow.array([0])  # with the first array come pandas and all it needs: start-up, as the imports above are
     started, cpu = time.monotonic(), time.process_time()
@@ -97,7 +98,7 @@ def restated(folder: Path, n: int) -> dict[str, Any]:
     strings, written as one json of all buckets and again as one of each."""
     from datetime import UTC, datetime
 
-    from cl_plugin_clear.data.metadata import COLUMNS, split_record, split_tags, taken_seconds
+    from cl_plugin_clear.data.records import COLUMNS, split_record, split_tags, taken_seconds
 
     started, cpu = time.monotonic(), time.process_time()
     raw, old = folder / "raw", folder / "old"
@@ -355,7 +356,8 @@ def download(folder: Path, n: int) -> dict[str, Any]:
     from cl_plugin_clear.data.fetch import Options
     from cl_plugin_clear.data.images import Limits
     from cl_plugin_clear.data.ingest import ingest
-    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.data.metadata import Filter
+    from cl_plugin_clear.data.source import Source
     from cl_plugin_clear.data.store import Store
 
     share = {"fine": 84, "slow": 1, "redirect": 5, "missing": 5, "html": 3, "huge": 1, "cut": 1}

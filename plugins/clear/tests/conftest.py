@@ -15,7 +15,8 @@ import pytest
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest
 from cl_plugin_clear.data.images import Limits
-from cl_plugin_clear.data.metadata import Filter, Source
+from cl_plugin_clear.data.metadata import Filter
+from cl_plugin_clear.data.source import Source
 from cl_plugin_clear.data.store import Store
 
 LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)

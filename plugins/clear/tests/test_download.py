@@ -24,8 +24,9 @@ from cl_kernel import BadSetting, DiskFull, Mismatch
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import download as d
 from cl_plugin_clear.data import fetch, images, ingest
-from cl_plugin_clear.data.metadata import Filter, Source
+from cl_plugin_clear.data.metadata import Filter
 from cl_plugin_clear.data.pictures import Pictures
+from cl_plugin_clear.data.source import Source
 from cl_plugin_clear.data.store import Store
 
 from .conftest import FAST, GROUP, LABELS, LIMITS

@@ -12,7 +12,8 @@ import pytest
 
 from cl_kernel.errors import BadInput, BadSetting, MissingAsset, RunConflict
 from cl_plugin_clear import standin
-from cl_plugin_clear.data import metadata as m
+from cl_plugin_clear.data import columns, metadata, records
+from cl_plugin_clear.data import source as sources
 from cl_plugin_clear.data.ingest import ingest
 from cl_plugin_clear.data.store import Store
 
@@ -38,14 +39,14 @@ def parse(raw: Path, tmp_path: Path, name: str = "store", **options: object) -> 
         tmp_path / name,
         Source.of_folder(raw) if not options else Source(**options),
         chunk_size=64,
-        rule=m.Filter(),
+        rule=metadata.Filter(),
         n_threads=2,
     )  # type: ignore[arg-type]
     store = Store.open(tmp_path / name)
     return pa.concat_tables([store.read_chunk(chunk) for chunk in store.chunks()])
 
 
-Source = m.Source
+Source = sources.Source
 
 
 def test_every_row_has_one_status_and_stays_in_source_order(raw: Path, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_quotes_are_text(raw: Path, tmp_path: Path) -> None:
 
 def test_ten_bz2_parts_the_sqlite_release_and_24_columns_give_the_same_rows(raw: Path, tmp_path: Path) -> None:
     def of(folder: Path, name: str) -> pa.Table:
-        ingest(tmp_path / name, Source.of_folder(folder), chunk_size=64, rule=m.Filter(), n_threads=1)
+        ingest(tmp_path / name, Source.of_folder(folder), chunk_size=64, rule=metadata.Filter(), n_threads=1)
         store = Store.open(tmp_path / name)
         return pa.concat_tables([store.read_chunk(c) for c in store.chunks()]).drop(
             ["line_num", "hash_value", "auto_tag_scores"]
@@ -139,7 +140,7 @@ def test_ten_bz2_parts_the_sqlite_release_and_24_columns_give_the_same_rows(raw:
         piece = "\n".join(rows[20 * k : 20 * k + 20]) + ("\n" if k != 4 else "")
         (parts / f"yfcc100m_dataset-{k}.bz2").write_bytes(bz2.compress(piece.encode()))
     connection = sqlite3.connect(database / "yfcc100m_dataset.sql")
-    connection.execute(f"create table yfcc100m_dataset ({', '.join(m.SQLITE_COLUMNS)})")
+    connection.execute(f"create table yfcc100m_dataset ({', '.join(records.SQLITE_COLUMNS)})")
     connection.executemany(
         f"insert into yfcc100m_dataset values ({', '.join('?' * 23)})", [row.split("\t") for row in rows]
     )
@@ -149,7 +150,7 @@ def test_ten_bz2_parts_the_sqlite_release_and_24_columns_give_the_same_rows(raw:
     assert of(parts, "p").equals(plain)
     assert of(database, "d").equals(plain)
     assert of(old, "o").equals(plain)
-    ingest(tmp_path / "o2", Source.of_folder(old), chunk_size=64, rule=m.Filter(), n_threads=1)
+    ingest(tmp_path / "o2", Source.of_folder(old), chunk_size=64, rule=metadata.Filter(), n_threads=1)
     assert Store.open(tmp_path / "o2").read_chunk(1)["line_num"].to_pylist() == list(range(64, 128))
 
 
@@ -158,7 +159,7 @@ def test_blocks_hold_whole_lines(n_lines: int, read_size: int) -> None:
     import io
 
     text = b"".join(b"x" * (i % 5) + b"\n" for i in range(50)) + b"no newline at the end"
-    blocks = list(m.line_blocks(io.BytesIO(text), n_lines, read_size))
+    blocks = list(sources.line_blocks(io.BytesIO(text), n_lines, read_size))
     assert b"".join(blocks) == text + b"\n"
     assert [block.count(b"\n") for block in blocks] == [n_lines] * (51 // n_lines) + (
         [51 % n_lines] if 51 % n_lines else []
@@ -175,9 +176,9 @@ def test_dates_in_columns_equal_dates_one_by_one() -> None:
         texts.append(
             f"{year:04d}-{month:02d}-{day:02d} {rng.integers(0, 25):02d}:{rng.integers(0, 61):02d}:{rng.integers(0, 61):02d}.0"  # noqa: E501
         )
-    together = m.taken_micros(pa.array(texts)).tolist()
-    alone = [int(m.taken_micros(pa.array([text]))[0]) for text in texts]
-    expected = [None if (seconds := m.taken_seconds(text)) != seconds else seconds for text in texts]
+    together = columns.taken_micros(pa.array(texts)).tolist()
+    alone = [int(columns.taken_micros(pa.array([text]))[0]) for text in texts]
+    expected = [None if (seconds := records.taken_seconds(text)) != seconds else seconds for text in texts]
     for found in (together, alone):
         assert [None if v == np.iinfo(np.int64).min else v / 1e6 for v in found] == expected
 
@@ -206,7 +207,7 @@ def test_lines_read_as_they_are_equal_lines_looked_at(raw: Path, monkeypatch: py
         b'"',
     ]
     rng = np.random.default_rng(0)
-    original, taken = m.read_clean, 0
+    original, taken = columns.read_clean, 0
     for case in range(120):
         files = dict(whole)
         name = list(files)[case % 5]
@@ -214,49 +215,49 @@ def test_lines_read_as_they_are_equal_lines_looked_at(raw: Path, monkeypatch: py
         places = [0] + [i + shift for i, c in enumerate(text) if c in b"\t\n,:" for shift in (0, 1)]
         at = int(rng.choice(places if case % 3 else len(text))) % (len(text) - 1)
         files[name] = text[:at] + marks[rng.integers(len(marks))] + text[at + int(rng.integers(2)) :]
-        block = m.Block(first=0, **files)
-        fast = m.parse_block(block)
+        block = sources.Block(first=0, **files)
+        fast = metadata.parse_block(block)
         with monkeypatch.context() as patch:
-            patch.setattr(m, "read_clean", lambda *args: None)
-            slow = m.parse_block(block)
+            patch.setattr(columns, "read_clean", lambda *args: None)
+            slow = metadata.parse_block(block)
         assert fast.equals(slow), files[name][max(0, at - 40) : at + 40]
-        taken += original(files["dataset"], dict.fromkeys(m.COLUMNS, pa.string())) is not None
+        taken += original(files["dataset"], dict.fromkeys(records.COLUMNS, pa.string())) is not None
     assert 80 < taken < 120  # both ways were walked
 
 
 def test_equal_dates_are_rejected_and_slack_lets_them_pass() -> None:
-    assert not m.keeps(0, 100.0, 100)
-    assert m.keeps(0, 99.0, 100)
-    assert m.keeps(0, 100.0 + 3600, 100, slack_hours=2)
-    assert m.keeps(0, float("nan"), 100, use_valid_date=False)
-    assert not m.keeps(1, 99.0, 100, use_valid_date=False)
+    assert not records.keeps(0, 100.0, 100)
+    assert records.keeps(0, 99.0, 100)
+    assert records.keeps(0, 100.0 + 3600, 100, slack_hours=2)
+    assert records.keeps(0, float("nan"), 100, use_valid_date=False)
+    assert not records.keeps(1, 99.0, 100, use_valid_date=False)
 
 
 def test_complete_chunks_are_not_parsed_again_and_a_lost_part_is(raw: Path, tmp_path: Path) -> None:
     source = Source.of_folder(raw)
-    first = ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    first = ingest(tmp_path / "s", source, chunk_size=64, rule=metadata.Filter())
     assert (first.n_parsed, first.n_reused) == (4, 0)
     whole = {p.name: p.read_bytes() for p in (tmp_path / "s" / "meta").iterdir()}
     (tmp_path / "s" / "meta" / "part-000001.json").unlink()
     (tmp_path / "s" / "meta" / "part-000003.parquet").unlink()
-    again = ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    again = ingest(tmp_path / "s", source, chunk_size=64, rule=metadata.Filter())
     assert (again.n_parsed, again.n_reused) == (2, 2)
     assert {p.name: p.read_bytes() for p in (tmp_path / "s" / "meta").iterdir()} == whole
 
 
 def test_other_settings_or_another_source_are_refused(raw: Path, tmp_path: Path) -> None:
     source = Source.of_folder(raw)
-    ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter())
+    ingest(tmp_path / "s", source, chunk_size=64, rule=metadata.Filter())
     with pytest.raises(BadSetting, match="chunk_size"):
-        ingest(tmp_path / "s", source, chunk_size=32, rule=m.Filter())
+        ingest(tmp_path / "s", source, chunk_size=32, rule=metadata.Filter())
     with pytest.raises(BadSetting, match="filter"):
-        ingest(tmp_path / "s", source, chunk_size=64, rule=m.Filter(use_valid_date=False))
+        ingest(tmp_path / "s", source, chunk_size=64, rule=metadata.Filter(use_valid_date=False))
 
 
 def test_two_writers_are_kept_apart(raw: Path, tmp_path: Path) -> None:
-    ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=m.Filter())
+    ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=metadata.Filter())
     with Store.open(tmp_path / "s").held(), pytest.raises(RunConflict, match="another process"):
-        ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=m.Filter())
+        ingest(tmp_path / "s", Source.of_folder(raw), chunk_size=64, rule=metadata.Filter())
 
 
 def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
@@ -264,11 +265,11 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         Source.of_folder(tmp_path)
     (tmp_path / "yfcc100m_dataset").write_text("a,b,c\n1,2,3\n")
     with pytest.raises(BadInput, match="1 columns"):
-        ingest(tmp_path / "s", Source.of_folder(tmp_path), chunk_size=64, rule=m.Filter())
+        ingest(tmp_path / "s", Source.of_folder(tmp_path), chunk_size=64, rule=metadata.Filter())
     (tmp_path / "yfcc100m_dataset").unlink()
     (tmp_path / "yfcc100m_dataset.bz2").write_bytes(bz2.compress(b"x" * 10**5)[:40])
     with pytest.raises(BadInput, match="damaged"):
-        ingest(tmp_path / "s2", Source.of_folder(tmp_path), chunk_size=64, rule=m.Filter())
+        ingest(tmp_path / "s2", Source.of_folder(tmp_path), chunk_size=64, rule=metadata.Filter())
 
 
 def test_nothing_in_the_store_names_an_absolute_path(finished_store: Path) -> None:

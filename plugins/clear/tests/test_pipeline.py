@@ -431,7 +431,8 @@ def test_a_disk_that_fills_is_named_and_nothing_is_lost(
     step: str, store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cl_plugin_clear.data import ingest
-    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.data.metadata import Filter
+    from cl_plugin_clear.data.source import Source
     from cl_plugin_clear.settings import Moco
     from cl_plugin_clear.train import moco
 
@@ -549,6 +550,6 @@ def test_pickles_build_records_and_run_nothing(tmp_path: Path) -> None:
 
 
 def test_parquet_parts_have_the_documented_columns(finished_store: Path) -> None:
-    from cl_plugin_clear.data.metadata import TABLE
+    from cl_plugin_clear.data.records import TABLE
 
     assert pq.read_schema(next((finished_store / "meta").glob("*.parquet"))).names == TABLE.names

@@ -53,7 +53,8 @@ def test_every_kind_of_the_shipped_cases_is_known() -> None:
 
 
 def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import metadata as m
+    from cl_plugin_clear.data import metadata, source
+    from cl_plugin_clear.data import records as m
 
     n = len(g["dataset_line"])
     hashes = dict(zip(g["hash_id"].tolist(), g["hash_value"].tolist(), strict=True))
@@ -80,7 +81,7 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
     lines = [f"{k}\t{v}\n" for k, v in hashes.items()]
     for order in (range(len(lines)), reversed(range(len(lines)))):
-        block = m.Block(
+        block = source.Block(
             0,
             text("dataset_line"),
             text("auto_line"),
@@ -89,14 +90,16 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             None,
         )
         for valid, key in ((True, "keep_valid_date"), (False, "keep_no_date")):
-            table = m.parse_block(
-                block, rule=m.Filter(use_valid_date=valid), find_hash=lambda ids: [hashes.get(str(i)) for i in ids]
+            table = metadata.parse_block(
+                block,
+                rule=metadata.Filter(use_valid_date=valid),
+                find_hash=lambda ids: [hashes.get(str(i)) for i in ids],
             )
             assert table.num_rows == n
             assert [s == "pending" for s in table["status"].to_pylist()] == g[key].tolist()
             for j, name in enumerate(m.COLUMNS):
                 column = table[name.lower()].to_pylist()
-                if name not in m._NUMBERS:
+                if name not in m.NUMBERS:
                     assert column == g["columns"][:, j].tolist()
                 else:
                     assert column == [None if t == "" else float(t) for t in g["columns"][:, j].tolist()]

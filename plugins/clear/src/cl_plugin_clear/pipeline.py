@@ -185,7 +185,8 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
     """Experiment ``toy``: metadata to accuracy matrix; every stage resumes from what is already in the run folder."""
     from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest, release
     from cl_plugin_clear.data.images import Limits
-    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.data.metadata import Filter
+    from cl_plugin_clear.data.source import Source
     from cl_plugin_clear.settings import Moco, Released
     from cl_plugin_clear.standin import SHAPES, class_of, toy_clip, write_metadata
 
@@ -379,7 +380,8 @@ def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
 def _small_store(ctx: Activity, root: Path) -> Any:
     from cl_plugin_clear.data import buckets, concepts, download, features, fetch, ingest
     from cl_plugin_clear.data.images import Limits
-    from cl_plugin_clear.data.metadata import Filter, Source
+    from cl_plugin_clear.data.metadata import Filter
+    from cl_plugin_clear.data.source import Source
     from cl_plugin_clear.standin import toy_clip, write_metadata
 
     raw = ctx.folder / "yfcc"

@@ -54,7 +54,8 @@ def metadata(parser: ArgumentParser) -> Handler:
         from attrs import evolve
 
         from cl_plugin_clear.data.ingest import ingest
-        from cl_plugin_clear.data.metadata import Filter, Source
+        from cl_plugin_clear.data.metadata import Filter
+        from cl_plugin_clear.data.source import Source
 
         if args.chunk_size < 1:
             raise BadSetting(f"chunks of {args.chunk_size} lines", where="--chunk-size")

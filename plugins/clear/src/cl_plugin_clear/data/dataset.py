@@ -20,8 +20,8 @@ from cl_plugin_clear.data.buckets import Split
 from cl_plugin_clear.data.build import LABELED_IMAGES, SEEDS, class_names, list_bucket, map_labels
 from cl_plugin_clear.data.concepts import Concepts, read_json_object
 from cl_plugin_clear.data.features import Embedder, Features
-from cl_plugin_clear.data.metadata import COLUMNS
 from cl_plugin_clear.data.pictures import Pictures
+from cl_plugin_clear.data.records import COLUMNS
 from cl_plugin_clear.data.retrieval import BACKGROUND, normalise, retrieve
 from cl_plugin_clear.data.split import train_test, train_test_by_class
 from cl_plugin_clear.data.store import Store, remove_stale

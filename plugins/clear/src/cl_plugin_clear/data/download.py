@@ -25,8 +25,8 @@ from cl_kernel import BadSetting, Mismatch
 from cl_plugin_clear.data.carry import by_img2dataset
 from cl_plugin_clear.data.fetch import SLOT, Options, Record, fetch_one, fill, reader
 from cl_plugin_clear.data.images import Picture, decode
-from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.pictures import pack, save, unpack
+from cl_plugin_clear.data.records import TABLE
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
 
 OUTCOMES = ("status", "width", "height", "bytes", "sha256", "rel_path", "error")

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from cl_kernel import write_json
 from cl_plugin_clear.data.features import save_npy
-from cl_plugin_clear.data.metadata import TABLE
 from cl_plugin_clear.data.pictures import members, pack
+from cl_plugin_clear.data.records import TABLE
 from cl_plugin_clear.data.store import Store, write_parquet
 
 _STAYS = {"id", "row", "status", "line_num", "date_uploaded", "img_or_video", "error"}

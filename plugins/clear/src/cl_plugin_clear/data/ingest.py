@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 from attrs import frozen
 
-from cl_plugin_clear.data.metadata import Filter, HashIndex, Source, parse_block, read_blocks
+from cl_plugin_clear.data.metadata import Filter, HashIndex, parse_block
+from cl_plugin_clear.data.source import Source, read_blocks
 from cl_plugin_clear.data.store import PARSED, Store
 
 BLOCK_ROWS = 25_000

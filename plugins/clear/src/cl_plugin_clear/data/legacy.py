@@ -16,8 +16,8 @@ from attrs import frozen
 
 from cl_kernel import BadInput, MissingAsset
 from cl_plugin_clear.data.images import Limits, decode
-from cl_plugin_clear.data.metadata import COLUMNS, TABLE
 from cl_plugin_clear.data.pictures import place
+from cl_plugin_clear.data.records import COLUMNS, TABLE
 from cl_plugin_clear.data.store import DOWNLOADED, Store, remove_stale
 
 
