@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,3 +270,29 @@ def test_all_of_a_plugin_is_a_sweep_that_flags_choose_from(clk) -> None:
     assert [(task["values"], task["status"]) for task in done] == [({"test": "one", "replay": "ring"}, "finished")]
     assert clk.json(*everything, "--replay", "ring", *chosen)["tasks"][0]["skipped"]  # the same command goes on
     assert "plugin" in clk("run", "--all", "--learner", "linear", code=2).stderr
+
+
+BESIDE = """
+    from cl_kernel import Experiment, hookimpl
+
+    @hookimpl
+    def clk_experiments():
+        small = {"dataset": "blobs", "learner": "linear", "dataset.n_stages": 2}
+        beside = {"more steps": {"learner.n_epochs": 8}}
+        return [Experiment(name="two", summary="and one beside", settings=small, beside=beside)]
+"""
+
+
+def test_a_task_is_over_only_when_its_comparison_runs_are(clk: Any, tmp_path: Path) -> None:
+    clk.add_plugin("mine", BESIDE)
+    write(tmp_path, "name: two\nbase: {plugin: mine, test: two}\ngrid: {seed: [0]}\nbeside: true\n")
+    clk("sweep", "grid.yaml", "--output", "out")
+    (beside,) = tmp_path.glob("out/*/beside/more-steps")
+    task = beside.parent.parent
+    before = digest(beside)
+    assert sweep.outcome_of(task)["status"] == "finished"
+    shutil.rmtree(beside)  # as when the task was killed after its own run
+    assert sweep.outcome_of(task) == {"status": "interrupted", "error": "", "left": ["more steps"]}
+    clk("sweep", "grid.yaml", "--output", "out")
+    assert sweep.outcome_of(task)["status"] == "finished"
+    assert digest(beside) == before

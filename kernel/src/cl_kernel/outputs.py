@@ -140,6 +140,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def beside_folder(folder: Path, label: str) -> Path:
+    """Where a run's comparison run of that label lies."""
+    return folder / "beside" / label.replace(" ", "-")
+
+
 def new_folder(base: Path, name: str) -> Path:
     """A fresh folder ``base/<time>-<name>``."""
     stamp = time.strftime("%Y%m%d-%H%M%S")

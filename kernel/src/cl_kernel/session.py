@@ -18,7 +18,7 @@ from cl_kernel.alongside import Alongside
 from cl_kernel.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
 from cl_kernel.files import Cache, write_json, write_text
 from cl_kernel.manager import Registry, discover, resolve
-from cl_kernel.outputs import RunFolder, environment, new_folder, read_json
+from cl_kernel.outputs import RunFolder, beside_folder, environment, new_folder, read_json
 from cl_kernel.planning import Plan, Request, ask, check_installed, comparable, importable, plan, read_request
 from cl_kernel.site import Parts, Site
 
@@ -113,7 +113,7 @@ def execute(
                 fix=f"clk resume {folder}, or give --output another folder",
             )
         others = {
-            label: (folder / "beside" / label.replace(" ", "-"), _comparison(planned, label))
+            label: (beside_folder(folder, label), _comparison(planned, label))
             for label in (planned.beside if beside else ())
         }
         results: Mapping[str, Any]
@@ -121,7 +121,7 @@ def execute(
             if resume and run.info.get("status") == "finished":
                 results = read_json(folder / "metrics.json")
             else:
-                results = _one(registry, planned, run, resume, [*listen, alongside])
+                results = _one(registry, planned, run, resume, [*listen, alongside], list(others))
             while (label := alongside.take()) is not None:
                 _beside(registry, *others[label], listen)
             alongside.wait()
@@ -151,7 +151,12 @@ def _beside(
 
 
 def _one(
-    registry: Registry, planned: Plan, run: RunFolder, resume: bool, listen: Sequence[Callable[[events.Event], None]]
+    registry: Registry,
+    planned: Plan,
+    run: RunFolder,
+    resume: bool,
+    listen: Sequence[Callable[[events.Event], None]],
+    beside: Sequence[str],
 ) -> Mapping[str, Any]:
     from cl_kernel import run as running
 
@@ -179,6 +184,7 @@ def _one(
         pieces=pieces,
         plugin=planned.experiment.plugin if planned.experiment else "",
         label=planned.request.beside,
+        beside=list(beside),
         metrics=[offer.name for offer in planned.metrics],
         expected=comparable(planned),
         request=attrs.asdict(planned.request),

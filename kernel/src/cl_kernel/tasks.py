@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_kernel.files import write_json
-from cl_kernel.outputs import read_json
+from cl_kernel.outputs import beside_folder, read_json
 
 FILES = ("task.json", "run.json", "settings.yaml", "environment.json", "metrics.json", "log.txt")
 
@@ -79,6 +79,8 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
         return {"status": "failed", "error": _last_words(log) or f"exit code {code}"}
     stored = read_json(folder / "run.json")
     status = stored.get("status", "failed")
+    if left := _left_beside(folder, stored) if status == "finished" else []:
+        return {"status": "interrupted", "error": "", "left": left}
     if status == "finished":
         seconds = read_json(folder / "metrics.json")["cost"]["seconds"]
         return {"status": status, "error": "", "seconds": seconds, "reused": _reused(folder)}
@@ -86,6 +88,12 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
         return {"status": status, "error": ""}
     killed = f"killed by signal {-code}" if code < 0 else "stopped without a word"
     return {"status": "failed", "error": stored.get("reason", "") if status == "failed" else killed}
+
+
+def _left_beside(folder: Path, stored: Mapping[str, Any]) -> list[str]:
+    """Comparison runs that were asked for and are not finished."""
+    infos = {label: beside_folder(folder, label) / "run.json" for label in stored.get("beside", ())}
+    return [label for label, info in infos.items() if not info.exists() or read_json(info).get("status") != "finished"]
 
 
 def _reused(folder: Path) -> list[str]:
@@ -100,7 +108,7 @@ def progress_of(folder: Path) -> dict[str, Any]:
     outcome = outcome_of(folder)
     if not (folder / "run.json").exists():
         return outcome if outcome["status"] != "failed" else {"status": "running"}
-    if read_json(folder / "run.json").get("status") == "running":
+    if outcome.get("left") or read_json(folder / "run.json").get("status") == "running":
         outcome = {"status": "running"}
     if (folder / "metrics.json").exists():
         results = read_json(folder / "metrics.json")
