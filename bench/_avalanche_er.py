@@ -38,7 +38,7 @@ class Rows(torch.utils.data.TensorDataset):
 
 
 def benchmark() -> object:
-    """The digits of ``cl_kernel.builtin.digits``, training rows four times, five experiences of two classes."""
+    """The digits of the kernel's data set, training rows four times, five experiences of two classes."""
     data = load_digits()
     images = torch.from_numpy((data.images[:, None] / 16).astype(np.float32))
     labels = torch.from_numpy(data.target.astype(np.int64))

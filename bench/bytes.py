@@ -15,9 +15,10 @@ import torch
 from _report import machine, table, write
 from matplotlib.figure import Figure
 
-from cl_kernel import compare, discover, execute, plan
-from cl_kernel.errors import BadSetting
-from cl_kernel.sweep import read_spec, tasks_of
+from cl_kernel import discover, execute, plan
+from cl_kernel.contract.errors import BadSetting
+from cl_kernel.reports import compare
+from cl_kernel.sweeps.sweep import read_spec, tasks_of
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"clk:raw": "raw maps", "remind:pq": "product-quantiser codes", "crumb:blocks": "memory blocks"}

@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 from _report import machine, ratio, rounds, table, write
 
-from cl_kernel.hookspecs import PROJECT
+from cl_kernel.contract.hooks import PROJECT
+from cl_kernel.contract.stream import Field
+from cl_kernel.library.memories.policies import (
+    BiasedReservoir,
+    ClassBalanced,
+    GreedyBalanced,
+    LargestClass,
+    Reservoir,
+    Ring,
+)
 from cl_kernel.memory import Memory, RawCodec
-from cl_kernel.memory.policies import BiasedReservoir, ClassBalanced, GreedyBalanced, LargestClass, Reservoir, Ring
-from cl_kernel.streams import Field
 
 SIZES = (10**3, 10**4, 10**5, 10**6)
 BATCH, N_GROUPS, N_FEATURES = 32, 50, 64
@@ -33,9 +40,9 @@ def start_up() -> dict[str, float]:
     """Seconds of whole processes, and how many times ``python -c pass`` each takes."""
     commands = {
         "python -c pass": ["-c", "pass"],
-        "clk --help": ["-m", "cl_kernel.cli", "--help"],
-        "clk plugins": ["-m", "cl_kernel.cli", "plugins"],
-        "clk list tests": ["-m", "cl_kernel.cli", "list", "tests"],
+        "clk --help": ["-m", "cl_kernel.cli.main", "--help"],
+        "clk plugins": ["-m", "cl_kernel.cli.main", "plugins"],
+        "clk list tests": ["-m", "cl_kernel.cli.main", "list", "tests"],
     }
 
     def command(arguments: list[str]) -> Callable[[], None]:
@@ -96,7 +103,7 @@ def hooks(n_plugins: int = 6) -> dict[str, float]:
     """Microseconds of one event hook call that reaches every plugin, and of a plain function call each."""
     import pluggy
 
-    from cl_kernel import hookspecs
+    from cl_kernel.contract import hooks as hookspecs
 
     class Hears:
         @hookspecs.hookimpl

@@ -24,21 +24,21 @@ from _report import machine, table, write
 from torch import nn
 from torch.nn import functional
 
-from cl_kernel.builtin.digits import build as build_digits
-from cl_kernel.builtin.settings import Digits
-from cl_kernel.builtin.torch_settings import Mlp, Replay
-from cl_kernel.builtin.trackers import build_jsonl
+from cl_kernel.contract.offers import Metric
+from cl_kernel.contract.stream import Stream, subset
+from cl_kernel.library.datasets.digits import build as build_digits
+from cl_kernel.library.memories.policies import Reservoir
+from cl_kernel.library.metrics.classification import build_accuracy
+from cl_kernel.library.networks import build_mlp
+from cl_kernel.library.settings import Digits
+from cl_kernel.library.torch_settings import Mlp, Replay
+from cl_kernel.library.trackers import build_jsonl
 from cl_kernel.memory import Memory, RawCodec
-from cl_kernel.memory.policies import Reservoir
-from cl_kernel.metrics.classification import build_accuracy
-from cl_kernel.outputs import RunFolder
-from cl_kernel.records import Metric
-from cl_kernel.run import Context, run_stream
-from cl_kernel.scoring import Scorer
-from cl_kernel.site import Parts, Site
-from cl_kernel.streams import Stream, subset
+from cl_kernel.running.loop import Context, run_stream
+from cl_kernel.running.resources import Parts, Site
+from cl_kernel.running.scoring import Scorer
+from cl_kernel.storage.run_folder import RunFolder
 from cl_kernel.torch import learners
-from cl_kernel.torch.models import build_mlp
 
 BATCH, REPLAYED, CAPACITY, LR, REPEATS = 32, 32, 200, 0.1, 4
 
@@ -69,7 +69,7 @@ def whole_run(stream: Stream, update: str, base: Path) -> float:
     site = Site(seed=0, device="cpu", folder=folder)
     learner = learner_of(stream, site, update)
     tell = build_jsonl(folder)
-    record = Metric(name="accuracy", summary="", build="cl_kernel.metrics.classification:build_accuracy")
+    record = Metric(name="accuracy", summary="", build="cl_kernel.library.metrics.classification:build_accuracy")
     ctx = Context(
         site=site,
         stream=stream,

@@ -23,7 +23,9 @@ HEADER = "<!-- written by docs/generate.py; do not edit -->\n\n"
 
 def hooks_page() -> str:
     """Every hook with its exact signature, then every record with its fields."""
-    from cl_kernel import events, hookspecs, records
+    from cl_kernel.contract import events
+    from cl_kernel.contract import hooks as hookspecs
+    from cl_kernel.contract import offers as records
 
     parts = [
         HEADER,
@@ -95,8 +97,8 @@ def _paragraphs(text: str) -> str:
 
 def cli_page() -> str:
     """Help of every command, as it is printed."""
-    from cl_kernel.cli import COMMANDS
-    from cl_kernel.manager import resolve
+    from cl_kernel.cli.main import COMMANDS
+    from cl_kernel.registry import resolve
 
     os.environ["COLUMNS"] = "100"
     parts = [

@@ -34,7 +34,7 @@ class CommandLine:
     def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         """Start ``clk`` and return at once."""
         return subprocess.Popen(
-            [sys.executable, "-m", "cl_kernel.cli", *map(str, arguments)],
+            [sys.executable, "-m", "cl_kernel.cli.main", *map(str, arguments)],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,

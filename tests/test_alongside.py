@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from cl_kernel import Experiment, events, hookimpl
-from cl_kernel.alongside import Alongside
-from cl_kernel.errors import Interrupted
-from cl_kernel.manager import Registry, discover
-from cl_kernel.planning import Request, plan
-from cl_kernel.session import execute
+from cl_kernel import Experiment, hookimpl
+from cl_kernel.contract import events
+from cl_kernel.contract.errors import Interrupted
+from cl_kernel.registry import Registry, discover
+from cl_kernel.running.plan import Request, plan
+from cl_kernel.running.session import execute
+from cl_kernel.sweeps.comparisons import Alongside
 
 BASE: dict[str, Any] = {"dataset": "blobs", "learner": "linear", "dataset.n_stages": 2, "run.plots": False}
 LONG = {**BASE, "learner.n_epochs": 3000, "run.checkpoint_every_s": 0.1}

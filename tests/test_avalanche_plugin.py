@@ -16,8 +16,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from cl_kernel.errors import BadInput
-from cl_kernel.manager import Registry
+from cl_kernel.contract.errors import BadInput
+from cl_kernel.registry import Registry
 
 PLUGIN = Path(__file__).parent.parent / "docs" / "avalanche-plugin" / "cl_plugin_avalanche.py"
 PYTHON = os.environ.get("CLK_AVALANCHE_PYTHON", "")
@@ -89,7 +89,7 @@ def test_streams_of_unequal_length_are_refused(plugin: ModuleType) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON, reason="CLK_AVALANCHE_PYTHON names no interpreter with avalanche-lib")
 def test_a_run_on_a_real_benchmark(tmp_path: Path) -> None:
-    command = [PYTHON, "-m", "cl_kernel.cli", "run", "--dataset", "avalanche:digits", "--learner", "er", "--json"]
+    command = [PYTHON, "-m", "cl_kernel.cli.main", "run", "--dataset", "avalanche:digits", "--learner", "er", "--json"]
     done = subprocess.run([*command, "--output", str(tmp_path / "run")], capture_output=True, text=True, check=True)
     results = json.loads(done.stdout)["results"]
     assert results["stages"] == [f"experience {k}" for k in range(5)]

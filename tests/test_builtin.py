@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl_kernel.builtin import blobs, linear
-from cl_kernel.builtin.settings import Blobs, Digits, Linear
-from cl_kernel.errors import BadInput, Mismatch
+from cl_kernel.contract.errors import BadInput, Mismatch
+from cl_kernel.contract.stream import ArraySamples, Field, Stage, Stream
+from cl_kernel.library import linear
+from cl_kernel.library.datasets import blobs
+from cl_kernel.library.memories.policies import ClassBalanced
+from cl_kernel.library.settings import Blobs, Digits, Linear
 from cl_kernel.memory import Memory, RawCodec
-from cl_kernel.memory.policies import ClassBalanced
-from cl_kernel.site import Parts, Site
-from cl_kernel.streams import ArraySamples, Field, Stage, Stream
+from cl_kernel.running.resources import Parts, Site
 
 
 class Steps:
@@ -82,7 +83,7 @@ def test_blobs_depend_on_the_seed_and_divide_evenly_or_not_at_all() -> None:
 
 def test_digits_have_one_split_and_leave_no_image_out() -> None:
     pytest.importorskip("sklearn", reason="digits come with scikit-learn")
-    from cl_kernel.builtin import digits
+    from cl_kernel.library.datasets import digits
 
     stream, other = digits.build(Digits(), Site(seed=0)), digits.build(Digits(), Site(seed=1))
     stream.check()

@@ -241,7 +241,7 @@ def test_every_plugin_of_ours_is_found_and_sound(clk):
 
 
 def test_help_imports_next_to_nothing():
-    code = "import sys; from cl_kernel.cli import main; main(['--help']); print(*sys.modules)"
+    code = "import sys; from cl_kernel.cli.main import main; main(['--help']); print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.splitlines()[-1].split())
     assert loaded.isdisjoint({"numpy", "attr", "yaml", "pluggy", "rich", "importlib.metadata"})

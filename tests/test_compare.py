@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from cl_kernel import compare
-from cl_kernel.errors import RunConflict, UnknownName
-from cl_kernel.manager import Offer, discover
-from cl_kernel.records import Expected, Experiment
+from cl_kernel.contract.errors import RunConflict, UnknownName
+from cl_kernel.contract.offers import Expected, Experiment
+from cl_kernel.registry import Offer, discover
+from cl_kernel.reports import compare
 
 
 def groups_of(folder: Path) -> list[compare.Group]:

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 from attrs import field, frozen, validators
 
-from cl_kernel import config
-from cl_kernel.config import Layer, RunOptions, resolve_settings
-from cl_kernel.errors import BadSetting
+from cl_kernel.contract.errors import BadSetting
+from cl_kernel.running import settings as config
+from cl_kernel.running.settings import Layer, RunOptions, resolve_settings
 
 
 @frozen(kw_only=True)

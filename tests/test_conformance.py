@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cl_kernel.errors import UnknownName
-from cl_kernel.manager import discover
+from cl_kernel.contract.errors import UnknownName
+from cl_kernel.registry import discover
 from cl_kernel.testing import CHECKS, PluginContract, check_plugin
 
 SPEC1 = Path(__file__).parent / "spec1"

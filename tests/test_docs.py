@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from cl_kernel import hookspecs
+from cl_kernel.contract import hooks as hookspecs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel import sweep
-from cl_kernel.builtin import executors
-from cl_kernel.errors import BadSetting, ClkError
-from cl_kernel.manager import Registry, discover
+from cl_kernel.contract.errors import BadSetting, ClkError
+from cl_kernel.registry import Registry, discover
+from cl_kernel.sweeps import executors, sweep
 
 BASE = {"dataset": "blobs", "learner": "linear", "replay": "reservoir", "dataset.n_train": 30}
 

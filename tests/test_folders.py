@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from cl_kernel import discover
-from cl_kernel.builtin.folder_settings import Folder, HuggingFace
-from cl_kernel.builtin.folders import EncodedImages, build_folder, build_hugging_face
-from cl_kernel.errors import BadInput, BadSetting
-from cl_kernel.session import Request, execute, plan
-from cl_kernel.site import Site
-from cl_kernel.streams import Subset
+from cl_kernel.contract.errors import BadInput, BadSetting
+from cl_kernel.contract.stream import Subset
+from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace
+from cl_kernel.library.datasets.folders import EncodedImages, build_folder, build_hugging_face
+from cl_kernel.running.resources import Site
+from cl_kernel.running.session import Request, execute, plan
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("ant", "bee", "cat", "dog")

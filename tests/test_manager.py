@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cl_kernel import hookimpl
-from cl_kernel.errors import BrokenPlugin, DuplicateName, UnknownName
-from cl_kernel.manager import Registry
-from cl_kernel.records import Asset, Metric, Plugin, Replay
+from cl_kernel.contract.errors import BrokenPlugin, DuplicateName, UnknownName
+from cl_kernel.contract.offers import Asset, Metric, Plugin, Replay
+from cl_kernel.registry import Registry
 
 
 def plugin(**hooks):
@@ -147,7 +147,7 @@ def test_configure_also_reaches_a_plugin_registered_later():
 
 
 def test_events_reach_plugins():
-    from cl_kernel.events import Noted
+    from cl_kernel.contract.events import Noted
 
     heard = []
     registry = registry_with(a=plugin(clk_event=lambda event, folder: heard.append((event, folder))))

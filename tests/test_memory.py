@@ -7,10 +7,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cl_kernel.errors import BadCheckpoint, BadSetting, Mismatch
+from cl_kernel.contract.errors import BadCheckpoint, BadSetting, Mismatch
+from cl_kernel.contract.stream import Field
+from cl_kernel.library.memories.policies import (
+    BiasedReservoir,
+    ClassBalanced,
+    GreedyBalanced,
+    LargestClass,
+    Reservoir,
+    Ring,
+)
 from cl_kernel.memory import GroupTables, Memory, RawCodec, build_memory, parse_capacity, without_replacement
-from cl_kernel.memory.policies import BiasedReservoir, ClassBalanced, GreedyBalanced, LargestClass, Reservoir, Ring
-from cl_kernel.streams import Field
 
 POLICIES = {
     "reservoir": Reservoir,

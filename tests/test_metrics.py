@@ -7,13 +7,13 @@ from fractions import Fraction as F
 import numpy as np
 import pytest
 
-from cl_kernel.errors import BadInput, Mismatch
-from cl_kernel.metrics import matrix
-from cl_kernel.metrics.answers import Answers
-from cl_kernel.metrics.classification import Confusion, TopK, build_confusion, build_top5, classes_of, rank_of
-from cl_kernel.metrics.conventions import CONVENTIONS
-from cl_kernel.metrics.segmentation import Segmentation, class_scores, confusion_matrix
-from cl_kernel.streams import ArraySamples, Field, Stage, Stream
+from cl_kernel.contract.errors import BadInput, Mismatch
+from cl_kernel.contract.stream import ArraySamples, Field, Stage, Stream
+from cl_kernel.library.metrics.answers import Answers
+from cl_kernel.library.metrics.classification import Confusion, TopK, build_confusion, build_top5, classes_of, rank_of
+from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix
+from cl_kernel.reports.conventions import CONVENTIONS
+from cl_kernel.running import accuracy_matrix as matrix
 
 # Three stages, sixteenths. By hand, per column: first, best before the last row, best of all rows, last:
 #   j=0: first 12, rows 0..1 {12, 14} best 14, last 8;   j=1: first 10, rows 1..1 {10} best 10, last 13.

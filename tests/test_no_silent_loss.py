@@ -11,17 +11,17 @@ import attrs
 import numpy as np
 import pytest
 
-from cl_kernel.cli import main
-from cl_kernel.errors import ClkError
+from cl_kernel.cli.main import main
+from cl_kernel.contract.errors import ClkError
+from cl_kernel.contract.offers import Metric
+from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_groups, class_incremental, subset
+from cl_kernel.library.memories.policies import ClassBalanced, Reservoir
+from cl_kernel.library.metrics.classification import TopK, build_confusion
+from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix
 from cl_kernel.memory import Memory, RawCodec, build_memory
-from cl_kernel.memory.policies import ClassBalanced, Reservoir
-from cl_kernel.metrics import matrix
-from cl_kernel.metrics.classification import TopK, build_confusion
-from cl_kernel.metrics.segmentation import Segmentation, class_scores, confusion_matrix
-from cl_kernel.records import Metric
-from cl_kernel.scoring import Scorer, score
-from cl_kernel.site import Site
-from cl_kernel.streams import ArraySamples, Field, Stream, class_groups, class_incremental, subset
+from cl_kernel.running import accuracy_matrix as matrix
+from cl_kernel.running.resources import Site
+from cl_kernel.running.scoring import Scorer, score
 
 RUN = ("run", "--dataset", "blobs", "--learner", "linear", "--set", "run.plots=false")
 KEEP = ("--replay", "reservoir")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel.cli import COMMANDS
+from cl_kernel.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel import compare
-from cl_kernel.manager import discover
-from cl_kernel.report import build_page, charts, forgetting_curve
+from cl_kernel.registry import discover
+from cl_kernel.reports import compare
+from cl_kernel.reports.page import build_page, charts, forgetting_curve
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -96,7 +96,7 @@ def test_pictures_of_a_run_are_inside_the_page(finished_runs: Path, tmp_path: Pa
 
 
 def test_the_forgetting_curve_ends_at_the_forgetting_of_the_matrix() -> None:
-    from cl_kernel.metrics import matrix
+    from cl_kernel.running import accuracy_matrix as matrix
 
     R = [[0.9, 0.1, 0.2], [0.5, 0.8, 0.1], [0.6, 0.3, 0.7]]
     curve = forgetting_curve(R)

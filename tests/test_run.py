@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from cl_kernel.errors import RunConflict
-from cl_kernel.outputs import RunFolder
-from cl_kernel.trees import load_tree
+from cl_kernel.contract.errors import RunConflict
+from cl_kernel.storage.checkpoint import load_tree
+from cl_kernel.storage.run_folder import RunFolder
 
 SMALL = (
     "--learner",
@@ -159,7 +159,7 @@ def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(tmp_path):
     run.save_checkpoint(1, {"w": np.arange(3)})
     import errno
 
-    from cl_kernel.files import DiskFull, atomic
+    from cl_kernel.storage.files import DiskFull, atomic
 
     with pytest.raises(DiskFull, match="the disk is full"), atomic(tmp_path / "checkpoints" / "0000000002.ckpt"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel.errors import BadInput
-from cl_kernel.scaffold import write_plugin
+from cl_kernel.contract.errors import BadInput
+from cl_kernel.testing.scaffold import write_plugin
 
 
 def installed(folder: Path, site: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def test_a_new_plugin_passes_its_own_tests_and_the_kit(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     checked = subprocess.run(
-        [sys.executable, "-m", "cl_kernel.cli", "check-plugin", "my-idea", "--only", "loads"],
+        [sys.executable, "-m", "cl_kernel.cli.main", "check-plugin", "my-idea", "--only", "loads"],
         capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout[-3000:]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel.cli import main
+from cl_kernel.cli.main import main
 
 SPEC1 = Path(__file__).parent / "spec1"
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cl_kernel.errors import BadInput
-from cl_kernel.streams import ArraySamples, Concatenation, Field, class_groups, class_incremental, fingerprint, subset
+from cl_kernel.contract.errors import BadInput
+from cl_kernel.contract.stream import (
+    ArraySamples,
+    Concatenation,
+    Field,
+    class_groups,
+    class_incremental,
+    fingerprint,
+    subset,
+)
 
 SPEC = {
     "vector": Field(shape=(2,), dtype="float64", kind="vector"),

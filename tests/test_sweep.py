@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from cl_kernel import sweep
-from cl_kernel.errors import BadSetting, ClkError, UnknownName
-from cl_kernel.manager import Registry, discover
+from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
+from cl_kernel.registry import Registry, discover
+from cl_kernel.sweeps import sweep
 
 BASE = {"dataset": "blobs", "learner": "linear", "dataset.n_train": 30, "dataset.n_stages": 2}
 
@@ -133,7 +133,7 @@ def test_a_sweep_isolates_failures_and_does_only_what_is_left(tmp_path: Path, re
 
 
 def test_a_task_gives_the_numbers_of_the_same_run_made_directly(tmp_path: Path, registry: Registry) -> None:
-    from cl_kernel.session import execute, plan
+    from cl_kernel.running.session import execute, plan
 
     spec = sweep.Spec(name="s", base={**BASE, "replay": "reservoir"}, grid={"seed": [7]})
     (task,) = sweep.tasks_of(registry, spec, tmp_path / "sweep")
@@ -196,7 +196,7 @@ def test_a_run_ends_saved_when_the_process_that_started_it_is_killed(tmp_path: P
     import subprocess
 
     spec, task = long_task(registry, tmp_path)
-    code = f"from cl_kernel.sweep import run_task; run_task({task.plain(spec)!r})"
+    code = f"from cl_kernel.sweeps.sweep import run_task; run_task({task.plain(spec)!r})"
     parent = subprocess.Popen([sys.executable, "-c", code])
     child = wait_for_checkpoint(task.folder)
     parent.kill()

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cl_kernel.errors import BadCheckpoint
-from cl_kernel.trees import digest_tree, load_tree, save_tree
+from cl_kernel.contract.errors import BadCheckpoint
+from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 
 
 def same(a: object, b: object) -> bool:

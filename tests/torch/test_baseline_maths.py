@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_kernel.streams import ArraySamples, Field, Stage
+from cl_kernel.contract.stream import ArraySamples, Field, Stage
 from cl_kernel.torch import classes, exemplars, projection, regularisation
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from cl_kernel import ArraySamples, BadSetting, Field, Interrupted, Mismatch, Request, discover, execute, plan, resume
+from cl_kernel.library.networks import Split, cut, resnet18
 from cl_kernel.torch import distributed
 from cl_kernel.torch.features import extract
 from cl_kernel.torch.loaders import Batches, ahead, take_good, to_input
-from cl_kernel.torch.models import Split, cut, resnet18
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from cl_kernel.errors import BadCheckpoint, BadInput, BadSetting, MissingAsset
+from cl_kernel.contract.errors import BadCheckpoint, BadInput, BadSetting, MissingAsset
+from cl_kernel.storage.checkpoint import load_tree, save_tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
-from cl_kernel.trees import load_tree, save_tree
 
 
 def through_a_file(tree: object, folder: Path) -> object:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from cl_kernel import compatibility
+
+compatibility.install()
+
 _PUBLIC = {
-    "hookspecs": ("hookimpl",),
-    "records": (
+    "contract.hooks": ("hookimpl",),
+    "contract.offers": (
         "Asset",
         "Command",
         "Dataset",
@@ -26,7 +30,7 @@ _PUBLIC = {
         "doc",
         "SPEC_VERSION",
     ),
-    "errors": (
+    "contract.errors": (
         "BadCheckpoint",
         "BadInput",
         "BadSetting",
@@ -37,7 +41,7 @@ _PUBLIC = {
         "RunConflict",
         "UnknownName",
     ),
-    "streams": (
+    "contract.stream": (
         "ArraySamples",
         "Concatenation",
         "Field",
@@ -48,10 +52,10 @@ _PUBLIC = {
         "fingerprint",
         "subset",
     ),
-    "protocols": ("Batch", "Codec", "Policy", "Samples", "Tree"),
+    "contract.interfaces": ("Batch", "Codec", "Policy", "Samples", "Tree"),
     "memory": ("Memory", "parse_capacity"),
-    "site": ("Parts", "Site"),
-    "files": (
+    "running.resources": ("Parts", "Site"),
+    "storage.files": (
         "Cache",
         "DiskFull",
         "atomic",
@@ -61,12 +65,12 @@ _PUBLIC = {
         "write_json",
         "write_text",
     ),
-    "trees": ("digest_tree", "load_tree", "save_tree"),
-    "run": ("Activity", "Context", "score"),
-    "planning": ("Plan", "Request", "ask", "plan"),
-    "config": ("parse_assignments",),
-    "session": ("Outcome", "default_cache", "execute", "launch", "reproduce", "resume"),
-    "manager": ("Registry", "discover", "resolve"),
+    "storage.checkpoint": ("digest_tree", "load_tree", "save_tree"),
+    "running.loop": ("Activity", "Context", "score"),
+    "running.plan": ("Plan", "Request", "ask", "plan"),
+    "running.settings": ("parse_assignments",),
+    "running.session": ("Outcome", "default_cache", "execute", "launch", "reproduce", "resume"),
+    "registry": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cl_kernel import Cache, Site
-from cl_kernel.manager import discover
-from cl_kernel.planning import ask, plan
-from cl_kernel.session import execute
+from cl_kernel.registry import discover
+from cl_kernel.running.plan import ask, plan
+from cl_kernel.running.session import execute
 from cl_plugin_butd import evaluate
 
 

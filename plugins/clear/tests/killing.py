@@ -62,7 +62,7 @@ def child(folder: Path, command: list[str], kill_at: int, counted: Path | None) 
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    from cl_kernel.cli import main
+    from cl_kernel.cli.main import main
 
     code = 1
     try:
@@ -133,8 +133,8 @@ def load_everything() -> None:
     import torchvision  # noqa: F401
     from PIL import Image
 
-    import cl_kernel.console
-    import cl_kernel.session  # noqa: F401
+    import cl_kernel.cli.console
+    import cl_kernel.running.session  # noqa: F401
     import cl_plugin_clear
 
     torch.set_num_threads(1)

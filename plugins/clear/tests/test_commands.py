@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cl_kernel.cli import main
+from cl_kernel.cli.main import main
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import concepts, dataset, release
 from cl_plugin_clear.data.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cl_kernel.cli import main
+from cl_kernel.cli.main import main
 from cl_plugin_clear.train import cope
 
 T = 0.1

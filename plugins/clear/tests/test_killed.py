@@ -84,7 +84,7 @@ def prepare(base: Path, step: str) -> None:
 
 def command(base: Path, line: str) -> None:
     """Run one command undisturbed."""
-    program = [sys.executable, "-m", "cl_kernel.cli", "clear", *line.split()]
+    program = [sys.executable, "-m", "cl_kernel.cli.main", "clear", *line.split()]
     done = subprocess.run(program, cwd=base, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

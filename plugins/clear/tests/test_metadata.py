@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cl_kernel.errors import BadInput, BadSetting, MissingAsset, RunConflict
+from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset, RunConflict
 from cl_plugin_clear import standin
 from cl_plugin_clear.data import columns, metadata, records
 from cl_plugin_clear.data import source as sources

@@ -320,7 +320,7 @@ def check_metrics(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
-    from cl_kernel.memory.policies import BiasedReservoir
+    from cl_kernel.library.memories.policies import BiasedReservoir
     from cl_plugin_clear import replay
 
     dynamic = entry["kind"].endswith("dynamic")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cl_kernel import BadInput, BadSetting, Cache, MissingAsset, Site
-from cl_kernel.cli import main
+from cl_kernel.cli.main import main
 from cl_plugin_recall import standin
 from cl_plugin_recall.data import files, records, steps, voc
 from cl_plugin_recall.data.prepare import MANIFEST, build_prepared, check_tree, prepare

@@ -21,7 +21,7 @@ from cl_plugin_recall.experiments import TINY
 from .conftest import SHORT
 
 TEST = "ADD_FIVE_TWO_TIMES"
-CLK = [sys.executable, "-m", "cl_kernel.cli"]
+CLK = [sys.executable, "-m", "cl_kernel.cli.main"]
 
 
 def go(output: Path, test: str = TEST, **options: Any) -> Any:
@@ -115,7 +115,7 @@ def test_the_other_ways_run_and_are_kept_apart_from_the_usual_ones(whole: Any, t
 
 
 def test_the_ablation_compares_methods_and_joint_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cl_kernel.cli import main
+    from cl_kernel.cli.main import main
 
     flags = [f"--set={key}={value}" for key, value in SHORT.items() if key != "learner.interleave_ratio_old"]
     methods = ["--variants", "fine-tuning,joint", "--seeds", "0", "--test", "15-5"]
@@ -199,7 +199,7 @@ def test_a_replay_folder_that_lacks_a_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_validate_dump_export_and_summary_read_a_run(whole: Any, tmp_path: Path) -> None:
-    from cl_kernel.cli import main
+    from cl_kernel.cli.main import main
 
     assert main(["recall", "validate", str(whole.folder)]) == 0
     assert (whole.folder / "outputs" / "validation.txt").read_text().count("LOSS") == 3
@@ -227,7 +227,7 @@ def test_the_report_and_re_validation_give_the_scores_of_the_run(whole: Any) -> 
 
 
 def test_all_shares_artefacts_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cl_kernel.cli import main
+    from cl_kernel.cli.main import main
 
     flags = [f"--set={key}={value}" for key, value in SHORT.items()]
     which = ["--all", "--test", "1,2", "--config", "OVERLAPPED", "--replay", "gan"]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from cl_kernel import BadCheckpoint, BadInput, Cache, MissingAsset, Site
-from cl_kernel.cli import main
+from cl_kernel.cli.main import main
 from cl_plugin_recall import model, standin
 from cl_plugin_recall.data.files import encode_jpeg
 from cl_plugin_recall.replay import flickr, hub, mapping

@@ -91,7 +91,7 @@ def test_two_processes_train_one_network(images: Path) -> None:
         "--master-port",
         "29571",
         "-m",
-        "cl_kernel.cli",
+        "cl_kernel.cli.main",
         "remind",
         "train-base",
         "--images",

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from cl_kernel import Field, Memory
-from cl_kernel.builtin.settings import LargestClass as LargestClassSettings
-from cl_kernel.memory import RawCodec, policies
+from cl_kernel.library.memories import policies
+from cl_kernel.library.settings import LargestClass as LargestClassSettings
+from cl_kernel.memory import RawCodec
 from cl_plugin_remind import evaluate, losses
 from cl_plugin_remind.data import folders as folders_data
 from cl_plugin_remind.data import questions

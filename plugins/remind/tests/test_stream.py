@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, execute, plan
-from cl_kernel.session import request_of
+from cl_kernel.running.session import request_of
 from cl_plugin_remind import evaluate
 from cl_plugin_remind.settings import BaseTraining
 from cl_plugin_remind.train import base, step, vqa

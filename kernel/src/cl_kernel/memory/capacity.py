@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from cl_kernel.errors import BadSetting
+from cl_kernel.contract.errors import BadSetting
 
 if TYPE_CHECKING:
-    from cl_kernel.protocols import Codec
+    from cl_kernel.contract.interfaces import Codec
 
 _UNITS = {
     "b": 1,

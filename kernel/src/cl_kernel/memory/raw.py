@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from attrs import define
 
-from cl_kernel.errors import Mismatch
-from cl_kernel.protocols import Batch
-from cl_kernel.site import Site
-from cl_kernel.streams import Field
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Batch
+from cl_kernel.contract.stream import Field
+from cl_kernel.running.resources import Site
 
 
 @define

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.protocols import Samples
-from cl_kernel.streams import Stream
+from cl_kernel.contract.interfaces import Samples
+from cl_kernel.contract.stream import Stream
 from cl_kernel.testing.subject import Failed, NotApplicable, Subject, blame, check
 
 SOME = 16

@@ -17,12 +17,12 @@ import attrs
 import yaml
 
 import cl_kernel
-from cl_kernel.config import Layer, as_plain, resolve_settings
-from cl_kernel.console import Console
-from cl_kernel.errors import BadSetting
-from cl_kernel.manager import KINDS, entry_points, resolve
-from cl_kernel.planning import Request, plan
-from cl_kernel.records import Asset
+from cl_kernel.cli.console import Console
+from cl_kernel.contract.errors import BadSetting
+from cl_kernel.contract.offers import Asset
+from cl_kernel.registry import KINDS, entry_points, resolve
+from cl_kernel.running.plan import Request, plan
+from cl_kernel.running.settings import Layer, as_plain, resolve_settings
 from cl_kernel.testing.subject import Failed, NotApplicable, Subject, blame, check
 
 HEAVY = (
@@ -81,7 +81,7 @@ class Blocker:
             raise ImportError(f"{module} is not light: name it by string and import it on first use")
 
 sys.meta_path.insert(0, Blocker())
-from cl_kernel.manager import discover
+from cl_kernel.registry import discover
 
 discover(only=[])
 loaded = set(sys.modules)
@@ -183,7 +183,7 @@ def imports_public_names_only(subject: Subject) -> None:
 @check
 def hooks_are_pure(subject: Subject) -> None:
     """Asked twice, the hooks give equal records."""
-    from cl_kernel.manager import discover
+    from cl_kernel.registry import discover
 
     again = discover(only=[subject.plugin])
     for kind in KINDS:

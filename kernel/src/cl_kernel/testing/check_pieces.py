@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.errors import ClkError
-from cl_kernel.manager import Offer, resolve
-from cl_kernel.streams import Field
+from cl_kernel.contract.errors import ClkError
+from cl_kernel.contract.stream import Field
+from cl_kernel.registry import Offer, resolve
+from cl_kernel.storage.checkpoint import digest_tree
 from cl_kernel.testing.check_data import same
 from cl_kernel.testing.subject import Failed, NotApplicable, Subject, blame, check, round_trip
-from cl_kernel.trees import digest_tree
 
 CAPACITY = 13
 
@@ -228,6 +228,6 @@ def _round(value: float | None) -> float | None:
 
 
 def _site(subject: Subject) -> Any:
-    from cl_kernel.site import Site
+    from cl_kernel.running.resources import Site
 
     return Site(folder=subject.folder)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.streams import subset
+from cl_kernel.contract.stream import subset
+from cl_kernel.storage.checkpoint import digest_tree
 from cl_kernel.testing.check_data import same
 from cl_kernel.testing.subject import Failed, NotApplicable, Seen, Subject, blame, check, round_trip
-from cl_kernel.trees import digest_tree
 
 FILES = ("run.json", "settings.yaml", "environment.json", "events.jsonl", "metrics.json")
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
-from cl_kernel.errors import UnknownName
+from cl_kernel.contract.errors import UnknownName
 from cl_kernel.testing import check_data, check_offers, check_pieces, check_runs
 from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
 

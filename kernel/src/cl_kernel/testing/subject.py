@@ -18,14 +18,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from attrs import define, evolve, field
 
-from cl_kernel import run as running
-from cl_kernel.config import flatten
-from cl_kernel.errors import Interrupted
-from cl_kernel.manager import Offer, Owner, Registry, discover, resolve
-from cl_kernel.planning import Plan, Request, plan
-from cl_kernel.session import Outcome, execute, make_site
-from cl_kernel.streams import Stream
-from cl_kernel.trees import digest_tree, load_tree, save_tree
+from cl_kernel.contract.errors import Interrupted
+from cl_kernel.contract.stream import Stream
+from cl_kernel.registry import Offer, Owner, Registry, discover, resolve
+from cl_kernel.running import loop as running
+from cl_kernel.running.plan import Plan, Request, plan
+from cl_kernel.running.session import Outcome, execute, make_site
+from cl_kernel.running.settings import flatten
+from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 
 
 class Failed(Exception):
@@ -295,7 +295,7 @@ class Subject:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``clk`` in a process of its own."""
         return subprocess.run(
-            [sys.executable, "-m", "cl_kernel.cli", *arguments],
+            [sys.executable, "-m", "cl_kernel.cli.main", *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -16,16 +16,16 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel.errors import Mismatch
-from cl_kernel.protocols import Samples, Tree
-from cl_kernel.streams import Stage
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Samples, Tree
+from cl_kernel.contract.stream import Stage
 from cl_kernel.torch.exemplars import ExemplarSets, embed, nearest_mean_scores, prototypes_of, score_layer
 from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand, sgd
 
 if TYPE_CHECKING:
-    from cl_kernel.run import Context
-    from cl_kernel.site import Parts
+    from cl_kernel.running.loop import Context
+    from cl_kernel.running.resources import Parts
 
 
 class ScaledShifted(nn.Module):

@@ -16,7 +16,7 @@ from attrs import define, field
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_kernel.streams import Stage
+from cl_kernel.contract.stream import Stage
 
 
 @define

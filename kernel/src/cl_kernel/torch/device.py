@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cl_kernel.errors import BadSetting
+from cl_kernel.contract.errors import BadSetting
 
 
 def resolve(name: str = "auto") -> torch.device:

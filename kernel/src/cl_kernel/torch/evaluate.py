@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_kernel.protocols import Samples
+from cl_kernel.contract.interfaces import Samples
 from cl_kernel.torch.loaders import Batches
 
 

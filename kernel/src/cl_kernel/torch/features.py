@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_kernel.errors import UnknownName
+from cl_kernel.contract.errors import UnknownName
 
 
 class _Enough(Exception):

@@ -14,21 +14,21 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel.errors import Mismatch
-from cl_kernel.protocols import Samples, Tree
-from cl_kernel.streams import Concatenation, Field, Stage, Subset
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Samples, Tree
+from cl_kernel.contract.stream import Concatenation, Field, Stage, Subset
+from cl_kernel.library.networks import Split, as_split
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import BadSample, Batches, as_tensor, input_name, label_name, to_input
-from cl_kernel.torch.models import Split, as_split
 
 if TYPE_CHECKING:
-    from cl_kernel.builtin.torch_settings import Joint as JointSettings
-    from cl_kernel.builtin.torch_settings import Naive as NaiveSettings
-    from cl_kernel.builtin.torch_settings import Replay as ReplaySettings
+    from cl_kernel.library.torch_settings import Joint as JointSettings
+    from cl_kernel.library.torch_settings import Naive as NaiveSettings
+    from cl_kernel.library.torch_settings import Replay as ReplaySettings
     from cl_kernel.memory import Memory
-    from cl_kernel.run import Context
-    from cl_kernel.site import Parts
+    from cl_kernel.running.loop import Context
+    from cl_kernel.running.resources import Parts
 
 FEATURES = "features"
 """Name of the memory field that holds what crosses the cut of a split network."""

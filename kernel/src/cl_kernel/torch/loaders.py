@@ -16,9 +16,9 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel.errors import Mismatch
-from cl_kernel.protocols import Samples
-from cl_kernel.streams import ArraySamples, Concatenation, Field, Subset
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Samples
+from cl_kernel.contract.stream import ArraySamples, Concatenation, Field, Subset
 
 RESIDENT_BYTES = 1 << 30
 """Samples whose tensors need more than this are read batch by batch."""

@@ -16,15 +16,15 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel.protocols import Samples, Tree
-from cl_kernel.streams import Stage
+from cl_kernel.contract.interfaces import Samples, Tree
+from cl_kernel.contract.stream import Stage
 from cl_kernel.torch.exemplars import ExemplarSets, embed, ppp_loss, score_layer
 from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand
 
 if TYPE_CHECKING:
-    from cl_kernel.run import Context
-    from cl_kernel.site import Parts
+    from cl_kernel.running.loop import Context
+    from cl_kernel.running.resources import Parts
 
 
 # ---- CoPE ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_kernel.errors import BadCheckpoint, BadInput, MissingAsset
+from cl_kernel.contract.errors import BadCheckpoint, BadInput, MissingAsset
 
 _FORM = "__form__"  # marks a mapping that stands for something a plain tree cannot hold
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}

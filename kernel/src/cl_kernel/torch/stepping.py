@@ -15,19 +15,19 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel.errors import Mismatch
-from cl_kernel.protocols import Samples, Tree
-from cl_kernel.streams import Field, Stage
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Samples, Tree
+from cl_kernel.contract.stream import Field, Stage
+from cl_kernel.library.networks import Split
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import FEATURES, TestCache, build_network, frozen, memory_fields, train_batches
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, to_input
-from cl_kernel.torch.models import Split
 
 if TYPE_CHECKING:
     from cl_kernel.memory import Memory
-    from cl_kernel.run import Context
-    from cl_kernel.site import Parts
+    from cl_kernel.running.loop import Context
+    from cl_kernel.running.resources import Parts
 
 
 def sgd(network: nn.Module, settings: Any, *, nesterov: bool = False) -> torch.optim.Optimizer:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_kernel import Asset, BadInput, Field, MissingAsset, Site, digest_tree, fingerprint
+from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
-from cl_kernel.torch.models import Split
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb import standin
 from cl_plugin_crumb.data.stream import read_classes

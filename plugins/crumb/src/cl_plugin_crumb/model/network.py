@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_kernel import BadSetting
-from cl_kernel.torch.models import Normalise, Split
+from cl_kernel.library.networks import Normalise, Split
 
 
 class Resize(nn.Module):

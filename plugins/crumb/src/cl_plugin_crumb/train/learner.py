@@ -16,11 +16,11 @@ from attrs import define, field
 from torch import Tensor
 
 from cl_kernel import BadSetting, Context, Memory, Mismatch, MissingAsset, Parts, Samples, Site, Stage, Stream, Tree
+from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import build_network
 from cl_kernel.torch.loaders import Batches, label_name
-from cl_kernel.torch.models import Split
 from cl_plugin_crumb import weights as weight_files
 from cl_plugin_crumb.data.stream import styled
 from cl_plugin_crumb.evaluate.records import Records

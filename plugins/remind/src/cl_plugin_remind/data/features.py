@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cl_kernel import BadInput, MissingAsset, write_json
+from cl_kernel.library.networks import IMAGENET_MEAN, IMAGENET_STD
 from cl_kernel.torch.loaders import ahead
-from cl_kernel.torch.models import IMAGENET_MEAN, IMAGENET_STD
 from cl_kernel.torch.state import assign, read_weights
 from cl_plugin_remind.data.vqa import encode_features, images_for_pq
 

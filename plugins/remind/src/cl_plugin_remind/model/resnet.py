@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from cl_kernel import BadSetting, Field
+from cl_kernel.library.networks import Normalise, Split
 from cl_kernel.torch.loaders import input_name, input_shape
-from cl_kernel.torch.models import Normalise, Split
 
 if TYPE_CHECKING:
     from cl_kernel import Site

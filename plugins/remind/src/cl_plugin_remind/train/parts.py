@@ -12,9 +12,9 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from cl_kernel import Context, Field, Memory, Mismatch, Samples, Stage, Stream, digest_tree
+from cl_kernel.library.networks import Split, as_split
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
-from cl_kernel.torch.models import Split, as_split
 from cl_plugin_remind.model.resnet import Divided
 from cl_plugin_remind.replay import pq
 from cl_plugin_remind.replay.codec import PqCodec

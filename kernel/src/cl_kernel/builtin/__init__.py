@@ -1,1 +1,0 @@
-"""The kernel's own pieces, offered through the same hooks as everyone's."""

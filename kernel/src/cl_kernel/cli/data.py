@@ -1,0 +1,171 @@
+"""``clk data list|prepare`` and ``clk doctor``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cl_kernel.cli.console import Console
+from cl_kernel.contract.errors import BadSetting
+from cl_kernel.registry import Registry, discover
+from cl_kernel.running.plan import importable
+
+Handler = Callable[[Namespace, Console], int]
+
+
+def data(parser: ArgumentParser) -> Handler:
+    """List data sets with what is missing, or prepare one: converted once, a no-op when repeated."""
+    parser.add_argument("action", choices=("list", "prepare"))
+    parser.add_argument("name", nargs="?", default="", help="data set to prepare, PLUGIN:NAME")
+    parser.add_argument(
+        "--data-root", action="append", default=[], metavar="DIR", help="where raw data lies; repeatable"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    parser.add_argument("--profile", default="paper")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-workers", type=int, default=2)
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        registry = discover()
+        roots = tuple(Path(root).expanduser().resolve() for root in namespace.data_root)
+        if namespace.action == "list":
+            return _list(registry, roots, console)
+        if not namespace.name:
+            raise BadSetting(
+                "no data set named", where="clk data prepare", fix="clk data prepare PLUGIN:NAME --data-root DIR"
+            )
+        return _prepare(registry, namespace, roots, console)
+
+    return handle
+
+
+def _list(registry: Registry, roots: tuple[Path, ...], console: Console) -> int:
+    rows, content = [], []
+    for offer in registry.all("dataset"):
+        needs = offer.record.needs
+        missing = [asset for asset in needs if registry.locate(asset, roots) is None]
+        status = "embedded" if not needs else "missing" if missing else "found"
+        origin = "; ".join(f"{a.name}: {a.origin or a.summary}" for a in missing)
+        rows.append((offer.name, offer.record.task, status, origin, "yes" if offer.record.prepare else ""))
+        content.append(
+            {
+                "name": offer.name,
+                "task": offer.record.task,
+                "status": status,
+                "preparable": bool(offer.record.prepare),
+                "missing": [{"asset": a.name, "files": list(a.files), "origin": a.origin} for a in missing],
+            }
+        )
+    console.table("", ("data set", "task", "status", "missing, and where to get it", "prepare"), rows)
+    console.json(content)
+    return 0
+
+
+def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], console: Console) -> int:
+    from cl_kernel.registry import resolve
+    from cl_kernel.running import session
+    from cl_kernel.running import settings as config
+    from cl_kernel.running.resources import Site
+    from cl_kernel.storage.files import Cache
+
+    offer, argument = registry.find("dataset", namespace.name, where=f"clk data prepare {namespace.name}")
+    record = offer.record
+    if not record.prepare:
+        raise BadSetting(
+            f"{offer.name} needs no preparation",
+            where=f"clk data prepare {namespace.name}",
+            fix="clk data list shows which do",
+        )
+    layers = [
+        config.Layer(f"profile {name}", {f"dataset.{k}": v for k, v in record.profiles.get(name, {}).items()})
+        for name in ("*", namespace.profile)
+    ]
+    if argument:
+        layers.append(config.Layer(namespace.name, {f"dataset.{record.argument}": argument}))
+    layers.append(config.parse_assignments(namespace.assignments))
+    resolved = config.resolve_settings({"dataset": record.settings}, layers)
+    site = Site(
+        seed=namespace.seed,
+        profile=namespace.profile,
+        roots=roots,
+        cache=Cache(session.default_cache()),
+        n_workers=namespace.n_workers,
+        locator=registry.locate,
+    )
+    folder = resolve(record.prepare)(resolved.sections.get("dataset"), site)
+    console.print(f"{offer.name} is ready in {folder}")
+    console.json({"dataset": offer.name, "folder": str(folder)})
+    return 0
+
+
+def doctor(parser: ArgumentParser) -> Handler:
+    """Say what works here and why not."""
+    parser.add_argument("--data-root", action="append", default=[], metavar="DIR")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        registry = discover()
+        roots = tuple(Path(root).expanduser().resolve() for root in namespace.data_root)
+        rows: list[tuple[str, str, str, str]] = []
+        for owner in registry.quarantine:
+            rows.append((owner.name, "plugin", "broken", owner.broken))
+        for owner in registry.owners.values():
+            troubles = _troubles(registry, owner.name, roots)
+            rows.append(
+                (owner.name, "plugin", "ok" if not troubles else "partly", f"{owner.distribution} {owner.version}")
+            )
+            rows += [("", name, "missing", why) for name, why in troubles]
+        rows += _machine()
+        console.table("", ("", "what", "status", "why, and what to do"), rows)
+        console.json([dict(zip(("plugin", "what", "status", "why"), row, strict=True)) for row in rows])
+        return 0
+
+    return handle
+
+
+def _troubles(registry: Registry, plugin: str, roots: tuple[Path, ...]) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for kind, offers in registry.offers.items():
+        for offer in offers:
+            if offer.plugin != plugin:
+                continue
+            for module in getattr(offer.record, "requires", ()):
+                if not importable(module):
+                    found[f"{kind} {offer.record.name}"] = f"pip install {module}"
+            for asset in getattr(offer.record, "needs", ()):
+                if registry.locate(asset, roots) is None:
+                    found[f"{kind} {offer.record.name}"] = f"{asset.summary}; {asset.origin}; then pass --data-root DIR"
+    return list(found.items())
+
+
+def _machine() -> list[tuple[str, str, str, str]]:
+    import os
+    import shutil
+
+    def cuda() -> str:
+        return "present" if shutil.which("nvidia-smi") else "none found; everything runs on the CPU"
+
+    rows: list[tuple[str, str, Any, str]] = [
+        ("machine", "cores", str(os.cpu_count()), ""),
+        ("machine", "NVIDIA GPU", cuda().split(";")[0], cuda()),
+    ]
+    for module, what in (
+        ("torch", "PyTorch plugins"),
+        ("tensorflow", "plugin recall"),
+        ("matplotlib", "plots"),
+        ("sklearn", "data set digits"),
+        ("ray", "clk sweep --executor ray"),
+        ("submitit", "clk sweep --executor slurm"),
+        ("tensorboardX", "--tracker tensorboard"),
+    ):
+        there = importable(module)
+        rows.append(
+            (
+                "package",
+                module,
+                "ok" if there else "missing",
+                f"for {what}" if there else f"for {what}: pip install {module}",
+            )
+        )
+    return [(a, b, str(c), d) for a, b, c, d in rows]

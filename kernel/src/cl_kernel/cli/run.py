@@ -1,0 +1,257 @@
+"""``clk run``, ``clk resume``, ``clk reproduce``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_kernel.cli.console import Console, LiveLine, duration, size
+from cl_kernel.contract.errors import BadSetting, Interrupted
+from cl_kernel.running.plan import RUN_FLAGS, Request, ask, plan
+from cl_kernel.running.settings import parse_assignments
+
+Handler = Callable[[Namespace, Console], int]
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Flags that say what to run; shared with ``clk show``."""
+    parser.add_argument("--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant")
+    parser.add_argument("--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)")
+    parser.add_argument(
+        "--profile", default="", metavar="NAME", help="tiny (embedded stand-in, default), small, paper, ..."
+    )
+    parser.add_argument(
+        "--data-root", action="append", default=[], metavar="DIR", help="where real data lies; repeatable"
+    )
+    for kind in ("dataset", "model", "learner"):
+        parser.add_argument(f"--{kind}", default="", metavar="NAME", help=f"{kind} by name (clk list {kind}s)")
+    parser.add_argument(
+        "--replay", default="", metavar="NAME", help="POLICY+CODEC, or a source, or none (clk list replays)"
+    )
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME", help="metric by name; repeatable")
+    parser.add_argument(
+        "--memory", default=None, metavar="SIZE", help="replay capacity: examples (500) or bytes (1.5MB)"
+    )
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default=None)
+    parser.add_argument("--n-workers", type=int, default=None)
+    parser.add_argument("--evaluate", choices=("all", "seen"), default=None, help="test sets scored after each stage")
+    parser.add_argument("--config", default="", metavar="NAME", help="named configuration, for learners that have them")
+    parser.add_argument("--gin-file", action="append", default=[], metavar="FILE", help="own gin file; repeatable")
+    parser.add_argument(
+        "--gin-param", action="append", default=[], metavar="BINDING", help="own gin binding, NAME = VALUE; repeatable"
+    )
+    parser.add_argument("--config-file", action="append", default=[], type=Path, metavar="YAML", help="settings file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="one setting, e.g. learner.lr=0.1; repeatable",
+    )
+
+
+def request_from(namespace: Namespace) -> Request:
+    """The request that the flags make."""
+    if not (namespace.test or namespace.plugin or namespace.learner):
+        raise BadSetting(
+            "nothing to run", where="clk run", fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)"
+        )
+    return ask(
+        namespace.test,
+        plugin=namespace.plugin,
+        profile=namespace.profile,
+        dataset=namespace.dataset,
+        model=namespace.model,
+        learner=namespace.learner,
+        replay=namespace.replay,
+        metrics=namespace.metric,
+        data_roots=namespace.data_root,
+        config_files=namespace.config_file,
+        config=namespace.config,
+        gin_files=namespace.gin_file,
+        gin_params=namespace.gin_param,
+        settings=parse_assignments(namespace.assignments).values,
+        trackers=getattr(namespace, "tracker", ()),
+        **{name: getattr(namespace, name) for name in RUN_FLAGS},
+    )
+
+
+def run(parser: ArgumentParser) -> Handler:
+    """Run an experiment."""
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--output", type=Path, default=None, metavar="DIR", help="run folder (default: a new one below runs/)"
+    )
+    parser.add_argument(
+        "--tracker", action="append", default=[], metavar="NAME", help="also track with, e.g., tensorboard"
+    )
+    parser.add_argument("--no-beside", action="store_true", help="without the test's comparison runs")
+    parser.add_argument("--all", action="store_true", help="everything of --plugin, as a sweep that can be resumed")
+    parser.add_argument("--dry-run", action="store_true", help="with --all: list the runs only")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel.registry import discover
+        from cl_kernel.running import session
+        from cl_kernel.storage.run_folder import new_folder
+        from cl_kernel.sweeps.tasks import n_cores
+
+        registry = discover()
+        if namespace.all:
+            from cl_kernel.sweeps import commands as sweeping
+
+            return sweeping.go(registry, sweeping.everything(registry, namespace), namespace, console)
+        planned = plan(registry, request_from(namespace))
+        banner(console, planned)
+        folder = namespace.output or new_folder(
+            Path("runs"), f"{planned.name}-{planned.profile}-s{planned.options.seed}"
+        )
+        return _guarded(
+            console,
+            folder,
+            lambda: session.execute(
+                registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside, n_beside=n_cores() - 1
+            ),
+        )
+
+    return handle
+
+
+def resume(parser: ArgumentParser) -> Handler:
+    """Go on with an interrupted run."""
+    parser.add_argument("run", type=Path, help="run folder")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel.registry import discover
+        from cl_kernel.running import session
+        from cl_kernel.sweeps.tasks import n_cores
+
+        registry = discover()
+        return _guarded(
+            console,
+            namespace.run,
+            lambda: session.resume(registry, namespace.run, listen=[LiveLine()], n_beside=n_cores() - 1),
+        )
+
+    return handle
+
+
+def reproduce(parser: ArgumentParser) -> Handler:
+    """Run a finished run again and compare digests; exit 3 when they differ."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--output", type=Path, default=None, metavar="DIR")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel.registry import discover
+        from cl_kernel.running import session
+
+        outcome, differences = session.reproduce(discover(), namespace.run, namespace.output, listen=[LiveLine()])
+        console.json({"run": str(outcome.folder), "differences": differences})
+        if differences:
+            console.print(f"differs in {', '.join(differences)}: {namespace.run} and {outcome.folder}")
+            return 3
+        console.print(f"equal: results and final state of {outcome.folder} have the digests of {namespace.run}")
+        return 0
+
+    return handle
+
+
+def _guarded(console: Console, folder: Path, body: Callable[[], Any]) -> int:
+    try:
+        outcome = body()
+    except Interrupted as interrupted:
+        console.say(f"saved; go on with: clk resume {folder}")
+        return 128 + interrupted.signum
+    show_outcome(console, outcome)
+    return 0
+
+
+def banner(console: Console, planned: Any) -> None:
+    """Say loudly what kind of numbers will come."""
+    if planned.profile == "tiny":
+        text = "profile tiny: an embedded stand-in, seconds to minutes; these are not the paper's numbers"
+    elif planned.profile == "paper":
+        text = "profile paper: the publication's settings"
+    else:
+        text = f"profile {planned.profile}"
+    console.say(f"{planned.name} | {text} | seed {planned.options.seed}")
+
+
+def show_outcome(console: Console, outcome: Any) -> None:
+    """Tables of a finished run, and of the runs beside it."""
+    from cl_kernel.storage.run_folder import read_json
+
+    results = outcome.results
+    stored = read_json(outcome.folder / "run.json")
+    console.json(
+        {
+            "run": str(outcome.folder),
+            "test": stored["test"],
+            "profile": stored["profile"],
+            "results": results,
+            "beside": outcome.beside,
+        }
+    )
+    if "metrics" not in results:
+        rows = [
+            (key, value) for key, value in results.items() if isinstance(value, (int, float, str)) and key != "finished"
+        ]
+        console.table(stored["test"], ("result", "value"), rows)
+    else:
+        _stream_tables(console, stored["test"], {_label(stored): results, **outcome.beside})
+    for figure in stored.get("expected", ()):
+        console.print(f"published: {figure['metric']} {figure['value']} {figure['where']}")
+    cost = results["cost"]
+    line = f"{duration(cost['seconds'])}, {cost['steps']} steps, peak memory {size(cost['peak_bytes'])}"
+    if cost.get("memory_bytes"):
+        line += f", replay memory {cost['memory_examples']} examples in {size(cost['memory_bytes'])}"
+    console.print(line)
+    if results.get("skipped"):
+        console.print(f"skipped {len(results['skipped'])} bad samples, named in metrics.json")
+    console.print(f"results in {outcome.folder}: metrics.json, settings.yaml, plots/")
+
+
+def _label(stored: Mapping[str, Any]) -> str:
+    return str(stored.get("pieces", {}).get("learner", stored["test"])).split(":")[-1]
+
+
+def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    main = next(iter(runs.values()))
+    metric = next(iter(main["metrics"]))
+    keys = [key for key in main["metrics"][metric]["seen"][-1] if "/" not in key][:3]
+    rows: list[Sequence[Any]] = []
+    for index, stage in enumerate(main["stages"]):
+        row: list[Any] = [f"{index + 1} {stage}"]
+        for results in runs.values():
+            seen = results["metrics"][metric]["seen"]
+            row += [seen[index].get(key) if index < len(seen) else None for key in keys]
+        rows.append(row)
+    columns = ["after stage", *(f"{label}: {key}" if len(runs) > 1 else key for label in runs for key in keys)]
+    console.table(f"{name}: {metric} over the test samples seen so far", columns, rows)
+    summaries = {label: dict(results["metrics"][metric]["summary"]) for label, results in runs.items()}
+    for label, value in _omegas(runs, metric).items():
+        summaries[label]["omega"] = value
+    if names := list(next(iter(summaries.values()))):
+        console.table(
+            "from the accuracy matrix",
+            ["", *names],
+            [[label, *(summary.get(n) for n in names)] for label, summary in summaries.items()],
+        )
+
+
+def _omegas(runs: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Omega of each run, when one of them is the offline (joint) learner scored after as many stages."""
+    from cl_kernel.running.accuracy_matrix import omega
+
+    series = {
+        label: [next(iter(values.values())) for values in results["metrics"][metric]["seen"]]
+        for label, results in runs.items()
+    }
+    bound = series.get("offline", series.get("joint"))
+    if bound is None or not all(bound) or any(len(values) != len(bound) for values in series.values()):
+        return {}
+    return {label: omega(values, bound) for label, values in series.items()}

@@ -1,0 +1,1 @@
+"""What plugins and the kernel agree on: errors, events, streams, protocols, offers, hooks."""

@@ -1,0 +1,271 @@
+"""What plugins offer: frozen records, heavy code named by string and loaded on first use.
+
+A ``build`` string reads ``"package.module:function"``. Nothing here imports numpy or a deep-learning library,
+so listing every plugin stays cheap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+SPEC_VERSION = 1
+"""The hook contract this kernel speaks. Within a version we only add."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-/]*\Z")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+def _name(_: object, attribute: Attribute[str], value: str) -> None:
+    if not _NAME.match(value):
+        raise ValueError(f"{attribute.name}={value!r} is no name: letters, digits and _ . - / only")
+
+
+def _target(_: object, attribute: Attribute[str], value: str) -> None:
+    if not _TARGET.match(value):
+        raise ValueError(f"{attribute.name}={value!r} does not read 'package.module:function'")
+
+
+def _optional_target(owner: object, attribute: Attribute[str], value: str) -> None:
+    if value:
+        _target(owner, attribute, value)
+
+
+def doc(text: str, *, source: str = "", unit: str = "") -> dict[str, str]:
+    """Metadata of a settings field: what it means, its unit, and where in the paper its value comes from.
+
+    >>> from attrs import field
+    >>> rate: float = field(default=0.1, metadata=doc("learning rate", source="sec. 4"))
+    """
+    return {"doc": text, "source": source, "unit": unit}
+
+
+@frozen(kw_only=True)
+class Plugin:
+    """Who offers: shown by ``clk plugins``.
+
+    :param everything: the runs of ``clk run --plugin NAME --all`` in an order that shares artefacts, each as an item of
+        a sweep's ``list``: ``{"test": "JOINT", "config": "JOINT"}``. By default every test once.
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    paper: str = ""
+    everything: tuple[Mapping[str, Any], ...] = ()
+    spec: int = SPEC_VERSION
+
+
+@frozen(kw_only=True)
+class Asset:
+    """A file or folder that has to come from outside: a data set, weights.
+
+    :param files: paths below a data root that must exist for the asset to count as present.
+    :param origin: where to get it, for people (an address or a sentence).
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    files: tuple[str, ...] = ()
+    origin: str = ""
+
+
+@frozen(kw_only=True)
+class Dataset:
+    """A stream by name. ``build(settings, site) -> Stream``.
+
+    :param task: what is asked, as ``"image -> class"``; learners say which they take.
+    :param settings: attrs class with every setting and its default, or None.
+    :param profiles: settings that differ by profile, e.g. ``{"tiny": {"n_train": 60}}``.
+    :param needs: assets that must lie under a data root; empty means embedded, works with nothing.
+    :param argument: the setting that ``--dataset NAME:ARGUMENT`` fills.
+    :param prepare: ``(settings, site) -> Path``: converts raw files once; run by ``clk data prepare``.
+    :param requires: import names that must be installed, checked without importing them.
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    task: str
+    build: str = field(validator=_target)
+    settings: type | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    needs: tuple[Asset, ...] = ()
+    argument: str = ""
+    prepare: str = field(default="", validator=_optional_target)
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Model:
+    """A network by name. ``build(settings, fields, n_outputs, site) -> object`` of ``framework``.
+
+    :param framework: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; a learner takes one of them.
+    :param takes: the field it reads, as ``"image"``; ``"*"`` for any.
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    framework: str
+    build: str = field(validator=_target)
+    takes: str = "image"
+    settings: type | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    needs: tuple[Asset, ...] = ()
+    argument: str = ""
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Replay:
+    """A piece of memory by name; ``--replay POLICY+CODEC``, or one source.
+
+    :param kind: ``"policy"``: who stays, ``build(settings, capacity) -> Policy``;
+        ``"codec"``: how it is kept, ``build(settings, fields, site) -> Codec``;
+        ``"source"``: keeps nothing and draws or fetches examples of old classes, ``build(settings, site) -> object``.
+    :param framework: what a codec's arrays are; ``"numpy"`` fits every learner.
+    :param stores: the field a codec can keep and the form it needs, e.g. ``"vector"`` or ``"map"``; ``"*"`` for any.
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    kind: str = field()
+    build: str = field(validator=_target)
+    framework: str = "numpy"
+    stores: str = "*"
+    settings: type | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    needs: tuple[Asset, ...] = ()
+    argument: str = ""
+    requires: tuple[str, ...] = ()
+
+    @kind.validator
+    def _check_kind(self, _: object, value: str) -> None:
+        if value not in ("policy", "codec", "source"):
+            raise ValueError(f"kind={value!r} is none of policy, codec, source")
+
+
+@frozen(kw_only=True)
+class Metric:
+    """A score by name. ``build(settings, stream) -> Metric`` of :mod:`cl_kernel.contract.interfaces`.
+
+    :param output: the prediction it reads (``"scores"``, ``"class"``, ``"mask"``, ``"answer"``).
+    :param target: the sample field it compares with.
+    :param higher_is_better: False for losses and distances.
+    :param range: lowest and highest possible value.
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    build: str = field(validator=_target)
+    output: str = "scores"
+    target: str = "class"
+    higher_is_better: bool = True
+    range: tuple[float, float] = (0.0, 1.0)
+    settings: type | None = None
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Learner:
+    """A method by name. ``build(settings, parts) -> Learner`` of :mod:`cl_kernel.contract.interfaces`.
+
+    :param takes: task patterns, ``"image -> class"``; ``*`` matches anything.
+    :param rooms: which pieces it has room for: any of ``"model"``, ``"memory"``, ``"source"``; a piece given
+        without room is refused before the run.
+    :param defaults: the pieces it takes when none is named, e.g. ``{"model": "mlp", "replay": "reservoir"}``.
+    :param metrics: metric names recorded when none is named; the first fills the accuracy matrix.
+    :param configurations: ``(name, gin_files, gin_params, profile) -> Mapping`` of dotted settings, for learners that
+        have named configurations (``--config``, laid over the test's) or read gin (``--gin-file``, ``--gin-param``,
+        laid over everything).
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    build: str = field(validator=_target)
+    takes: tuple[str, ...]
+    framework: str = "numpy"
+    rooms: tuple[str, ...] = field(default=())
+    defaults: Mapping[str, str] = field(factory=dict)
+    metrics: tuple[str, ...] = ("accuracy",)
+    configurations: str = field(default="", validator=_optional_target)
+    settings: type | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    requires: tuple[str, ...] = ()
+
+    @rooms.validator
+    def _check_rooms(self, _: object, value: tuple[str, ...]) -> None:
+        if unknown := set(value) - {"model", "memory", "source"}:
+            raise ValueError(f"rooms={sorted(unknown)} are none of model, memory, source")
+
+
+@frozen(kw_only=True)
+class Expected:
+    """A published figure that the specification marks as verified, printed only beside comparable runs."""
+
+    metric: str
+    value: float
+    profile: str = "paper"
+    where: str = ""
+
+
+@frozen(kw_only=True)
+class Experiment:
+    """What ``--test NAME`` runs: pieces and settings by dotted name, or an own ``run``.
+
+    :param aliases: other names, as ``"3"`` and ``"15-1"``.
+    :param settings: dotted values shared by all profiles: ``{"dataset": "recall:voc", "learner.lr": 0.1}``. The
+        undotted keys ``dataset``, ``learner``, ``model``, ``replay``, ``metrics`` choose pieces.
+    :param profiles: the same by profile name; a profile that chooses a data set with ``needs`` wants data.
+    :param beside: runs made along with this one for comparison, label -> dotted values on top. One called ``offline``
+        or ``joint`` is the upper bound that Omega divides by.
+    :param run: ``(ctx, settings) -> Mapping``: an experiment that is no stream; ``options`` is its settings class.
+    :param pattern: a regular expression; a test name that matches and that nobody offers literally becomes this
+        experiment with the setting ``pattern_key`` set to the text (``15-1`` -> ``dataset.structure``).
+    """
+
+    name: str = field(validator=_name)
+    summary: str
+    aliases: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(factory=dict)
+    profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    expected: tuple[Expected, ...] = ()
+    run: str = field(default="", validator=_optional_target)
+    options: type | None = None
+    pattern: str = ""
+    pattern_key: str = ""
+    default: bool = False
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Command:
+    """An extra subcommand: ``clk PLUGIN NAME``. ``build(parser) -> (namespace, console) -> int | None``."""
+
+    name: str = field(validator=_name)
+    summary: str
+    build: str = field(validator=_target)
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Tracker:
+    """Where progress and scores go. ``build(folder) -> (event) -> None``."""
+
+    name: str = field(validator=_name)
+    summary: str
+    build: str = field(validator=_target)
+    default: bool = False
+    requires: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Executor:
+    """Where the tasks of a sweep run. ``build(options) -> Executor`` of :mod:`cl_kernel.contract.interfaces`."""
+
+    name: str = field(validator=_name)
+    summary: str
+    build: str = field(validator=_target)
+    requires: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Data sets of the kernel: blobs, digits, folders, Hugging Face."""

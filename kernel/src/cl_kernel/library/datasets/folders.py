@@ -1,0 +1,264 @@
+"""Labelled images from folders and from the library ``datasets``, as class-incremental streams.
+
+Images stay encoded and are decoded by a few threads when asked for, unless all of them together are small.
+Shapes: n a batch, S the edge of an image.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import define, field
+
+from cl_kernel.contract.errors import BadInput, BadSetting
+from cl_kernel.contract.interfaces import Samples
+from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint, subset
+from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
+from cl_kernel.running.resources import Site
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+@define(eq=False)
+class EncodedImages:
+    """Samples whose images are decoded when taken.
+
+    :param read: row -> (what it is for people, the encoded image as a path or as bytes).
+    """
+
+    labels: np.ndarray
+    read: Callable[[int], tuple[str, Path | bytes]]
+    n_classes: int
+    size: int
+    n_workers: int = 1
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """``image`` uint8 [S, S, 3] and ``class``."""
+        return {
+            "image": Field(shape=(self.size, self.size, 3), dtype="uint8", kind="image"),
+            "class": Field(shape=(), dtype="int64", kind="class", n=self.n_classes),
+        }
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Rows, images decoded side by side.
+
+        :raises BadInput: naming the image that cannot be decoded.
+        """
+        taken: dict[str, np.ndarray] = {}
+        for name in fields or self.spec:
+            if name == "class":
+                taken[name] = self.labels[rows]
+                continue
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max(1, self.n_workers))
+            images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+            for k, image in enumerate(self._pool.map(self.decode, np.asarray(rows).tolist())):
+                images[k] = image
+            taken[name] = images
+        return taken
+
+    def decode(self, row: int) -> np.ndarray:
+        """One image, uint8 [S, S, 3].
+
+        :raises BadInput: naming it.
+        """
+        from PIL import Image
+
+        name, encoded = self.read(row)
+        try:
+            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+                return fit(image, self.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BadInput(f"image cannot be decoded: {error}", where=name, fix="--on-bad-sample skip") from error
+
+
+def fit(image: Any, size: int) -> np.ndarray:
+    """Shorter side to ``size``, then the centre: uint8 [S, S, 3]."""
+    from PIL import Image
+
+    scale = size / min(image.size)
+    width, height = (max(size, round(edge * scale)) for edge in image.size)
+    image = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
+
+
+def build_folder(settings: Folder, site: Site) -> Stream:
+    """A folder with one folder of images a class, below ``train`` and ``val`` or ``test``, or at its top.
+
+    :raises BadInput: naming the folder that is missing, empty or unknown.
+    """
+    if not settings.path:
+        raise BadSetting("no folder named", where="--dataset folder", fix="--dataset folder:PATH")
+    root = Path(settings.path).expanduser()
+    if not root.is_dir():
+        raise BadInput(f"{root} is no folder", where="--dataset folder:PATH")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    names = sorted(path.name for path in train_root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise BadInput("no folder of a class", where=str(train_root), fix="one folder a class: train/<class>/*.jpg")
+    train_files, train_labels = _files(train_root, names)
+    test_root = next((root / name for name in TEST_NAMES if train_root != root and (root / name).is_dir()), None)
+    test = None
+    if test_root is not None:
+        unknown = sorted(p.name for p in test_root.iterdir() if p.is_dir() and p.name not in names)
+        if unknown:
+            raise BadInput(f"classes without training images: {', '.join(unknown)}", where=str(test_root))
+        test = _files(test_root, names)
+    every = [*train_files, *(test[0] if test else [])]
+    sizes = [(str(path.relative_to(root)), path.stat().st_size) for path in every]
+    return _stream(
+        settings,
+        site,
+        root.name,
+        names,
+        (train_labels, lambda row: (str(train_files[row]), train_files[row])),
+        None if test is None else (test[1], lambda row: (str(test[0][row]), test[0][row])),
+        fingerprint(sizes, settings.size, settings.stage_sizes, settings.n_stages, settings.order),
+    )
+
+
+def _files(root: Path, names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    files, labels = [], []
+    for label, name in enumerate(names):
+        found = sorted(path for path in (root / name).glob("**/*") if path.suffix.lower() in SUFFIXES)
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, np.int64)
+
+
+def build_hugging_face(settings: HuggingFace, site: Site) -> Stream:
+    """A data set of the library ``datasets`` with an image column and a class column.
+
+    :raises BadInput: naming the split or column that is missing.
+    """
+    import datasets
+
+    if not settings.path:
+        raise BadSetting("no data set named", where="--dataset hf", fix="--dataset hf:NAME")
+    local = Path(settings.path).expanduser()
+    try:
+        if (local / "dataset_dict.json").exists():
+            splits = datasets.load_from_disk(str(local))
+        else:
+            splits = datasets.load_dataset(settings.path, settings.config or None)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        raise BadInput(f"datasets cannot load {settings.path!r}: {error}", where="--dataset hf:NAME") from error
+    test_name = settings.test or next((name for name in TEST_NAMES if name in splits), "")
+    for name in (settings.train, *([settings.test] if settings.test else [])):
+        if name not in splits:
+            raise BadInput(f"no split {name!r}; there are {', '.join(splits)}", where=f"hf:{settings.path}")
+    columns = splits[settings.train].features
+    image = settings.image or _column(columns, datasets.Image, "image", settings.path)
+    label = settings.label or _column(columns, datasets.ClassLabel, "label", settings.path)
+    for name in (image, label):
+        if name not in columns:
+            raise BadInput(f"no column {name!r}; there are {', '.join(columns)}", where=f"hf:{settings.path}")
+    if isinstance(columns[label], datasets.ClassLabel):
+        names = list(columns[label].names)
+        codes = {code: code for code in range(len(names))}
+    else:
+        values = sorted(set(splits[settings.train][label]))
+        names, codes = [str(value) for value in values], {value: code for code, value in enumerate(values)}
+
+    def side(name: str) -> tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]]]:
+        rows = splits[name].cast_column(image, datasets.Image(decode=False))
+        try:
+            labels = np.array([codes[value] for value in rows[label]], np.int64)
+        except KeyError as error:
+            raise BadInput(f"split {name} has the unknown label {error}", where=f"hf:{settings.path}") from error
+
+        def read(row: int) -> tuple[str, Path | bytes]:
+            stored = rows[row][image]
+            return f"hf:{settings.path} {name} row {row}", stored["bytes"] or Path(stored["path"])
+
+        return labels, read
+
+    train, test = side(settings.train), side(test_name) if test_name else None
+    key = fingerprint(settings, train[0], None if test is None else test[0])
+    return _stream(settings, site, local.name, names, train, test, key)
+
+
+def _column(columns: Mapping[str, Any], wanted: type, setting: str, name: str) -> str:
+    found = [column for column, feature in columns.items() if isinstance(feature, wanted)]
+    if not found:
+        raise BadInput(
+            f"no column of type {wanted.__name__}; there are {', '.join(columns)}",
+            where=f"hf:{name}",
+            fix=f"--set dataset.{setting}=COLUMN",
+        )
+    return found[0]
+
+
+Side = tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]]]
+
+
+def _stream(
+    settings: Images, site: Site, name: str, names: Sequence[str], train: Side, test: Side | None, key: str
+) -> Stream:
+    def samples(side: Side) -> Samples:
+        encoded = EncodedImages(side[0], side[1], len(names), settings.size, site.n_workers)
+        return _readable(encoded, site, settings.keep_mb * 1e6)
+
+    learnt = samples(train)
+    if test is None:
+        labels = learnt.take(np.arange(len(learnt)), ["class"])["class"]
+        held = np.zeros(len(labels), bool)
+        for label in range(len(names)):
+            rows = np.random.default_rng(label).permutation(np.flatnonzero(labels == label))
+            held[rows[: max(1, round(settings.test_share * len(rows)))]] = True
+        learnt, tested = subset(learnt, np.flatnonzero(~held)), subset(learnt, np.flatnonzero(held))
+    else:
+        tested = samples(test)
+    return class_incremental(
+        name,
+        learnt,
+        tested,
+        names,
+        n_stages=settings.n_stages,
+        sizes=settings.stage_sizes or None,
+        order=settings.order or None,
+        shuffle=site.rng(name, "order"),
+        fingerprint=key,
+    )
+
+
+def _readable(encoded: EncodedImages, site: Site, limit: float) -> Samples:
+    """All images decoded now when they are small; under ``skip`` those that cannot be read are left out."""
+    small = len(encoded) * encoded.size**2 * 3 <= limit
+    if not small and site.on_bad_sample != "skip":
+        return encoded
+    kept, images = [], []
+
+    def attempt(row: int) -> np.ndarray | BadInput:
+        try:
+            image = encoded.decode(row)
+            return image if small else image[:0]
+        except BadInput as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, site.n_workers)) as pool:
+        for row, image in enumerate(pool.map(attempt, range(len(encoded)))):
+            if isinstance(image, BadInput):
+                site.bad_sample(image.where, image.what)
+                continue
+            kept.append(row)
+            if small:
+                images.append(image)
+    rows = np.array(kept, np.int64)
+    if not small:
+        return subset(encoded, rows)
+    empty = np.empty((0, encoded.size, encoded.size, 3), np.uint8)
+    arrays = {"image": np.stack(images) if images else empty, "class": encoded.labels[rows]}
+    return ArraySamples(encoded.spec, arrays)

@@ -1,0 +1,1 @@
+"""Policies (which examples are kept) and the raw codec."""

@@ -1,0 +1,246 @@
+"""The kernel's own pieces, offered through the same hooks as everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cl_kernel.contract.hooks import hookimpl
+from cl_kernel.contract.offers import Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
+from cl_kernel.library import settings, torch_settings
+from cl_kernel.library.datasets import folder_settings
+
+
+@hookimpl
+def clk_plugin() -> Plugin:
+    """The kernel itself."""
+    return Plugin(name="clk", summary="data sets, memories, metrics and learners of the kernel")
+
+
+@hookimpl
+def clk_datasets() -> Sequence[Dataset]:
+    """Embedded streams, and images of one's own."""
+    return [
+        Dataset(
+            name="blobs",
+            summary="Gaussian classes in a plane of many axes, new classes each stage",
+            task="vector -> class",
+            build="cl_kernel.library.datasets.blobs:build",
+            settings=settings.Blobs,
+        ),
+        Dataset(
+            name="digits",
+            summary="scikit-learn's 1,797 handwritten digits, 8x8, new classes each stage",
+            task="image -> class",
+            build="cl_kernel.library.datasets.digits:build",
+            settings=settings.Digits,
+            requires=("sklearn",),
+        ),
+        Dataset(
+            name="folder",
+            summary="images in one folder a class (torchvision's ImageFolder), new classes each stage: folder:PATH",
+            task="image -> class",
+            build="cl_kernel.library.datasets.folders:build_folder",
+            settings=folder_settings.Folder,
+            argument="path",
+            requires=("PIL",),
+        ),
+        Dataset(
+            name="hf",
+            summary="a data set of Hugging Face's library datasets, new classes each stage: hf:NAME",
+            task="image -> class",
+            build="cl_kernel.library.datasets.folders:build_hugging_face",
+            settings=folder_settings.HuggingFace,
+            argument="path",
+            requires=("datasets", "PIL"),
+        ),
+    ]
+
+
+@hookimpl
+def clk_models() -> Sequence[Model]:
+    """Networks of the generic torch learners."""
+    return [
+        Model(
+            name="mlp",
+            summary="multi-layer perceptron",
+            framework="torch",
+            build="cl_kernel.library.networks:build_mlp",
+            takes="*",
+            settings=torch_settings.Mlp,
+            requires=("torch",),
+        ),
+        Model(
+            name="convnet",
+            summary="three convolutions and a linear layer, for small images",
+            framework="torch",
+            build="cl_kernel.library.networks:build_convnet",
+            settings=torch_settings.Convnet,
+            requires=("torch",),
+        ),
+        Model(
+            name="resnet18",
+            summary="ResNet-18 of torchvision, cut at any block",
+            framework="torch",
+            build="cl_kernel.library.networks:build_resnet18",
+            settings=torch_settings.Resnet18,
+            requires=("torch", "torchvision"),
+        ),
+    ]
+
+
+@hookimpl
+def clk_replays() -> Sequence[Replay]:
+    """Policies, and the codec that keeps examples as they are."""
+    policies = (
+        ("reservoir", "every example seen so far is kept with the same probability", "build_reservoir", None),
+        ("ring", "the newest examples", "build_ring", None),
+        ("class-balanced", "a reservoir within each class, the largest class gives way", "build_class_balanced", None),
+        ("gdumb", "greedy balance: the largest class gives way, a newcomer of it stays out", "build_gdumb", None),
+        (
+            "largest-class",
+            "everything is kept until full, then a random example of the largest class gives way",
+            "build_largest_class",
+            settings.LargestClass,
+        ),
+        (
+            "biased-reservoir",
+            "a reservoir that favours recent examples (CLEAR)",
+            "build_biased_reservoir",
+            settings.BiasedReservoir,
+        ),
+    )
+    return [
+        *(
+            Replay(
+                name=name,
+                kind="policy",
+                summary=summary,
+                build=f"cl_kernel.library.memories.policies:{build}",
+                settings=choice,
+            )
+            for name, summary, build, choice in policies
+        ),
+        Replay(name="raw", kind="codec", summary="examples as they are", build="cl_kernel.memory.raw:build"),
+    ]
+
+
+@hookimpl
+def clk_metrics() -> Sequence[Metric]:
+    """Scores of classification, segmentation and question answering."""
+    return [
+        Metric(
+            name="accuracy",
+            summary="share of right classes",
+            build="cl_kernel.library.metrics.classification:build_accuracy",
+        ),
+        Metric(
+            name="top5",
+            summary="share with the right class among the five likeliest",
+            build="cl_kernel.library.metrics.classification:build_top5",
+        ),
+        Metric(
+            name="confusion",
+            summary="confusion matrix and recall of each class",
+            build="cl_kernel.library.metrics.classification:build_confusion",
+        ),
+        Metric(
+            name="miou",
+            summary="mean intersection over union: old, new and all classes",
+            build="cl_kernel.library.metrics.segmentation:build",
+            output="mask",
+            target="mask",
+        ),
+        Metric(
+            name="answers",
+            summary="answer accuracy, overall and mean over question types",
+            build="cl_kernel.library.metrics.answers:build",
+            target="answer",
+        ),
+    ]
+
+
+@hookimpl
+def clk_learners() -> Sequence[Learner]:
+    """Learners every comparison needs."""
+    torch: dict[str, Any] = {
+        "takes": ("image -> class", "vector -> class", "map -> class"),
+        "framework": "torch",
+        "requires": ("torch",),
+    }
+    return [
+        Learner(
+            name="linear",
+            summary="softmax regression in numpy, with replay if given a memory",
+            build="cl_kernel.library.linear:build",
+            takes=("vector -> class", "image -> class"),
+            rooms=("memory",),
+            settings=settings.Linear,
+        ),
+        Learner(
+            name="naive",
+            summary="plain training stage after stage: the lower bound",
+            build="cl_kernel.torch.learners:build_naive",
+            rooms=("model",),
+            defaults={"model": "clk:mlp"},
+            settings=torch_settings.Naive,
+            **torch,
+        ),
+        Learner(
+            name="er",
+            summary="experience replay: each step also sees remembered examples",
+            build="cl_kernel.torch.learners:build_er",
+            rooms=("model", "memory"),
+            defaults={"model": "clk:mlp", "replay": "clk:reservoir+clk:raw"},
+            settings=torch_settings.Replay,
+            **torch,
+        ),
+        Learner(
+            name="joint",
+            summary="training on everything seen so far: the upper bound",
+            build="cl_kernel.torch.learners:build_joint",
+            rooms=("model",),
+            defaults={"model": "clk:mlp"},
+            settings=torch_settings.Joint,
+            **torch,
+        ),
+    ]
+
+
+@hookimpl
+def clk_trackers() -> Sequence[Tracker]:
+    """Where progress and scores go."""
+    return [
+        Tracker(
+            name="jsonl",
+            summary="events.jsonl in the run folder, always on",
+            build="cl_kernel.library.trackers:build_jsonl",
+            default=True,
+        ),
+        Tracker(
+            name="tensorboard",
+            summary="TensorBoard files in the run folder",
+            build="cl_kernel.library.trackers:build_tensorboard",
+            requires=("tensorboardX",),
+        ),
+    ]
+
+
+@hookimpl
+def clk_executors() -> Sequence[Executor]:
+    """Where sweeps run."""
+    return [
+        Executor(name="local", summary="processes on this machine", build="cl_kernel.sweeps.executors:build_local"),
+        Executor(
+            name="ray",
+            summary="a Ray cluster, or a local one",
+            build="cl_kernel.sweeps.executors:build_ray",
+            requires=("ray",),
+        ),
+        Executor(
+            name="slurm",
+            summary="SLURM jobs through submitit",
+            build="cl_kernel.sweeps.executors:build_slurm",
+            requires=("submitit",),
+        ),
+    ]

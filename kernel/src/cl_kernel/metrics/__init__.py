@@ -1,1 +1,0 @@
-"""Scores: pure functions of predictions and of the accuracy matrix."""

@@ -1,0 +1,1 @@
+"""What finished runs are read for: tables, figures, one HTML page, other libraries' conventions."""

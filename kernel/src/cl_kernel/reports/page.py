@@ -1,0 +1,316 @@
+"""One HTML page about runs: style, charts and pictures are inside it, nothing is fetched.
+
+Runs of another profile have a section of their own, and a published figure stands only beside runs that are its
+experiment.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from cl_kernel.registry import Registry
+from cl_kernel.reports import charts, compare
+from cl_kernel.reports.compare import Group
+from cl_kernel.storage.run_folder import read_json
+
+MAX_PICTURES = 24
+MAX_PICTURE_BYTES = 1_000_000
+COLUMNS = (
+    "score",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "memory examples",
+    "memory bytes",
+    "score per kB",
+    "seconds",
+    "peak bytes",
+)
+
+
+def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
+    """The page, complete."""
+    style = (Path(__file__).parent / "page.css").read_text()
+    n_runs = sum(len(group.runs) for group in groups)
+    body = [
+        f"<header><h1>{escape(title)}</h1>",
+        f'<p class="meta">{n_runs} runs, {len(groups)} settings; lines and cells are means over seeds, bands and ± one '
+        "sample standard deviation</p></header>",
+    ]
+    for profile in dict.fromkeys(group.profile for group in groups):
+        mine = [group for group in groups if group.profile == profile]
+        body.append(f"<section><h2>Profile {escape(profile)}</h2>")
+        if profile == "tiny":
+            body.append(
+                '<p><span class="badge">embedded stand-in data: not comparable with the papers\' numbers</span></p>'
+            )
+        body += [_overview([group for group in mine if not group.metric]), _published(mine, registry)]
+        for stream in dict.fromkeys(group.stream for group in mine):
+            own = [group for group in mine if group.stream == stream]
+            told = {k.partition(".")[2]: v for k, v in own[0].shown.items() if k.startswith("dataset.")}
+            body.append(_stream(own, [f"{name}={value}" for name, value in told.items()]))
+        body += [_tests(mine), _pictures(mine), _settings(mine), "</section>"]
+    body.append(_environments(groups))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[str], css: str = "wide") -> str:
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in header)
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="{css}">{body}</table></div>'
+
+
+def _overview(groups: Sequence[Group]) -> str:
+    if not groups:
+        return ""
+    known = compare.columns_of(groups)
+    columns = [name for name in COLUMNS if name in known] or known
+    best: dict[str, tuple[float, str]] = {}
+    for group in groups:
+        if values := group.values("score"):
+            mean = statistics.fmean(values.values())
+            if mean > best.get(group.stream, (float("-inf"), ""))[0]:
+                best[group.stream] = (mean, group.label)
+    rows = []
+    for group, cells in zip(groups, compare.text_rows(groups, columns), strict=True):
+        mark = ' class="best"' if best.get(group.stream, (0.0, ""))[1] == group.label else ""
+        row = [f'<td class="name">{escape(cells[0])}</td><td>{cells[1]}</td>']
+        for column, text in zip(columns, cells[2:], strict=True):
+            values = group.values(column)
+            bar = ""
+            if column == "score" and values:
+                share = min(max(statistics.fmean(values.values()), 0.0), 1.0)
+                bar = f' class="bar" style="--v:{100 * share:.0f}%"'
+            row.append(f"<td{bar}>{escape(text) or '–'}</td>")
+        rows.append(f"<tr{mark}>{''.join(row)}</tr>")
+    metrics = ", ".join(dict.fromkeys(group.metric for group in groups if group.metric))
+    note = f"score: {metrics} on all test samples seen, after the last stage; the best in bold"
+    table = _table(["run", "seeds", *columns], rows)
+    below = f"<figcaption>{escape(note)}</figcaption>" if metrics else ""
+    return f'<div class="card">{table}{below}</div>'
+
+
+def _published(groups: Sequence[Group], registry: Registry) -> str:
+    rows = []
+    for group in groups:
+        for expected in compare.published(group, registry):
+            values = group.values(expected.metric) or group.values("score")
+            ours = compare.mean_std(values.values())[0] if values else None
+            rows.append(
+                f'<tr><td class="name">{escape(group.label)}</td><td class="text">{escape(expected.metric)}</td>'
+                f"<td>{expected.value:g}</td><td>{'–' if ours is None else f'{ours:.4g}'}</td>"
+                f'<td class="text">{escape(expected.where)}</td></tr>'
+            )
+    if not rows:
+        return ""
+    table = _table(["run", "metric", "published", "this run", "where"], rows)
+    return f'<h3>Beside the publication</h3><div class="card">{table}</div>'
+
+
+def _tests(groups: Sequence[Group]) -> str:
+    rows = [
+        f'<tr><td class="name">{escape(test.label)}</td><td class="text">{escape(test.against)}</td><td>{test.n}</td>'
+        f"<td>{test.difference:+.4f}</td><td>{_p(test.t_test)}</td><td>{_p(test.wilcoxon)}</td>"
+        f'<td class="text">{escape(test.note)}</td></tr>'
+        for test in compare.paired_tests(groups)
+        if test.n > 1
+    ]
+    if not rows:
+        return ""
+    header = ["run", "against the best", "seeds", "difference", "paired t, p", "Wilcoxon, p", "note"]
+    return f'<details class="card"><summary>Paired tests over seeds</summary>{_table(header, rows)}</details>'
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+# ---- one data set ---------------------------------------------------------------------------------
+
+
+def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
+    groups = [attrs.evolve(group) for group in groups]
+    compare.name_groups(groups)
+    streams = [group for group in groups if group.metric]
+    if not streams:
+        return ""
+    names = [group.label for group in streams]
+    first = streams[0]
+    legend = "".join(f"<li>{charts.key(k)}<span>{escape(name)}</span></li>" for k, name in enumerate(names))
+    name = " ".join([str(first.identity.get("dataset") or first.identity["test"]), *told])
+    seen = [
+        _line(group, k, lambda table: [next(iter(row.values())) for row in table["seen"]])
+        for k, group in enumerate(streams)
+    ]
+    forgotten = [_line(group, k, lambda table: forgetting_curve(table["matrix"])) for k, group in enumerate(streams)]
+    figures = [_figure("Learning", charts.lines(seen, x_label="stages learnt", y_label=f"{first.metric}, all seen"))]
+    if any(value is not None for line in forgotten for value in line.mean):
+        figures.append(
+            _figure(
+                "Forgetting",
+                charts.lines(forgotten, x_label="stages learnt", y_label="forgetting", top=None),
+                "how far earlier test sets have fallen below their best so far, on average",
+            )
+        )
+    for column, label in (("memory bytes", "replay memory in bytes"), ("seconds", "seconds")):
+        dots = []
+        for k, group in enumerate(streams):
+            costs, scores = group.values(column), group.values("score")
+            if costs and scores and min(costs.values()) > 0:
+                y, spread = compare.mean_std(scores.values())
+                x = statistics.fmean(costs.values())
+                dots.append(charts.Dot(label=group.label, index=k, x=x, y=y, spread=spread))
+        if dots:
+            drawn = charts.scatter(dots, x_label=label, y_label=first.metric)
+            figures.append(_figure("Memory and accuracy" if column == "memory bytes" else "Time and accuracy", drawn))
+    heats = "".join(_heat(group) for group in streams)
+    return (
+        f'<h3>{escape(name)}</h3>{_overview(streams)}<ul class="legend">{legend}</ul>'
+        f'<div class="cards">{"".join(figures)}</div>'
+        f"<details{' open' if len(streams) <= 12 else ''}><summary>Accuracy matrices: after stage (row) on test set "
+        f'(column)</summary><div class="cards heats">{heats}</div></details>'
+    )
+
+
+def _figure(title: str, content: str, caption: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure><h4>{escape(title)}</h4>{content}{below}</figure>"
+
+
+def _line(group: Group, index: int, curve: Callable[[Mapping[str, Any]], Sequence[float | None]]) -> charts.Line:
+    curves = [curve(run.results["metrics"][group.metric]) for run in group.runs.values()]
+    means, spreads = _mean_and_spread(curves)
+    return charts.Line(label=group.label, index=index, mean=means, spread=spreads)
+
+
+def _mean_and_spread(rows: Sequence[Sequence[float | None]]) -> tuple[list[float | None], list[float | None]]:
+    means: list[float | None] = []
+    spreads: list[float | None] = []
+    for values in zip(*rows, strict=False):
+        known = [value for value in values if value is not None]
+        mean, spread = compare.mean_std(known) if known else (None, None)
+        means.append(mean)
+        spreads.append(spread)
+    return means, spreads
+
+
+def forgetting_curve(matrix: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """After each stage i: mean over j < i of ( max_{j<=l<i} R[l, j] - R[i, j] ); None where unmeasured."""
+    curve: list[float | None] = []
+    for i, row in enumerate(matrix):
+        falls = []
+        for j in range(min(i, len(row))):
+            before = [value for value in (earlier[j] for earlier in matrix[j:i]) if value is not None]
+            now = row[j]
+            if before and now is not None:
+                falls.append(max(before) - now)
+        curve.append(statistics.fmean(falls) if falls and len(row) == len(matrix) else None)
+    return curve
+
+
+def _heat(group: Group) -> str:
+    tables = [run.results["metrics"][group.metric]["matrix"] for run in group.runs.values()]
+    results = next(iter(group.runs.values())).results
+    columns = results["test_sets"]
+    numbered = len(columns) > 6 or max(map(len, columns)) > 7
+    head = "".join(
+        f'<th title="{escape(name)}">{k + 1 if numbered else escape(name)}</th>' for k, name in enumerate(columns)
+    )
+    rows = []
+    for i in range(min(len(table) for table in tables)):
+        means, spreads = _mean_and_spread([table[i] for table in tables])
+        cells = "".join(_cell(mean, spread, len(columns)) for mean, spread in zip(means, spreads, strict=True))
+        rows.append(f'<tr><th title="{escape(results["stages"][i])}">{i + 1}</th>{cells}</tr>')
+    table = f'<table class="heat"><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+    return _figure(group.label, table)
+
+
+def _cell(mean: float | None, spread: float | None, n: int) -> str:
+    if mean is None:
+        return "<td></td>"
+    share = min(max(mean, 0.0), 1.0)
+    text = f"{mean:.2f}".replace("0.", ".") if n <= 12 else ""
+    about = f"{mean:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    return f'<td class="{"high" if share > 0.55 else "low"}" style="--v:{100 * share:.0f}%" title="{about}">{text}</td>'
+
+
+# ---- pictures, settings, machines -------------------------------------------------------------------
+
+
+def _pictures(groups: Sequence[Group]) -> str:
+    found = [
+        (group, run, path)
+        for group in groups
+        for run in list(group.runs.values())[:1]
+        for path in sorted(run.folder.glob("**/*"))
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg")
+        and "beside" not in path.relative_to(run.folder).parts
+        and not path.name.startswith(("matrix-", "curve-"))
+    ]
+    fits = [item for item in found if item[2].stat().st_size <= MAX_PICTURE_BYTES][:MAX_PICTURES]
+    if not fits:
+        return ""
+    figures = []
+    for group, run, path in fits:
+        kind = "png" if path.suffix.lower() == ".png" else "jpeg"
+        data = base64.b64encode(path.read_bytes()).decode()
+        caption = f"{group.label}, {path.relative_to(run.folder)}"
+        figures.append(
+            f'<figure><img loading="lazy" alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    left = len(found) - len(fits)
+    note = f'<p class="meta">{left} more in the run folders</p>' if left else ""
+    return f'<h3>Pictures</h3><div class="cards">{"".join(figures)}</div>{note}'
+
+
+def _settings(groups: Sequence[Group]) -> str:
+    parts = ["<h3>Settings and where they come from</h3>"]
+    for group in groups:
+        run = next(iter(group.runs.values()))
+        rows = [_setting(key, value, run.origins.get(key, "default")) for key, value in run.settings.items()]
+        pieces = "".join(f"; {section} {name}" for section, name in run.info["pieces"].items())
+        about = f"test {run.info['test']}{pieces}; seeds {', '.join(map(str, sorted(group.runs)))}"
+        table = _table(["setting", "value", "from"], rows, "settings")
+        parts.append(
+            f'<details class="card"><summary>{escape(group.label)}</summary>'
+            f'<p class="meta">{escape(about)}</p>{table}</details>'
+        )
+    return "".join(parts)
+
+
+def _setting(key: str, value: object, origin: str) -> str:
+    mark = "" if origin == "default" else ' class="set"'
+    texts = f'<td class="text">{escape(str(value))}</td><td class="text">{escape(origin)}</td>'
+    return f"<tr{mark}><td>{escape(key)}</td>{texts}</tr>"
+
+
+def _environments(groups: Sequence[Group]) -> str:
+    known: dict[str, Mapping[str, Any]] = {}
+    for group in groups:
+        for run in group.runs.values():
+            if (path := run.folder / "environment.json").exists():
+                about = {k: v for k, v in read_json(path).items() if k != "command"}
+                known.setdefault(repr(sorted(about.items(), key=str)), about)
+    rows = []
+    for content in known.values():
+        versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+        machine = f"{content['system']}, {content['cores']} cores, {content['memory_bytes'] / 1e9:.0f} GB"
+        cells = (machine, f"Python {content['python']}, {versions}", ", ".join(content["plugins"].values()))
+        rows.append("<tr>" + "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells) + "</tr>")
+    table = _table(["machine", "versions", "plugins"], rows)
+    return f'<section><h2>Where it ran</h2><div class="card">{table}</div></section>' if rows else ""

@@ -1,0 +1,1 @@
+"""One run: settings, plan, resources, the loop between stages, scoring, resume."""

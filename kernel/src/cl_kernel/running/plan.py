@@ -1,0 +1,397 @@
+"""From what was asked to what that means: pieces that fit each other, and settings with their origins.
+
+Nothing heavy is imported or built here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+
+from cl_kernel.contract.errors import BadSetting, Mismatch, MissingAsset, UnknownName
+from cl_kernel.contract.offers import Experiment
+from cl_kernel.registry import Offer, Registry, resolve
+from cl_kernel.running import settings as config
+from cl_kernel.running.settings import Layer, Resolved, RunOptions, read_yaml
+
+PIECES = ("dataset", "model", "replay", "learner", "metrics")
+CONFIGURATIONS = ("config", "gin_file", "gin_param")
+CHOICES = PIECES + CONFIGURATIONS
+RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
+ROOM_OF = {"policy": "memory", "codec": "memory", "source": "source"}
+
+
+@frozen(kw_only=True)
+class Request:
+    """What was asked for, in plain values: enough to do it again.
+
+    :param overrides: layers (origin, dotted values) on top of the test's own, in order.
+    :param beside: label of a comparison run of the test, or empty for the run itself.
+    """
+
+    test: str = ""
+    plugin: str = ""
+    profile: str = ""
+    data_roots: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    trackers: tuple[str, ...] = ()
+    beside: str = ""
+
+
+def read_request(raw: Mapping[str, Any]) -> Request:
+    """A request from its JSON form."""
+    tuples = {key: tuple(raw[key]) for key in ("data_roots", "trackers")}
+    return Request(**{**raw, **tuples, "overrides": tuple((origin, values) for origin, values in raw["overrides"])})
+
+
+@define
+class Plan:
+    """Pieces that fit each other, with their settings."""
+
+    request: Request
+    name: str
+    profile: str
+    experiment: Offer | None
+    pieces: dict[str, tuple[Offer, str]]
+    metrics: list[Offer]
+    resolved: Resolved
+    beside: list[str] = field(factory=list)
+
+    @property
+    def options(self) -> RunOptions:
+        """Section ``run``."""
+        options: RunOptions = self.resolved.sections["run"]
+        return options
+
+
+def ask(
+    test: str = "",
+    *,
+    plugin: str = "",
+    profile: str = "",
+    dataset: str = "",
+    model: str = "",
+    learner: str = "",
+    replay: str = "",
+    metrics: Sequence[str] = (),
+    data_roots: Sequence[str | Path] = (),
+    config_files: Sequence[Path] = (),
+    config: str = "",
+    gin_files: Sequence[str | Path] = (),
+    gin_params: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    trackers: Sequence[str] = (),
+    **run: Any,
+) -> Request:
+    """The request that ``clk run`` makes of its flags; the same names in Python.
+
+    :param config: a named configuration of the learner; ``gin_files`` and ``gin_params`` are the user's own.
+    :param settings: dotted names as for ``--set``, laid over everything but gin.
+    :param run: any of ``seed``, ``memory``, ``device``, ``on_bad_sample``, ``n_workers``, ``evaluate``; None leaves
+        the default.
+    :raises BadSetting: for another name, or a settings file that cannot be read.
+    """
+    if unknown := set(run) - set(RUN_FLAGS):
+        raise BadSetting(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(RUN_FLAGS)}", where="ask")
+    layers = [read_yaml(Path(path)) for path in config_files]
+    named = {
+        "dataset": dataset,
+        "model": model,
+        "learner": learner,
+        "replay": replay,
+        "metrics": list(metrics),
+        "config": config,
+        "gin_file": list(map(str, gin_files)),
+        "gin_param": list(gin_params),
+    }
+    layers.append(Layer("command line", {kind: name for kind, name in named.items() if name}))
+    layers += [Layer(f"--{k.replace('_', '-')}", {f"run.{k}": v}) for k, v in run.items() if v is not None]
+    layers.append(Layer("--set", dict(settings or {})))
+    return Request(
+        test=test,
+        plugin=plugin,
+        profile=profile,
+        data_roots=tuple(map(str, data_roots)),
+        overrides=tuple((layer.origin, layer.values) for layer in layers if layer.values),
+        trackers=tuple(trackers),
+    )
+
+
+def plan(registry: Registry, request: Request) -> Plan:
+    """Find the pieces, check that they fit, resolve the settings. Nothing heavy is imported or built.
+
+    :raises ClkError: naming the piece or setting that does not fit.
+    """
+    experiment, matched = _experiment(registry, request)
+    record: Experiment | None = experiment.record if experiment else None
+    profile = _profile(record, request)
+    of_test, asked = _of_test(record, profile, request, matched), _asked(record, request)
+    chosen: dict[str, Any] = {}
+    for layer in [*of_test, *asked]:
+        chosen.update({key: value for key, value in layer.values.items() if key in CHOICES and value not in (None, "")})
+    prefer = request.plugin or (experiment.plugin if experiment else "")
+    pieces, metrics = ({}, []) if record is not None and record.run else _pieces(registry, chosen, prefer)
+    classes: dict[str, type | None] = {"run": RunOptions}
+    piece_layers: list[Layer] = []
+    for section, (offer, argument) in pieces.items():
+        classes[section] = offer.record.settings
+        for name in ("*", profile):
+            if values := offer.record.profiles.get(name):
+                piece_layers.append(
+                    Layer(f"profile {profile} of {offer.name}", {f"{section}.{k}": v for k, v in values.items()})
+                )
+        if argument:
+            if not offer.record.argument:
+                raise BadSetting(f"{offer.name} takes no argument, but {argument!r} was given", where=f"--{section}")
+            asked.append(Layer(f"{section} {argument}", {f"{section}.{offer.record.argument}": argument}))
+    if record is not None and record.run:
+        classes["experiment"] = record.options
+    _nothing_ignored(request, record, profile, pieces)
+    named, own = (_without(layer, _fixed(record, request)) for layer in _configurations(pieces, chosen, profile))
+    layers = [*piece_layers, *of_test, named, *asked, own]
+    resolved = config.resolve_settings(classes, [_without(layer, CHOICES) for layer in layers])
+    name = record.name if record else chosen.get("learner", "run")
+    beside = list(record.beside) if record and not request.beside else []
+    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
+
+
+def check_installed(planned: Plan) -> None:
+    """Refuse a run whose pieces need packages that are not here; planning and showing it need none of them.
+
+    :raises MissingAsset: naming the piece and the packages.
+    """
+    offers = [*(offer for offer, _ in planned.pieces.values()), *planned.metrics]
+    for offer in [*offers, *([planned.experiment] if planned.experiment else [])]:
+        _require(offer)
+
+
+def _require(offer: Offer) -> None:
+    if missing := [module for module in offer.record.requires if not importable(module)]:
+        raise MissingAsset(
+            f"{offer.name} needs the package {', '.join(missing)}",
+            where="this Python environment",
+            fix=f"pip install {' '.join(missing)}",
+        )
+
+
+def importable(module: str) -> bool:
+    """Whether a package is installed; it is not imported."""
+    try:
+        return util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _experiment(registry: Registry, request: Request) -> tuple[Offer | None, Layer | None]:
+    if request.plugin:
+        registry.owner(request.plugin)
+    mine = [offer for offer in registry.all("test") if not request.plugin or offer.plugin == request.plugin]
+    if not request.test:
+        if not request.plugin:
+            return None, None
+        defaults = [offer for offer in mine if offer.record.default] or mine[:1]
+        chooses = {key for _, values in request.overrides for key in values if key in ("dataset", "learner")}
+        if {"dataset", "learner"} <= chooses or not defaults:
+            return None, None
+        return defaults[0], None
+    try:
+        offer, argument = registry.find("test", request.test, prefer=request.plugin)
+    except UnknownName:
+        for offer in mine:
+            if offer.record.pattern and re.fullmatch(offer.record.pattern, request.test):
+                return offer, Layer(f"--test {request.test}", {offer.record.pattern_key: request.test})
+        if not request.plugin:
+            raise
+    else:
+        if argument:
+            raise BadSetting(
+                f"test {offer.name} takes no argument, but {argument!r} was given", where=f"--test {request.test}"
+            )
+        if not request.plugin or offer.plugin == request.plugin:
+            return offer, None
+    raise UnknownName.of(
+        "test",
+        request.test,
+        [offer.record.name for offer in mine],
+        where=f"--plugin {request.plugin}",
+        fix=f"clk list tests --plugin {request.plugin}",
+    )
+
+
+def _profile(record: Experiment | None, request: Request) -> str:
+    known = list(record.profiles) if record else []
+    if request.profile:
+        if known and request.profile not in known:
+            raise UnknownName.of("profile", request.profile, known, where="--profile")
+        return request.profile
+    with_data = [name for name in ("small", "paper") if name in known]
+    return with_data[0] if request.data_roots and with_data else "tiny"
+
+
+def _nothing_ignored(
+    request: Request, record: Experiment | None, profile: str, pieces: Mapping[str, tuple[Offer, str]]
+) -> None:
+    """Refuse what was asked for and would have no effect: a profile nobody has, a capacity without a memory."""
+    known = {"tiny", "paper", *(name for offer, _ in pieces.values() for name in offer.record.profiles)}
+    if record is None and profile not in known:
+        raise UnknownName.of("profile", profile, known - {"*"}, where="--profile")
+    asked = any(values.get("run.memory") for origin, values in request.overrides if origin in ("--memory", "--set"))
+    if asked and not request.beside and pieces and "codec" not in pieces:
+        raise Mismatch(
+            f"a memory size was given, but learner {pieces['learner'][0].name} runs without a memory",
+            where="--memory",
+            fix="give --replay POLICY+CODEC (clk list replays), or leave --memory out",
+        )
+
+
+def _of_test(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
+    if record is None:
+        return []
+    layers = [
+        Layer(f"test {record.name}", config.flatten(record.settings)),
+        Layer(f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(profile, {}))),
+    ]
+    if matched is not None:
+        layers.append(matched)
+    if request.beside:
+        layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
+    return layers
+
+
+def _asked(record: Experiment | None, request: Request) -> list[Layer]:
+    fixed = _fixed(record, request)
+    return [_without(Layer(origin, config.flatten(values)), fixed) for origin, values in request.overrides]
+
+
+def _fixed(record: Experiment | None, request: Request) -> Collection[str]:
+    """What a comparison run keeps whatever was asked of the run it stands beside."""
+    return {*record.beside[request.beside], "run.stop_at_step"} if record and request.beside else ()
+
+
+def _without(layer: Layer, fixed: Collection[str]) -> Layer:
+    return Layer(layer.origin, {key: value for key, value in layer.values.items() if key not in fixed})
+
+
+def _configurations(
+    pieces: Mapping[str, tuple[Offer, str]], chosen: Mapping[str, Any], profile: str
+) -> tuple[Layer, Layer]:
+    """The learner's named configuration and the user's own gin, as layers."""
+    name, files, params = (chosen.get(key, "") for key in CONFIGURATIONS)
+    if not (name or files or params):
+        return Layer("--config", {}), Layer("--gin-file", {})
+    learner = pieces["learner"][0] if "learner" in pieces else None
+    if learner is None or not learner.record.configurations:
+        raise BadSetting(
+            f"{learner.name if learner else 'this test'} has no named configurations and reads no gin",
+            where="--config, --gin-file, --gin-param",
+            fix="give settings with --set KEY=VALUE or --config-file FILE",
+        )
+    _require(learner)
+    read = resolve(learner.record.configurations)
+    files, params = ([text] if isinstance(text, str) and text else list(text) for text in (files, params))
+    return (
+        Layer(f"--config {name}", read(name, (), (), profile) if name else {}),
+        Layer(", ".join([*files, *(["--gin-param"] if params else [])]), read("", files, params, profile)),
+    )
+
+
+def _pieces(
+    registry: Registry, chosen: Mapping[str, Any], prefer: str
+) -> tuple[dict[str, tuple[Offer, str]], list[Offer]]:
+    for kind in ("dataset", "learner"):
+        if not chosen.get(kind):
+            raise BadSetting(
+                f"no {kind} chosen", where="clk run", fix=f"give --test NAME, or --{kind} NAME (clk list {kind}s)"
+            )
+    learner, extra = registry.find("learner", str(chosen["learner"]), prefer=prefer)
+    if extra:
+        raise BadSetting(f"learner {learner.name} takes no argument, but {extra!r} was given", where="--learner")
+    pieces: dict[str, tuple[Offer, str]] = {
+        "dataset": registry.find("dataset", str(chosen["dataset"]), prefer=prefer),
+        "learner": (learner, ""),
+    }
+    record, task = learner.record, pieces["dataset"][0].record.task
+    if not any(fnmatch.fnmatchcase(task, pattern) for pattern in record.takes):
+        raise Mismatch(
+            f"learner {learner.name} takes {' or '.join(record.takes)}, but data set "
+            f"{pieces['dataset'][0].name} asks {task}",
+            where="--learner/--dataset",
+            fix="clk list learners",
+        )
+    given = {kind: chosen.get(kind) for kind in ("model", "replay")}
+    wanted = {kind: given[kind] or record.defaults.get(kind, "") for kind in given}
+    if wanted["model"] and wanted["model"] != "none":
+        pieces["model"] = registry.find(
+            "model", str(wanted["model"]), prefer=learner.plugin if not given["model"] else prefer
+        )
+        _room(learner, "model", pieces["model"][0], bool(given["model"]))
+        if pieces["model"][0].record.framework != record.framework:
+            raise Mismatch(
+                f"model {pieces['model'][0].name} is {pieces['model'][0].record.framework}, learner {learner.name} "
+                f"is {record.framework}",
+                where="--model/--learner",
+                fix="clk list models",
+            )
+    if wanted["replay"] and wanted["replay"] != "none":
+        for text in _split_replay(str(wanted["replay"])):
+            offer, argument = registry.find("replay", text, prefer=learner.plugin if not given["replay"] else prefer)
+            kind = offer.record.kind
+            if kind in pieces:
+                raise Mismatch(
+                    f"two pieces of kind {kind}: {pieces[kind][0].name} and {offer.name}",
+                    where="--replay",
+                    fix="--replay POLICY+CODEC",
+                )
+            _room(learner, ROOM_OF[kind], offer, bool(given["replay"]))
+            if offer.record.framework not in ("numpy", record.framework):
+                raise Mismatch(
+                    f"{kind} {offer.name} is {offer.record.framework}, learner {learner.name} is {record.framework}",
+                    where="--replay/--learner",
+                )
+            pieces[kind] = (offer, argument)
+        if ("policy" in pieces) != ("codec" in pieces):
+            default = {"policy": "clk:reservoir", "codec": "clk:raw"}
+            for kind in ("policy", "codec"):
+                if kind not in pieces:
+                    pieces[kind] = registry.find("replay", default[kind])
+        if "source" in pieces and "policy" in pieces:
+            raise Mismatch("a source keeps nothing, so it takes no policy or codec", where="--replay")
+    names = chosen.get("metrics") or record.metrics
+    names = [names] if isinstance(names, str) else list(names)
+    metrics = [registry.find("metric", part, prefer=learner.plugin)[0] for name in names for part in name.split(",")]
+    return pieces, metrics
+
+
+def _split_replay(text: str) -> list[str]:
+    _, colon, path = text.partition(":")
+    if colon and ("/" in path or path.startswith(".")):
+        return [text]
+    return text.split("+")
+
+
+def _room(learner: Offer, room: str, offer: Offer, given: bool) -> None:
+    if room not in learner.record.rooms:
+        has = ", ".join(learner.record.rooms) or "none"
+        raise Mismatch(
+            f"learner {learner.name} has no room for a {room}, but {offer.name} was "
+            f"{'given' if given else 'its default'}; its rooms: {has}",
+            where="--replay" if room != "model" else "--model",
+            fix="clk list learners",
+        )
+
+
+def comparable(planned: Plan) -> list[dict[str, Any]]:
+    """Published figures that this run may stand beside: same profile, nothing changed that changes results."""
+    harmless = {"run.seed", "run.device", "run.n_workers", "run.checkpoint_every_s", "run.plots"}
+    changed = {key for layer in _asked(None, planned.request) for key in layer.values} - harmless
+    if planned.experiment is None or planned.request.beside or changed:
+        return []
+    expected = planned.experiment.record.expected
+    return [attrs.asdict(figure) for figure in expected if figure.profile == planned.profile]

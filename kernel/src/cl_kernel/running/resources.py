@@ -1,0 +1,99 @@
+"""Where a run happens, and the parts a learner is built from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import define, field, frozen
+
+from cl_kernel.contract.errors import BadInput, MissingAsset
+from cl_kernel.storage.files import Cache
+
+if TYPE_CHECKING:
+    from cl_kernel.contract.offers import Asset
+    from cl_kernel.contract.stream import Field, Stream
+    from cl_kernel.memory import Memory
+
+
+def find_asset(asset: Asset, roots: Sequence[Path]) -> Path | None:
+    """The kernel's own search: a root, or a folder of the asset's name in it, that holds all its files."""
+    for root in roots:
+        for place in (root, root / asset.name):
+            if place.is_dir() and all((place / name).exists() for name in asset.files):
+                return place
+    return None
+
+
+@define(kw_only=True)
+class Site:
+    """Seed, device, data roots and cache: what data sets, models and learners may know of where they run.
+
+    :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``; frameworks interpret it.
+    :param n_workers: loader threads or processes; results do not depend on it.
+    :param on_bad_sample: ``fail`` or ``skip``: what :meth:`bad_sample` does.
+    :param folder: the run folder, where a learner may put files of its own; None outside a run.
+    """
+
+    seed: int = 0
+    profile: str = "tiny"
+    device: str = "auto"
+    roots: tuple[Path, ...] = ()
+    cache: Cache = field(factory=lambda: Cache(Path(".cache/clk")))
+    n_workers: int = 0
+    on_bad_sample: str = "fail"
+    folder: Path | None = None
+    locator: Callable[[Asset, Sequence[Path]], Path | None] = field(default=find_asset, repr=False)
+    skipped: dict[str, str] = field(factory=dict)
+
+    def rng(self, *names: str | int) -> np.random.Generator:
+        """A generator of its own for each purpose, fixed by the seed and the names."""
+        key = hashlib.sha256(repr(names).encode()).digest()[:16]
+        return np.random.default_rng([self.seed, int.from_bytes(key, "little")])
+
+    def locate(self, asset: Asset) -> Path:
+        """Folder that holds a data set or weight file.
+
+        :raises MissingAsset: saying what was looked for, where, and where to get it.
+        """
+        if (found := self.locator(asset, self.roots)) is not None:
+            return found
+        looked = ", ".join(str(root) for root in self.roots) or "no data root given"
+        raise MissingAsset(
+            f"{asset.name} is missing: {asset.summary} ({', '.join(asset.files) or 'no files named'})",
+            where=f"data roots: {looked}",
+            fix=f"get it from {asset.origin} and pass --data-root DIR" if asset.origin else "pass --data-root DIR",
+        )
+
+    def bad_sample(self, what: str, error: Exception | str) -> None:
+        """A sample cannot be used: raise, or count it and go on, as ``--on-bad-sample`` says.
+
+        :raises BadInput: under ``fail``.
+        """
+        if self.on_bad_sample != "skip":
+            raise BadInput(
+                f"cannot use {what}: {error}",
+                where=what,
+                fix="mend or remove it, or go on without it: --on-bad-sample skip",
+            )
+        self.skipped[what] = str(error)
+
+
+@frozen(kw_only=True)
+class Parts:
+    """What a learner is built from. A part it has no room for, or that was not chosen, is None.
+
+    :param model: ``(fields, n_outputs) -> object`` of the learner's framework.
+    :param memory: ``(fields) -> Memory``: the learner says what an example looks like; policy, codec and capacity
+        are the run's.
+    :param source: what a replay of kind ``source`` built.
+    """
+
+    stream: Stream
+    site: Site
+    model: Callable[[Mapping[str, Field], int], Any] | None = None
+    memory: Callable[[Mapping[str, Field]], Memory] | None = None
+    source: Any = None

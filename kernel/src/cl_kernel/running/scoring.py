@@ -1,0 +1,109 @@
+"""Every test set and every metric in one pass over a learner's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.interfaces import Learner, Metric
+from cl_kernel.contract.offers import Metric as MetricRecord
+from cl_kernel.contract.stream import Stream, subset
+from cl_kernel.storage.checkpoint import save_tree
+
+
+@frozen
+class Scorer:
+    """A metric with the record that says what it reads."""
+
+    record: MetricRecord
+    metric: Metric
+
+
+def score(
+    learner: Learner,
+    stream: Stream,
+    scorers: Sequence[Scorer],
+    sets: Sequence[str],
+    stage: int | None = None,
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """Score test sets in one pass over the learner's predictions.
+
+    :param sets: names of test sets.
+    :param stage: the stage just learnt; test sets of later stages are left out of ``"seen"``.
+    :param keep: folder for predicted classes and metric states of this pass.
+    :return: ``"values"``: metric -> test set -> named values; ``"seen"``: metric -> values over all seen sets.
+    :raises Mismatch: when the learner gives no output that a metric reads, or too few or too many rows.
+    """
+    members = [stream.test_sets[name] for name in sets]
+    rows = np.unique(np.concatenate(members))
+    inside = [np.isin(rows, member, assume_unique=False) for member in members]
+    samples = subset(stream.test, rows)
+    targets = sorted({scorer.record.target for scorer in scorers})
+    states = [[scorer.metric.start() for _ in sets] for scorer in scorers]
+    classes: list[np.ndarray] = []
+    position = 0
+    for output in learner.predict(samples):
+        n = len(next(iter(output.values())))
+        at = np.arange(position, position + n)
+        position += n
+        if position > len(rows):
+            break
+        truth = samples.take(at, targets)
+        for k, scorer in enumerate(scorers):
+            reads = scorer.record.output
+            predicted = output.get(reads, output.get("scores"))
+            if predicted is None:
+                raise Mismatch(
+                    f"metric {scorer.record.name!r} reads {reads!r}, but the learner predicts {sorted(output)}",
+                    where=f"--metric {scorer.record.name}",
+                    fix="clk list metrics",
+                )
+            for j in range(len(sets)):
+                mine = inside[j][at]
+                if mine.all():
+                    states[k][j] = scorer.metric.update(states[k][j], predicted, truth[scorer.record.target])
+                elif mine.any():
+                    states[k][j] = scorer.metric.update(
+                        states[k][j], _pick(predicted, mine), truth[scorer.record.target][mine]
+                    )
+        if keep is not None:
+            if "class" in output:
+                classes.append(np.asarray(output["class"]))
+            elif "scores" in output:
+                classes.append(np.asarray(output["scores"]).argmax(1))
+    if position != len(rows):
+        raise Mismatch(f"the learner predicted {position} of {len(rows)} samples", where="predict")
+    values = {
+        scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
+        for k, scorer in enumerate(scorers)
+    }
+    seen_count = len(sets) if stage is None or len(stream.test_sets) != len(stream.stages) else stage + 1
+    seen = {}
+    for k, scorer in enumerate(scorers):
+        total = states[k][0]
+        for j in range(1, min(seen_count, len(sets))):
+            total = scorer.metric.merge(total, states[k][j])
+        seen[scorer.record.name] = scorer.metric.compute(total, stage)
+    if keep is not None:
+        save_tree(
+            keep,
+            {
+                "sets": list(sets),
+                "rows": rows,
+                "class": np.concatenate(classes) if classes else None,
+                "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)},
+            },
+        )
+    return {"values": values, "seen": seen}
+
+
+def _pick(output: Any, mask: np.ndarray) -> Any:
+    if isinstance(output, (list, tuple)):
+        return [item for item, keep in zip(output, mask, strict=True) if keep]
+    return output[mask]

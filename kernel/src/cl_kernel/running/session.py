@@ -1,0 +1,377 @@
+"""Everything the command line does to runs, as functions: execute a plan, resume a run, reproduce one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from attrs import frozen
+
+from cl_kernel.contract import events
+from cl_kernel.contract.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
+from cl_kernel.registry import Registry, discover, resolve
+from cl_kernel.running import settings as config
+from cl_kernel.running.plan import Plan, Request, ask, check_installed, comparable, importable, plan, read_request
+from cl_kernel.running.resources import Parts, Site
+from cl_kernel.storage.files import Cache, write_json, write_text
+from cl_kernel.storage.run_folder import RunFolder, beside_folder, environment, new_folder, read_json
+from cl_kernel.sweeps.comparisons import Alongside
+
+
+@frozen
+class Outcome:
+    """A finished or interrupted run."""
+
+    folder: Path
+    results: Mapping[str, Any]
+    beside: Mapping[str, Mapping[str, Any]]
+
+
+def default_cache() -> Path:
+    """``$CLK_CACHE``, else ``clk`` in the user's cache folder."""
+    if named := os.environ.get("CLK_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clk"
+
+
+def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]) -> Site:
+    """Seed, device, roots and cache of a plan."""
+    options = planned.options
+    roots = []
+    for text in planned.request.data_roots:
+        root = Path(text).expanduser()
+        if not root.is_dir():
+            raise MissingAsset(
+                f"data root {text} is no folder", where="--data-root", fix="clk data list says what is needed"
+            )
+        roots.append(root.resolve())
+    cache = Cache(default_cache(), lambda kind, path: emit(events.Reused(kind=kind, path=str(path))))
+    return Site(
+        seed=options.seed,
+        profile=planned.profile,
+        device=options.device,
+        roots=tuple(roots),
+        cache=cache,
+        n_workers=options.n_workers,
+        on_bad_sample=options.on_bad_sample,
+        folder=folder,
+        locator=registry.locate,
+    )
+
+
+def launch(
+    test: str = "",
+    *,
+    output: Path | None = None,
+    beside: bool = True,
+    listen: Sequence[Callable[[events.Event], None]] = (),
+    **asked: Any,
+) -> Outcome:
+    """``clk run`` as one call: ``launch("ADD_ONE_FIVE_TIMES", plugin="recall", seed=1, settings={"learner.lr": 0.1})``.
+
+    :param asked: see :func:`cl_kernel.running.plan.ask`.
+    """
+    registry = discover()
+    return execute(registry, plan(registry, ask(test, **asked)), output, listen=listen, beside=beside)
+
+
+def execute(
+    registry: Registry,
+    planned: Plan,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    listen: Sequence[Callable[[events.Event], None]] = (),
+    base: Path = Path("runs"),
+    beside: bool = True,
+    n_beside: int = 0,
+) -> Outcome:
+    """Run a plan, and the comparison runs of its test, in a run folder.
+
+    :param folder: the run folder; None for a new one below ``base``.
+    :param resume: go on from the newest whole checkpoint.
+    :param beside: make the comparison runs too.
+    :param n_beside: that many of a stand-in's comparison runs at once, each in a process of its own, while this run
+        goes on; others follow it one by one.
+    :raises Interrupted: after a signal; the run has saved itself.
+    """
+    check_installed(planned)
+    if folder is None:
+        folder = new_folder(base, f"{planned.name}-{planned.profile}-s{planned.options.seed}")
+    run = RunFolder(folder)
+    run.hold()
+    try:
+        if not resume and (folder / "run.json").exists() and not _nothing_done(run):
+            raise RunConflict(
+                "the folder already holds a run",
+                where=str(folder),
+                fix=f"clk resume {folder}, or give --output another folder",
+            )
+        others = {
+            label: (beside_folder(folder, label), _comparison(planned, label))
+            for label in (planned.beside if beside else ())
+        }
+        results: Mapping[str, Any]
+        with Alongside(others, n_beside if planned.profile == "tiny" else 0, listen) as alongside:
+            if resume and run.info.get("status") == "finished":
+                results = read_json(folder / "metrics.json")
+            else:
+                results = _one(registry, planned, run, resume, [*listen, alongside], list(others))
+            while (label := alongside.take()) is not None:
+                _beside(registry, *others[label], listen)
+            alongside.wait()
+        return Outcome(folder, results, {label: _beside(registry, *other, listen) for label, other in others.items()})
+    finally:
+        run.release()
+
+
+def _nothing_done(run: RunFolder) -> bool:
+    """A run that failed before its first checkpoint may be started again in its folder."""
+    return run.info.get("status") == "failed" and not run.checkpoints()
+
+
+def _comparison(planned: Plan, label: str) -> Request:
+    return attrs.evolve(planned.request, beside=label, profile=planned.profile)
+
+
+def _beside(
+    registry: Registry, folder: Path, request: Request, listen: Sequence[Callable[[events.Event], None]]
+) -> Mapping[str, Any]:
+    """The results of a comparison run, which is made or finished here if it is not yet."""
+    again = (folder / "run.json").exists()
+    if again and read_json(folder / "run.json").get("status") == "finished":
+        return read_json(folder / "metrics.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    return execute(registry, plan(registry, request), folder, resume=again, listen=listen).results
+
+
+def _one(
+    registry: Registry,
+    planned: Plan,
+    run: RunFolder,
+    resume: bool,
+    listen: Sequence[Callable[[events.Event], None]],
+    beside: Sequence[str],
+) -> Mapping[str, Any]:
+    from cl_kernel.running import loop as running
+
+    trackers = [
+        resolve(registry.find("tracker", name)[0].record.build)(run.path)
+        for name in ("jsonl", *planned.request.trackers)
+    ]
+
+    def emit(event: events.Event) -> None:
+        for tell in (*trackers, *listen):
+            tell(event)
+        registry.emit(event, run.path)
+
+    if planned.profile == "tiny":
+        # Too small for threads, which then mostly wait for each other; and numbers should not depend on the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    started = time.monotonic()
+    plain = {section: config.as_plain(settings) for section, settings in planned.resolved.sections.items()}
+    pieces = {section: offer.name for section, (offer, _) in planned.pieces.items()}
+    run.update(
+        status="running",
+        test=planned.name,
+        profile=planned.profile,
+        seed=planned.options.seed,
+        pieces=pieces,
+        plugin=planned.experiment.plugin if planned.experiment else "",
+        label=planned.request.beside,
+        beside=list(beside),
+        metrics=[offer.name for offer in planned.metrics],
+        expected=comparable(planned),
+        request=attrs.asdict(planned.request),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+    write_text(run.path / "settings.yaml", _settings_text(planned, plain))
+    write_json(run.path / "environment.json", environment(registry.versions()))
+    registry.configure(planned.resolved.flat())
+    site = make_site(registry, planned, run.path, emit)
+    try:
+        record = planned.experiment.record if planned.experiment else None
+        if record is not None and record.run:
+            activity = running.Activity(site=site, run=run, emit=emit)
+            emit(events.RunStarted(name=planned.name, profile=planned.profile, n_stages=0))
+            results = running.run_activity(activity, resolve(record.run), planned.resolved.sections.get("experiment"))
+        else:
+            results = _stream(planned, run, site, emit, resume)
+    except BaseException as error:
+        reason = f"signal {error.signum}" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
+        run.update(status="interrupted" if isinstance(error, Interrupted) else "failed", reason=reason)
+        emit(events.RunFailed(reason=reason))
+        raise
+    run.update(status="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), digest=results["digest"])
+    tables: Mapping[str, Any] = results.get("metrics", {})
+    summary = next(iter(tables.values()))["summary"] if tables else {}
+    emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
+    wanted = planned.options.plots and not planned.request.beside
+    if wanted and importable("matplotlib") and results.get("metrics"):
+        from cl_kernel.reports.figures import draw_run
+
+        draw_run(run.path, results)
+    return results
+
+
+def _stream(
+    planned: Plan, run: RunFolder, site: Site, emit: Callable[[events.Event], None], resume: bool
+) -> dict[str, Any]:
+    from cl_kernel.running import loop as running
+    from cl_kernel.running.scoring import Scorer
+
+    options, pieces = planned.options, planned.pieces
+    sections = planned.resolved.sections
+    stream = resolve(pieces["dataset"][0].record.build)(sections.get("dataset"), site)
+    stream.check()
+    _fields_fit(planned, stream)
+    memories: list[Any] = []
+    parts = Parts(
+        stream=stream,
+        site=site,
+        model=_model_factory(planned, site) if "model" in pieces else None,
+        memory=_memory_factory(planned, site, sum(len(stage.train) for stage in stream.stages), memories)
+        if "codec" in pieces
+        else None,
+        source=resolve(pieces["source"][0].record.build)(sections.get("source"), site) if "source" in pieces else None,
+    )
+    learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), parts)
+    scorers = [
+        Scorer(
+            offer.record,
+            resolve(offer.record.build)(offer.record.settings() if offer.record.settings else None, stream),
+        )
+        for offer in planned.metrics
+    ]
+    ctx = running.Context(
+        site=site,
+        stream=stream,
+        learner=learner,
+        scorers=scorers,
+        run=run,
+        emit=emit,
+        memories=memories,
+        checkpoint_every_s=options.checkpoint_every_s,
+        evaluate_all=options.evaluate == "all",
+        initial_scores=options.initial_scores,
+        stop_at_step=options.stop_at_step,
+    )
+    checkpoint = run.load_checkpoint() if resume else None
+    emit(
+        events.RunStarted(
+            name=planned.name,
+            profile=planned.profile,
+            n_stages=len(stream.stages),
+            resumed_at=checkpoint[1]["loop"]["steps"] if checkpoint else 0,
+        )
+    )
+    results = running.run_stream(ctx, checkpoint[1] if checkpoint else None)
+    results["data"] = {"name": stream.name, "fingerprint": stream.fingerprint}
+    write_json(run.path / "metrics.json", results)
+    return results
+
+
+def _fields_fit(planned: Plan, stream: Any) -> None:
+    if "model" in planned.pieces:
+        model = planned.pieces["model"][0]
+        if model.record.takes != "*" and model.record.takes not in stream.spec:
+            raise Mismatch(
+                f"model {model.name} reads {model.record.takes!r}, but data set {stream.name} has "
+                f"{', '.join(stream.spec)}",
+                where="--model/--dataset",
+                fix="clk list models",
+            )
+    for offer in planned.metrics:
+        if offer.record.target not in stream.test.spec:
+            raise Mismatch(
+                f"metric {offer.name} compares with {offer.record.target!r}, but data set {stream.name} has "
+                f"{', '.join(stream.test.spec)}",
+                where="--metric/--dataset",
+                fix="clk list metrics",
+            )
+
+
+def _model_factory(planned: Plan, site: Site) -> Callable[[Mapping[str, Any], int], Any]:
+    offer = planned.pieces["model"][0]
+    return lambda fields, n_outputs: resolve(offer.record.build)(
+        planned.resolved.sections.get("model"), fields, n_outputs, site
+    )
+
+
+def _memory_factory(planned: Plan, site: Site, n_samples: int, made: list[Any]) -> Callable[[Mapping[str, Any]], Any]:
+    def build(fields: Mapping[str, Any]) -> Any:
+        from cl_kernel.memory import build_memory
+
+        sections = planned.resolved.sections
+        codec = resolve(planned.pieces["codec"][0].record.build)(sections.get("codec"), fields, site)
+        policy = partial(resolve(planned.pieces["policy"][0].record.build), sections.get("policy"))
+        capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
+        memory = build_memory(policy, codec, capacity, site.rng("memory", len(made)), n_examples=n_samples)
+        made.append(memory)
+        return memory
+
+    return build
+
+
+def _settings_text(planned: Plan, plain: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [f"# {planned.name}, profile {planned.profile}; after each value: where it came from"]
+    for section, values in plain.items():
+        lines.append(f"{section}:")
+        for name, value in values.items():
+            text = yaml.safe_dump({name: value}, default_flow_style=True, width=10**6).strip()[1:-1]
+            lines.append(f"  {text}  # {planned.resolved.origins[f'{section}.{name}']}")
+        if not values:
+            lines[-1] += " {}"
+    return "\n".join(lines) + "\n"
+
+
+def request_of(folder: Path) -> Request:
+    """What a run folder's run was asked to do.
+
+    :raises RunConflict: when the folder holds no run.
+    """
+    stored = read_json(folder / "run.json")
+    try:
+        raw = dict(stored["request"])
+    except KeyError as error:
+        raise RunConflict("run.json names no request", where=str(folder)) from error
+    raw["profile"] = raw["profile"] or stored["profile"]
+    return read_request(raw)
+
+
+def resume(
+    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = (), n_beside: int = 0
+) -> Outcome:
+    """Go on with an interrupted run, bit for bit as if it had not stopped."""
+    planned = plan(registry, request_of(folder))
+    return execute(registry, planned, folder, resume=True, listen=listen, n_beside=n_beside)
+
+
+def reproduce(
+    registry: Registry,
+    folder: Path,
+    output: Path | None = None,
+    *,
+    base: Path = Path("runs"),
+    listen: Sequence[Callable[[events.Event], None]] = (),
+) -> tuple[Outcome, list[str]]:
+    """Run a finished run again and compare.
+
+    :return: the new run, and what differs (empty: the digests are equal).
+    """
+    stored = read_json(folder / "metrics.json")
+    if not stored.get("finished"):
+        raise ClkError(
+            "the run is not finished, so there is nothing to compare with",
+            where=str(folder),
+            fix=f"clk resume {folder}",
+        )
+    again = execute(registry, plan(registry, request_of(folder)), output, base=base, listen=listen, beside=False)
+    differences = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
+    return again, differences

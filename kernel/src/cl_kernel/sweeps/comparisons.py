@@ -1,0 +1,89 @@
+"""Comparison runs of a stand-in, made in processes of their own while the run that they stand beside goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import attrs
+from attrs import define, field
+
+from cl_kernel.contract import events
+from cl_kernel.contract.errors import Interrupted
+from cl_kernel.running.plan import Request
+from cl_kernel.running.signals import heeded
+from cl_kernel.sweeps.tasks import run_task
+
+
+@define(eq=False, repr=False)
+class Alongside:
+    """Runs that wait for somebody to make them: a few processes, or whoever has nothing else to do.
+
+    The processes begin when the first stage of the run beside has ended: what it put into the cache need not be made
+    again. A process that fails leaves its run to be finished by others; leaving early has the running ones save.
+
+    :param runs: label -> run folder and request.
+    :param n: processes at once; 0 for none.
+    :param listen: told what begins.
+    """
+
+    runs: Mapping[str, tuple[Path, Request]]
+    n: int
+    listen: Sequence[Callable[[events.Event], None]] = ()
+    _left: deque[str] = field(init=False)
+    _threads: list[threading.Thread] = field(factory=list, init=False)
+    _stop: threading.Event = field(factory=threading.Event, init=False)
+    _signal: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._left = deque(self.runs)
+
+    def __enter__(self) -> Alongside:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None:
+            self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def __call__(self, event: events.Event) -> None:
+        """Begin after the first stage."""
+        if isinstance(event, events.StageEnded) and not self._threads:
+            self._threads = [threading.Thread(target=self._work) for _ in range(min(self.n, len(self._left)))]
+            for thread in self._threads:
+                thread.start()
+
+    def take(self) -> str | None:
+        """A run that nobody has begun, for the caller to make."""
+        try:
+            return self._left.popleft()
+        except IndexError:
+            return None
+
+    def wait(self) -> None:
+        """Wait until the processes have ended.
+
+        :raises Interrupted: after a signal; what runs has saved itself.
+        """
+        with heeded(self._interrupt):
+            for thread in self._threads:
+                while thread.is_alive():
+                    thread.join(0.2)
+        if self._signal:
+            raise Interrupted(self._signal)
+
+    def _interrupt(self, signum: int, _frame: FrameType | None) -> None:
+        self._signal = signum
+        self._stop.set()
+
+    def _work(self) -> None:
+        while not self._stop.is_set() and (label := self.take()) is not None:
+            folder, request = self.runs[label]
+            for tell in self.listen:
+                tell(events.Noted(text=f"{label} beside it, in a process of its own: {folder / 'log.txt'}", values={}))
+            task = {"folder": str(folder), "request": attrs.asdict(request), "beside": False, "threads": 0}
+            run_task({**task, "retries": 0}, self._stop)
