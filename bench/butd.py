@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from skimage.transform import resize
 
-from cl_kernel import Cache, Site
+from cl_kernel import Cache, Resources
 from cl_plugin_butd import settings as butd_settings
 from cl_plugin_butd.data import glyphs, sets, spatial
 from cl_plugin_butd.losses import instruction_loss
@@ -130,13 +130,13 @@ def preparation(share: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, recipe = glyphs.digits(), sets.spatial_recipe(chosen)
-        site = Site(cache=Cache(folder / "cache"))
-        sets.spatial_set(attrs.evolve(chosen, n_train=5, n_test=5, n_val=5), site)  # imports
+        resources = Resources(cache=Cache(folder / "cache"))
+        sets.spatial_set(attrs.evolve(chosen, n_train=5, n_test=5, n_val=5), resources)  # imports
         start = time.perf_counter()
-        made = sets.spatial_set(chosen, site)
+        made = sets.spatial_set(chosen, resources)
         ours = time.perf_counter() - start
         start = time.perf_counter()
-        sets.spatial_set(chosen, site)
+        sets.spatial_set(chosen, resources)
         again = time.perf_counter() - start
         questions = sum(split["questions"] for split in made.manifest["splits"].values())
         parts = {split: _on_disk(made.folder / split) for split in made.manifest["splits"]}

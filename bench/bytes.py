@@ -15,7 +15,7 @@ import torch
 from _report import machine, table, write
 from matplotlib.figure import Figure
 
-from cl_kernel import discover, execute, plan
+from cl_kernel import discover, plan, run_plan
 from cl_kernel.contract.errors import BadSetting
 from cl_kernel.reports import compare
 from cl_kernel.sweeps.sweep import read_spec, tasks_of
@@ -58,7 +58,7 @@ def main() -> None:
         if (task.folder / "metrics.json").exists():
             continue
         try:
-            execute(registry, plan(registry, task.request), task.folder, resume=(task.folder / "run.json").exists())
+            run_plan(registry, plan(registry, task.request), task.folder, resume=(task.folder / "run.json").exists())
         except BadSetting as error:
             too_small.append(f"{task.values['kept']} in {task.values['memory']}: {error.what}")
     rows, points, results = [], {}, []

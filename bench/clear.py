@@ -441,7 +441,7 @@ def grid(folder: Path, n: int) -> dict[str, Any]:
     import torch
     from attrs import evolve
 
-    from cl_kernel import ArraySamples, Field, Site, Stage, Stream
+    from cl_kernel import ArraySamples, Field, Resources, Stage, Stream
     from cl_plugin_clear.pipeline import train_over
     from cl_plugin_clear.settings import Buckets
 
@@ -460,10 +460,10 @@ def grid(folder: Path, n: int) -> dict[str, Any]:
     stream = Stream(name="grid", task="vector -> class", test=samples(990), test_sets={"1": np.arange(990)},
                     stages=[Stage(index=0, name="1", train=samples(2310))], class_names=tuple(map(str, range(11))))  # fmt: skip
     settings = evolve(Buckets(), epochs=n)
-    site = Site(device="cpu")
-    train_over(stream, {"keep": "memory"}, evolve(settings, epochs=1), site, 0, lambda **values: None)  # imports
+    resources = Resources(device="cpu")
+    train_over(stream, {"keep": "memory"}, evolve(settings, epochs=1), resources, 0, lambda **values: None)  # imports
     started = time.process_time()
-    train_over(stream, {"keep": "memory"}, settings, site, 0, lambda **values: None)
+    train_over(stream, {"keep": "memory"}, settings, resources, 0, lambda **values: None)
     mine = time.process_time() - started
     x = torch.from_numpy(stream.stages[0].train.arrays["vector"])
     y = torch.from_numpy(stream.stages[0].train.arrays["class"])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel import Field, Site
+from cl_kernel import Field, Resources
 from cl_plugin_crumb import codec, settings
 from cl_plugin_crumb.losses import STREAMING
 from cl_plugin_crumb.model import codebook, network
@@ -48,7 +48,7 @@ def parts(size: int) -> tuple[Any, codec.BlocksCodec, Tensor, Tensor]:
         "features": Field(shape=shape, dtype="float32", kind="map"),
         "class": Field(shape=(), dtype="int64", kind="class", n=CLASSES),
     }
-    made = codec.build(settings.Blocks(), fields, Site(device="cpu"))
+    made = codec.build(settings.Blocks(), fields, Resources(device="cpu"))
     made.learning = True
     return net, made, torch.rand(BATCH, 3, size, size), torch.randint(SEEN - 2, SEEN, (BATCH,))
 
@@ -183,7 +183,7 @@ def scaling(sizes: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)) -> list[dict[
         "class": Field(shape=(), dtype="int64", kind="class", n=10),
     }
     for capacity in sizes:
-        made = codec.build(settings.Blocks(), fields, Site(device="cpu"))
+        made = codec.build(settings.Blocks(), fields, Resources(device="cpu"))
         slots = made.allocate(capacity)
         policy, rng = Balanced(capacity), np.random.default_rng(0)
         per_class = capacity // 10

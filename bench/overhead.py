@@ -34,8 +34,8 @@ from cl_kernel.library.settings import Digits
 from cl_kernel.library.torch_settings import Mlp, Replay
 from cl_kernel.library.trackers import build_jsonl
 from cl_kernel.memory import Memory, RawCodec
-from cl_kernel.running.loop import Context, run_stream
-from cl_kernel.running.resources import Parts, Site
+from cl_kernel.running.loop import StreamContext, run_stream
+from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.running.scoring import Scorer
 from cl_kernel.storage.run_folder import RunFolder
 from cl_kernel.torch import learners
@@ -45,7 +45,7 @@ BATCH, REPLAYED, CAPACITY, LR, REPEATS = 32, 32, 200, 0.1, 4
 
 def repeated(times: int) -> Stream:
     """The digits, each stage's rows several times."""
-    stream = build_digits(Digits(), Site(seed=0))
+    stream = build_digits(Digits(), Resources(seed=0))
     stages = [
         attrs.evolve(stage, train=subset(stage.train, np.tile(np.arange(len(stage.train)), times)))
         for stage in stream.stages
@@ -53,25 +53,25 @@ def repeated(times: int) -> Stream:
     return attrs.evolve(stream, stages=stages)
 
 
-def learner_of(stream: Stream, site: Site, update: str) -> learners.Replaying:
-    parts = Parts(
+def learner_of(stream: Stream, resources: Resources, update: str) -> learners.Replaying:
+    setup = Setup(
         stream=stream,
-        site=site,
-        model=lambda fields, n: build_mlp(Mlp(), fields, n, site),
+        resources=resources,
+        model=lambda fields, n: build_mlp(Mlp(), fields, n, resources),
         memory=lambda fields: Memory(Reservoir(CAPACITY), RawCodec(fields), CAPACITY, np.random.default_rng(0)),
     )
-    return learners.build_er(Replay(lr=LR, batch_size=BATCH, replay_batch=REPLAYED, update=update), parts)
+    return learners.build_er(Replay(lr=LR, batch_size=BATCH, replay_batch=REPLAYED, update=update), setup)
 
 
 def whole_run(stream: Stream, update: str, base: Path) -> float:
     """One run through the kernel's stage loop; seconds of it, building excluded."""
     folder = Path(tempfile.mkdtemp(dir=base))
-    site = Site(seed=0, device="cpu", folder=folder)
-    learner = learner_of(stream, site, update)
+    resources = Resources(seed=0, device="cpu", folder=folder)
+    learner = learner_of(stream, resources, update)
     tell = build_jsonl(folder)
     record = Metric(name="accuracy", summary="", build="cl_kernel.library.metrics.classification:build_accuracy")
-    ctx = Context(
-        site=site,
+    ctx = StreamContext(
+        resources=resources,
         stream=stream,
         learner=learner,
         scorers=[Scorer(record, build_accuracy(None, stream))],
@@ -86,8 +86,8 @@ def whole_run(stream: Stream, update: str, base: Path) -> float:
 
 def consumed(stream: Stream, update: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The batches a run trains on."""
-    site = Site(seed=0, device="cpu")
-    learner = learner_of(stream, site, update)
+    resources = Resources(seed=0, device="cpu")
+    learner = learner_of(stream, resources, update)
     batches: list[tuple[torch.Tensor, torch.Tensor]] = []
     plain = functional.cross_entropy
 
@@ -100,7 +100,7 @@ def consumed(stream: Stream, update: str) -> list[tuple[torch.Tensor, torch.Tens
     functional.cross_entropy = record
     try:
         for stage in stream.stages:
-            learner.learn(stage, Quiet(site, stream))
+            learner.learn(stage, Quiet(resources, stream))
     finally:
         functional.cross_entropy = plain
         handle.remove()
@@ -110,9 +110,9 @@ def consumed(stream: Stream, update: str) -> list[tuple[torch.Tensor, torch.Tens
 class Quiet:
     """A context that does nothing."""
 
-    def __init__(self, site: Site, stream: Stream) -> None:
-        self.site, self.stages = site, stream.stages
-        self.rng = site.rng
+    def __init__(self, resources: Resources, stream: Stream) -> None:
+        self.resources, self.stages = resources, stream.stages
+        self.rng = resources.rng
 
     def phase(self, *_: Any) -> None: ...
 
@@ -194,9 +194,9 @@ def long_run(n_steps: int) -> dict[str, Any]:
     """Seconds a step of the online learner, by fifths of a long run, beside the bare loop's."""
     stream = repeated(1)
     per_pass = sum(-(-len(stage.train) // BATCH) for stage in stream.stages)
-    site = Site(seed=0, device="cpu")
-    learner = learner_of(stream, site, "batch")
-    ctx = Quiet(site, stream)
+    resources = Resources(seed=0, device="cpu")
+    learner = learner_of(stream, resources, "batch")
+    ctx = Quiet(resources, stream)
     block: list[float] = []
     done, began = 0, time.process_time()
     while done < n_steps:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from _report import machine, ratio, rounds, table, write
 
-from cl_kernel import Site
+from cl_kernel import Resources
 from cl_plugin_recall import model, phases, standin
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.feed import Augmentation, batches
@@ -149,7 +149,7 @@ def main() -> None:
         print(shuffle_memory(options.shuffle))
         return
     tf.config.experimental.enable_op_determinism()
-    stream = standin.build(Shapes(data_seed=0, n_val=20), Site())
+    stream = standin.build(Shapes(data_seed=0, n_val=20), Resources())
     samples = stream.stages[0].train
     rng = np.random.default_rng(0)
     encoder = model.SmallEncoder(rng)

@@ -25,8 +25,8 @@ from _report import machine, table, write
 from torch.nn import functional
 
 from cl_kernel import Field, Memory
+from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass as LargestClassSettings
-from cl_kernel.memory import policies
 from cl_plugin_remind.model.resnet import ResNet, split
 from cl_plugin_remind.replay import augment
 from cl_plugin_remind.replay.codec import PqCodec

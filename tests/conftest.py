@@ -89,7 +89,7 @@ def blocked(tmp_path: Path) -> Callable[..., dict[str, str]]:
             sys.meta_path.insert(0, Blocker())
             """)
         )
-        return {"PYTHONPATH": f"{folder}{os.pathsep}{tmp_path / 'site'}"}
+        return {"PYTHONPATH": f"{folder}{os.pathsep}{tmp_path / 'resources'}"}
 
     return block
 
@@ -97,7 +97,7 @@ def blocked(tmp_path: Path) -> Callable[..., dict[str, str]]:
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six finished runs: softmax regression with and without replay, three seeds each."""
-    from cl_kernel import Request, discover, execute, plan
+    from cl_kernel import Request, discover, plan, run_plan
 
     base = tmp_path_factory.mktemp("finished")
     registry = discover(only=())
@@ -113,5 +113,5 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "run.plots": False,
             }
             planned = plan(registry, Request(overrides=(("test", values),)))
-            execute(registry, planned, base / f"{replay}-{seed}")
+            run_plan(registry, planned, base / f"{replay}-{seed}")
     return base

@@ -19,8 +19,8 @@ from cl_kernel.contract import events
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.registry import Registry, discover
 from cl_kernel.running.plan import Request, plan
-from cl_kernel.running.session import execute
-from cl_kernel.sweeps.comparisons import Alongside
+from cl_kernel.running.session import run_plan
+from cl_kernel.sweeps.comparisons import Comparisons
 
 BASE: dict[str, Any] = {"dataset": "blobs", "learner": "linear", "dataset.n_stages": 2, "run.plots": False}
 LONG = {**BASE, "learner.n_epochs": 3000, "run.checkpoint_every_s": 0.1}
@@ -56,7 +56,7 @@ def test_processes_begin_after_the_first_stage_and_their_numbers_are_those_of_a_
 ) -> None:
     heard: list[events.Event] = []
     runs = {"a": (tmp_path / "a", request()), "b": (tmp_path / "b", request(**{"run.seed": 1}))}
-    with Alongside(runs, 1, [heard.append]) as alongside:
+    with Comparisons(runs, 1, [heard.append]) as alongside:
         alongside(events.StageStarted(stage=0, name="", n_samples=1))
         assert not (tmp_path / "a").exists()
         alongside(ENDED)
@@ -65,12 +65,12 @@ def test_processes_begin_after_the_first_stage_and_their_numbers_are_those_of_a_
     assert alongside.take() is None
     assert [event.text.split()[0] for event in heard if isinstance(event, events.Noted)] == ["a", "b"]
     for name, seed in (("a", 0), ("b", 1)):
-        execute(registry, plan(registry, request(**{"run.seed": seed})), tmp_path / f"{name}-alone")
+        run_plan(registry, plan(registry, request(**{"run.seed": seed})), tmp_path / f"{name}-alone")
         assert digests(tmp_path / name) == digests(tmp_path / f"{name}-alone")
 
 
 def test_what_no_process_has_begun_is_left_to_the_caller(tmp_path: Path) -> None:
-    with Alongside({"a": (tmp_path / "a", request()), "b": (tmp_path / "b", request())}, 0) as alongside:
+    with Comparisons({"a": (tmp_path / "a", request()), "b": (tmp_path / "b", request())}, 0) as alongside:
         alongside(ENDED)
         assert [alongside.take(), alongside.take(), alongside.take()] == ["a", "b", None]
         alongside.wait()
@@ -93,7 +93,7 @@ def test_a_signal_while_waiting_saves_and_the_run_goes_on_to_the_same_numbers(
 
     with (
         pytest.raises(Interrupted) as stopped,
-        Alongside({"a": (tmp_path / "a", request(LONG)), "b": (tmp_path / "b", request())}, 1) as alongside,
+        Comparisons({"a": (tmp_path / "a", request(LONG)), "b": (tmp_path / "b", request())}, 1) as alongside,
     ):
         alongside(ENDED)
         threading.Thread(target=strike).start()
@@ -101,13 +101,13 @@ def test_a_signal_while_waiting_saves_and_the_run_goes_on_to_the_same_numbers(
     assert stopped.value.signum == signal.SIGTERM
     assert stored(tmp_path / "a", "run.json")["status"] == "interrupted"
     assert not (tmp_path / "b").exists()
-    execute(registry, plan(registry, request(LONG)), tmp_path / "a", resume=True)
-    execute(registry, plan(registry, request(LONG)), tmp_path / "alone")
+    run_plan(registry, plan(registry, request(LONG)), tmp_path / "a", resume=True)
+    run_plan(registry, plan(registry, request(LONG)), tmp_path / "alone")
     assert digests(tmp_path / "a") == digests(tmp_path / "alone")
 
 
 def test_an_error_of_the_run_beside_has_the_others_save_themselves(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Alongside({"a": (tmp_path / "a", request(LONG))}, 1) as alongside:
+    with pytest.raises(ZeroDivisionError), Comparisons({"a": (tmp_path / "a", request(LONG))}, 1) as alongside:
         alongside(ENDED)
         checkpoint_in(tmp_path / "a")
         raise ZeroDivisionError
@@ -118,15 +118,15 @@ def test_a_process_that_fails_leaves_its_run_to_the_one_that_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Experiment(
-        name="only-here", summary="no other process knows it", settings=BASE, beside={"b": {"learner.lr": 0.2}}
+        name="only-here", summary="no other process knows it", settings=BASE, comparisons={"b": {"learner.lr": 0.2}}
     )
     plugin = SimpleNamespace(clk_experiments=hookimpl(lambda: [experiment]))
     registry = discover(only=())
     registry.add("here", lambda: plugin, "here", "1")
-    outcome = execute(registry, plan(registry, Request(test="only-here")), tmp_path / "run", n_beside=1)
-    beside = tmp_path / "run" / "beside" / "b"
-    assert "unknown test" in (beside / "log.txt").read_text()
-    assert outcome.beside["b"]["digest"] == stored(beside)["digest"] != outcome.results["digest"]
+    outcome = run_plan(registry, plan(registry, Request(test="only-here")), tmp_path / "run", n_comparisons=1)
+    comparisons = tmp_path / "run" / "beside" / "b"
+    assert "unknown test" in (comparisons / "log.txt").read_text()
+    assert outcome.comparisons["b"]["digest"] == stored(comparisons)["digest"] != outcome.results["digest"]
 
 
 BESIDE = f"""
@@ -134,8 +134,8 @@ BESIDE = f"""
 
     @hookimpl
     def clk_experiments():
-        beside = {{"b": {{"learner.lr": 0.2}}}}
-        return [Experiment(name="two", summary="and one beside", settings={BASE!r}, beside=beside)]
+        comparisons = {{"b": {{"learner.lr": 0.2}}}}
+        return [Experiment(name="two", summary="and one beside", settings={BASE!r}, comparisons=comparisons)]
 """
 
 

@@ -12,7 +12,7 @@ from cl_kernel.library.datasets import blobs
 from cl_kernel.library.memories.policies import ClassBalanced
 from cl_kernel.library.settings import Blobs, Digits, Linear
 from cl_kernel.memory import Memory, RawCodec
-from cl_kernel.running.resources import Parts, Site
+from cl_kernel.running.resources import Resources, Setup
 
 
 class Steps:
@@ -31,11 +31,11 @@ class Steps:
             raise InterruptedError
 
 
-def learner_on(stream: Stream, site: Site, capacity: int) -> linear.LinearLearner:
+def learner_on(stream: Stream, resources: Resources, capacity: int) -> linear.LinearLearner:
     def memory(fields: dict) -> Memory:
-        return Memory(ClassBalanced(capacity), RawCodec(fields), capacity, site.rng("memory"))
+        return Memory(ClassBalanced(capacity), RawCodec(fields), capacity, resources.rng("memory"))
 
-    return linear.build(Linear(), Parts(stream=stream, site=site, memory=memory if capacity else None))
+    return linear.build(Linear(), Setup(stream=stream, resources=resources, memory=memory if capacity else None))
 
 
 def accuracy(learner: linear.LinearLearner, stream: Stream) -> float:
@@ -45,11 +45,11 @@ def accuracy(learner: linear.LinearLearner, stream: Stream) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_replay_beats_naive_training_by_thirty_points_on_blobs(seed: int) -> None:
-    site = Site(seed=seed)
-    stream = blobs.build(Blobs(), site)
+    resources = Resources(seed=seed)
+    stream = blobs.build(Blobs(), resources)
     scores = {}
     for capacity in (0, 100):
-        learner = learner_on(stream, site, capacity)
+        learner = learner_on(stream, resources, capacity)
         for stage in stream.stages:
             learner.learn(stage, Steps())
         scores[capacity] = accuracy(learner, stream)
@@ -58,9 +58,9 @@ def test_replay_beats_naive_training_by_thirty_points_on_blobs(seed: int) -> Non
 
 @pytest.mark.parametrize("stop_after", [1, 7, 8, 9, 40])
 def test_a_learner_loaded_inside_a_stage_goes_on_exactly(stop_after: int) -> None:
-    site = Site(seed=1)
-    stream = blobs.build(Blobs(n_classes=4, n_stages=2), site)
-    straight, cut, resumed = (learner_on(stream, site, 20) for _ in range(3))
+    resources = Resources(seed=1)
+    stream = blobs.build(Blobs(n_classes=4, n_stages=2), resources)
+    straight, cut, resumed = (learner_on(stream, resources, 20) for _ in range(3))
     with pytest.raises(InterruptedError):
         cut.learn(stream.stages[0], Steps(stop_after))
     resumed.load(cut.state())
@@ -72,20 +72,20 @@ def test_a_learner_loaded_inside_a_stage_goes_on_exactly(stop_after: int) -> Non
 
 
 def test_blobs_depend_on_the_seed_and_divide_evenly_or_not_at_all() -> None:
-    one, again, other = (blobs.build(Blobs(), Site(seed=s)) for s in (0, 0, 1))
+    one, again, other = (blobs.build(Blobs(), Resources(seed=s)) for s in (0, 0, 1))
     assert one.fingerprint == again.fingerprint != other.fingerprint
     assert [s.classes for s in one.stages] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     one.check()
     with pytest.raises(BadInput, match="10 classes do not divide into 3"):
-        blobs.build(Blobs(n_stages=3), Site())
-    assert blobs.build(Blobs(n_classes=3, n_stages=3, order=(2, 0, 1)), Site()).stages[0].classes == (2,)
+        blobs.build(Blobs(n_stages=3), Resources())
+    assert blobs.build(Blobs(n_classes=3, n_stages=3, order=(2, 0, 1)), Resources()).stages[0].classes == (2,)
 
 
 def test_digits_have_one_split_and_leave_no_image_out() -> None:
     pytest.importorskip("sklearn", reason="digits come with scikit-learn")
     from cl_kernel.library.datasets import digits
 
-    stream, other = digits.build(Digits(), Site(seed=0)), digits.build(Digits(), Site(seed=1))
+    stream, other = digits.build(Digits(), Resources(seed=0)), digits.build(Digits(), Resources(seed=1))
     stream.check()
     assert sum(len(s.train) for s in stream.stages) + len(stream.test) == 1797
     assert np.array_equal(stream.test.rows, other.test.rows)
@@ -107,4 +107,4 @@ def test_linear_refuses_images_of_varying_size() -> None:
         class_names=("a",),
     )
     with pytest.raises(Mismatch, match="'photos' has"):
-        linear.build(Linear(), Parts(stream=stream, site=Site()))
+        linear.build(Linear(), Setup(stream=stream, resources=Resources()))

@@ -173,7 +173,7 @@ BESIDE = """
                 name="bounded",
                 summary="one run and its upper bound",
                 settings=small,
-                beside={"offline": {"learner.n_epochs": 8}},
+                comparisons={"offline": {"learner.n_epochs": 8}},
             )
         ]
 """

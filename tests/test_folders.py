@@ -13,8 +13,8 @@ from cl_kernel.contract.errors import BadInput, BadSetting
 from cl_kernel.contract.stream import Subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace
 from cl_kernel.library.datasets.folders import EncodedImages, build_folder, build_hugging_face
-from cl_kernel.running.resources import Site
-from cl_kernel.running.session import Request, execute, plan
+from cl_kernel.running.resources import Resources
+from cl_kernel.running.session import Request, plan, run_plan
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -35,12 +35,12 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def site(**values: object) -> Site:
-    return Site(n_workers=2, **values)
+def resources(**values: object) -> Resources:
+    return Resources(n_workers=2, **values)
 
 
 def test_a_folder_becomes_a_stream_with_its_classes_and_both_sides(tree: Path) -> None:
-    stream = build_folder(Folder(path=str(tree), n_stages=2, size=8), site())
+    stream = build_folder(Folder(path=str(tree), n_stages=2, size=8), resources())
     stream.check()
     assert stream.class_names == CLASSES
     assert [stage.classes for stage in stream.stages] == [(0, 1), (2, 3)]
@@ -53,8 +53,8 @@ def test_a_folder_becomes_a_stream_with_its_classes_and_both_sides(tree: Path) -
 
 
 def test_decoding_late_gives_the_images_of_decoding_early(tree: Path) -> None:
-    early = build_folder(Folder(path=str(tree), n_stages=2, size=8), site())
-    late = build_folder(Folder(path=str(tree), n_stages=2, size=8, keep_mb=0), site())
+    early = build_folder(Folder(path=str(tree), n_stages=2, size=8), resources())
+    late = build_folder(Folder(path=str(tree), n_stages=2, size=8, keep_mb=0), resources())
     assert isinstance(late.stages[0].train, Subset)
     assert isinstance(late.stages[0].train.base, EncodedImages)
     rows = np.array([3, 0, 3, 11])
@@ -63,7 +63,7 @@ def test_decoding_late_gives_the_images_of_decoding_early(tree: Path) -> None:
 
 
 def test_labels_alone_decode_nothing(tree: Path) -> None:
-    stream = build_folder(Folder(path=str(tree), n_stages=2, keep_mb=0), site())
+    stream = build_folder(Folder(path=str(tree), n_stages=2, keep_mb=0), resources())
     shutil.rmtree(tree)
     assert stream.stages[0].train.take(np.arange(3), ["class"])["class"].shape == (3,)
     with pytest.raises(BadInput, match="cannot be decoded"):
@@ -71,7 +71,7 @@ def test_labels_alone_decode_nothing(tree: Path) -> None:
 
 
 def test_without_a_test_side_a_part_of_each_class_is_held_back(tree: Path) -> None:
-    stream = build_folder(Folder(path=str(tree / "train"), n_stages=4, test_share=0.34), site())
+    stream = build_folder(Folder(path=str(tree / "train"), n_stages=4, test_share=0.34), resources())
     assert [len(stage.train) for stage in stream.stages] == [4] * 4
     assert [len(rows) for rows in stream.test_sets.values()] == [2] * 4
 
@@ -82,9 +82,9 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(tree: Path, keep_mb: fl
     bad.write_bytes(bad.read_bytes()[:60])
     settings = Folder(path=str(tree), n_stages=2, keep_mb=keep_mb)
     with pytest.raises(BadInput, match=r"bee/2\.png"):
-        stream = build_folder(settings, site())
+        stream = build_folder(settings, resources())
         stream.stages[0].train.take(np.arange(len(stream.stages[0].train)))
-    tolerant = site(on_bad_sample="skip")
+    tolerant = resources(on_bad_sample="skip")
     stream = build_folder(settings, tolerant)
     assert len(stream.stages[0].train) == 11
     assert list(tolerant.skipped) == [str(bad)]
@@ -103,16 +103,16 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(tree: Path, keep_mb: fl
 def test_a_wrong_folder_is_named(tree: Path, damage, message: str) -> None:
     damage(tree)
     with pytest.raises(BadInput, match=message):
-        build_folder(Folder(path=str(tree), n_stages=1), site())
+        build_folder(Folder(path=str(tree), n_stages=1), resources())
 
 
 def test_a_split_that_drops_a_class_is_refused(tree: Path) -> None:
     with pytest.raises(BadInput, match="4 classes do not divide into 3 equal stages"):
-        build_folder(Folder(path=str(tree), n_stages=3), site())
-    uneven = build_folder(Folder(path=str(tree), stage_sizes=(1, 3)), site())
+        build_folder(Folder(path=str(tree), n_stages=3), resources())
+    uneven = build_folder(Folder(path=str(tree), stage_sizes=(1, 3)), resources())
     assert [stage.classes for stage in uneven.stages] == [(0,), (1, 2, 3)]
     with pytest.raises(BadSetting, match="no folder named"):
-        build_folder(Folder(), site())
+        build_folder(Folder(), resources())
 
 
 def test_a_folder_runs_by_name_on_the_command_line_form(tree: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_folder_runs_by_name_on_the_command_line_form(tree: Path, tmp_path: Pa
         "dataset.size": 8,
         "run.plots": False,
     }
-    outcome = execute(registry, plan(registry, Request(overrides=(("test", values),))), tmp_path / "run")
+    outcome = run_plan(registry, plan(registry, Request(overrides=(("test", values),))), tmp_path / "run")
     assert outcome.results["data"]["name"] == "tree"
     assert outcome.results["stages"] == ["ant+bee", "cat+dog"]
 
@@ -141,8 +141,8 @@ def test_a_hugging_face_data_set_becomes_the_same_stream(tree: Path, tmp_path: P
         columns = {"picture": [path for path, _ in files], "kind": [k for _, k in files]}
         sides["validation" if side == "val" else side] = datasets.Dataset.from_dict(columns, features=features)
     datasets.DatasetDict(sides).save_to_disk(str(tmp_path / "tree-hf"))
-    theirs = build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), n_stages=2, size=8), site())
-    ours = build_folder(Folder(path=str(tree), n_stages=2, size=8), site())
+    theirs = build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), n_stages=2, size=8), resources())
+    ours = build_folder(Folder(path=str(tree), n_stages=2, size=8), resources())
     assert theirs.class_names == ours.class_names
     for a, b in zip(ours.stages, theirs.stages, strict=True):
         first, second = a.train.take(np.arange(12)), b.train.take(np.arange(12))
@@ -150,6 +150,6 @@ def test_a_hugging_face_data_set_becomes_the_same_stream(tree: Path, tmp_path: P
         for name in ("image", "class"):
             assert np.array_equal(first[name][order[0]], second[name][order[1]])
     with pytest.raises(BadInput, match="no column 'colour'; there are picture, kind"):
-        build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), label="colour"), site())
+        build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), label="colour"), resources())
     with pytest.raises(BadInput, match="no split 'extra'"):
-        build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), train="extra"), site())
+        build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), train="extra"), resources())

@@ -20,7 +20,7 @@ from cl_kernel.library.metrics.classification import TopK, build_confusion
 from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix
 from cl_kernel.memory import Memory, RawCodec, build_memory
 from cl_kernel.running import accuracy_matrix as matrix
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
 
 RUN = ("run", "--dataset", "blobs", "--learner", "linear", "--set", "run.plots=false")
@@ -240,7 +240,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: build_confusion(None, stream(class_names=())),
         "names no classes",
     ),
-    "a corrupt sample": (lambda: Site().bad_sample("cat.jpg", "cut short"), "cannot use cat.jpg: cut short"),
+    "a corrupt sample": (lambda: Resources().bad_sample("cat.jpg", "cut short"), "cannot use cat.jpg: cut short"),
 }
 
 
@@ -313,9 +313,9 @@ def test_the_profile_and_every_origin_are_written_down(here: Path) -> None:
 
 
 def test_a_skipped_sample_is_counted() -> None:
-    site = Site(on_bad_sample="skip")
-    site.bad_sample("cat.jpg", "cut short")
-    assert site.skipped == {"cat.jpg": "cut short"}
+    resources = Resources(on_bad_sample="skip")
+    resources.bad_sample("cat.jpg", "cut short")
+    assert resources.skipped == {"cat.jpg": "cut short"}
 
 
 def test_scores_that_are_no_numbers_are_wrong_and_counted() -> None:

@@ -182,12 +182,12 @@ def test_no_more_than_two_checkpoints_are_kept(clk, tmp_path):
 
 
 def test_a_run_is_one_call_in_python(tmp_path, monkeypatch):
-    from cl_kernel import BadSetting, launch
+    from cl_kernel import BadSetting, run
 
     monkeypatch.setenv("CLK_PLUGINS", "")
     monkeypatch.setenv("CLK_CACHE", str(tmp_path / "cache"))
     heard = []
-    outcome = launch(
+    outcome = run(
         learner="linear",
         dataset="blobs",
         replay="class-balanced",
@@ -200,4 +200,4 @@ def test_a_run_is_one_call_in_python(tmp_path, monkeypatch):
     assert outcome.results["cost"]["memory_examples"] == 20
     assert [type(event).__name__ for event in heard].count("StageEnded") == 5
     with pytest.raises(BadSetting, match="unknown speed"):
-        launch(learner="linear", dataset="blobs", speed=3)
+        run(learner="linear", dataset="blobs", speed=3)

@@ -13,17 +13,17 @@ from cl_kernel.contract.errors import BadInput
 from cl_kernel.testing.scaffold import write_plugin
 
 
-def installed(folder: Path, site: Path) -> dict[str, str]:
+def installed(folder: Path, resources: Path) -> dict[str, str]:
     """Environment in which the package is importable with its entry point, as an editable install leaves it."""
     name = folder.name
-    info = site / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info = resources / f"{name.replace('-', '_')}-0.1.0.dist-info"
     info.mkdir(parents=True)
     readme = (folder / "README.md").read_text()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n\n{readme}")
     plugin = name.removeprefix("cl-plugin-")
     (info / "entry_points.txt").write_text(f"[cl_kernel]\n{plugin} = {name.replace('-', '_')}.plugin\n")
-    path = os.pathsep.join([str(site), str(folder / "src")])
-    return {**os.environ, "PYTHONPATH": path, "CLK_PLUGINS": plugin, "CLK_CACHE": str(site / "cache")}
+    path = os.pathsep.join([str(resources), str(folder / "src")])
+    return {**os.environ, "PYTHONPATH": path, "CLK_PLUGINS": plugin, "CLK_CACHE": str(resources / "cache")}
 
 
 def test_a_new_plugin_passes_its_own_tests_and_the_kit(tmp_path: Path) -> None:

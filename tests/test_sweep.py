@@ -133,12 +133,12 @@ def test_a_sweep_isolates_failures_and_does_only_what_is_left(tmp_path: Path, re
 
 
 def test_a_task_gives_the_numbers_of_the_same_run_made_directly(tmp_path: Path, registry: Registry) -> None:
-    from cl_kernel.running.session import execute, plan
+    from cl_kernel.running.session import plan, run_plan
 
     spec = sweep.Spec(name="s", base={**BASE, "replay": "reservoir"}, grid={"seed": [7]})
     (task,) = sweep.tasks_of(registry, spec, tmp_path / "sweep")
     assert sweep.run_task(task.plain(spec))["status"] == "finished"
-    direct = execute(registry, plan(registry, task.request), tmp_path / "direct")
+    direct = run_plan(registry, plan(registry, task.request), tmp_path / "direct")
     assert digest(task.folder) == (direct.results["digest"], direct.results["state_digest"])
 
 
@@ -278,14 +278,14 @@ BESIDE = """
     @hookimpl
     def clk_experiments():
         small = {"dataset": "blobs", "learner": "linear", "dataset.n_stages": 2}
-        beside = {"more steps": {"learner.n_epochs": 8}}
-        return [Experiment(name="two", summary="and one beside", settings=small, beside=beside)]
+        comparisons = {"more steps": {"learner.n_epochs": 8}}
+        return [Experiment(name="two", summary="and one more", settings=small, comparisons=comparisons)]
 """
 
 
 def test_a_task_is_over_only_when_its_comparison_runs_are(clk: Any, tmp_path: Path) -> None:
     clk.add_plugin("mine", BESIDE)
-    write(tmp_path, "name: two\nbase: {plugin: mine, test: two}\ngrid: {seed: [0]}\nbeside: true\n")
+    write(tmp_path, "name: two\nbase: {plugin: mine, test: two}\ngrid: {seed: [0]}\ncomparisons: true\n")
     clk("sweep", "grid.yaml", "--output", "out")
     (beside,) = tmp_path.glob("out/*/beside/more-steps")
     task = beside.parent.parent

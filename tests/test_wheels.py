@@ -45,7 +45,7 @@ def test_one_plugin_alone_runs_its_default_test(plugin, wheels, tmp_path):
     listed = subprocess.run([clk, "plugins"], capture_output=True, text=True, env=own, check=True).stdout
     assert plugin in listed
     assert "broken" not in listed
-    command = [clk, "run", "--plugin", plugin, "--no-beside", "--output", tmp_path / "run"]
+    command = [clk, "run", "--plugin", plugin, "--no-comparisons", "--output", tmp_path / "run"]
     run = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "metrics.json").exists()

@@ -57,13 +57,13 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_avalanche:build_classic",
             settings=Classic,
             argument="name",
-            needs=(data,),
+            assets=(data,),
             **common,
         ),
     ]
 
 
-def build_digits(settings: Benchmark, site: Any) -> Stream:
+def build_digits(settings: Benchmark, resources: Any) -> Stream:
     """Real images without a download, through Avalanche's own generator."""
     import torch
     from avalanche.benchmarks import nc_benchmark
@@ -94,15 +94,17 @@ def build_digits(settings: Benchmark, site: Any) -> Stream:
     return stream_of("avalanche:digits", benchmark)
 
 
-def build_classic(settings: Classic, site: Any) -> Stream:
+def build_classic(settings: Classic, resources: Any) -> Stream:
     """Any benchmark of the module, by its name."""
     from avalanche.benchmarks import classic
 
     maker = getattr(classic, settings.name, None)
     if maker is None:
         raise BadInput(f"avalanche.benchmarks.classic has no {settings.name!r}", where="--dataset avalanche:classic")
-    (root,) = site.roots[:1] or (None,)
-    benchmark = maker(n_experiences=settings.n_experiences, return_task_id=False, seed=site.seed, dataset_root=root)
+    (root,) = resources.roots[:1] or (None,)
+    benchmark = maker(
+        n_experiences=settings.n_experiences, return_task_id=False, seed=resources.seed, dataset_root=root
+    )
     return stream_of(f"avalanche:{settings.name}", benchmark)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl_kernel import ArraySamples, BadSetting, Field, Interrupted, Mismatch, Request, discover, execute, plan, resume
+from cl_kernel import ArraySamples, BadSetting, Field, Interrupted, Mismatch, Request, discover, plan, resume, run_plan
 from cl_kernel.library.networks import Split, cut, resnet18
 from cl_kernel.torch import distributed
 from cl_kernel.torch.features import extract
@@ -33,7 +33,7 @@ def run(folder: Path, learner: str, **settings: Any) -> dict[str, Any]:
     values = {**pieces, "run.device": "cpu", "run.plots": False, **settings}
     registry = discover()
     request = Request(overrides=(("test", values),))
-    return dict(execute(registry, plan(registry, request), folder).results)
+    return dict(run_plan(registry, plan(registry, request), folder).results)
 
 
 @pytest.mark.parametrize(

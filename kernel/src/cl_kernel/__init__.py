@@ -54,7 +54,7 @@ _PUBLIC = {
     ),
     "contract.interfaces": ("Batch", "Codec", "Policy", "Samples", "Tree"),
     "memory": ("Memory", "parse_capacity"),
-    "running.resources": ("Parts", "Site"),
+    "running.resources": ("Resources", "Setup"),
     "storage.files": (
         "Cache",
         "DiskFull",
@@ -66,10 +66,10 @@ _PUBLIC = {
         "write_text",
     ),
     "storage.checkpoint": ("digest_tree", "load_tree", "save_tree"),
-    "running.loop": ("Activity", "Context", "score"),
-    "running.plan": ("Plan", "Request", "ask", "plan"),
+    "running.loop": ("RunContext", "StreamContext", "score"),
+    "running.plan": ("Plan", "Request", "make_request", "plan"),
     "running.settings": ("parse_assignments",),
-    "running.session": ("Outcome", "default_cache", "execute", "launch", "reproduce", "resume"),
+    "running.session": ("Outcome", "default_cache", "reproduce", "resume", "run", "run_plan"),
     "registry": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -78,7 +78,7 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return compatibility.renamed_name(name, __getattr__)
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

@@ -1,18 +1,23 @@
 """Names of contract 1 and of earlier releases, kept working: the only module exempt from the layers.
 
-Modules that moved are found under their old names, which are the same module objects. Those that contract 1
-promises stay for ever and silently; the others say their new name and go with the next release.
+Modules that moved are found under their old names, which are the same module objects; records take and show the
+fields they had. What contract 1 promises stays for ever and silently; the rest says its new name and goes with the
+next release.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import logging
+import operator
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, TypeVar
 
 PROMISED = {"sweep": "sweeps.sweep", "errors": "contract.errors", "streams": "contract.stream"}
 MOVED = {
@@ -42,6 +47,18 @@ MOVED = {
     "memory.core": "memory.memory",
     "memory.policies": "library.memories.policies",
 }
+PROMISED_NAMES = {"Site": "Resources", "Parts": "Setup", "Activity": "RunContext", "Context": "StreamContext"}
+RENAMED_NAMES = {
+    "ask": "make_request",
+    "launch": "run",
+    "execute": "run_plan",
+    "make_site": "make_resources",
+    "heeded": "handling_signals",
+    "Alongside": "Comparisons",
+}
+FLAGS = {"--no-beside": "--no-comparisons"}
+ARGUMENTS = {"beside": "comparisons", "n_beside": "n_comparisons"}
+T = TypeVar("T")
 _HOST = __name__.rpartition(".")[0]
 
 
@@ -64,7 +81,11 @@ class _Alias(Loader):
         self.target = target
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return importlib.import_module(self.target)
+        module = importlib.import_module(self.target)
+        for old, new in (PROMISED_NAMES | RENAMED_NAMES).items():
+            if hasattr(module, new) and not hasattr(module, old):
+                setattr(module, old, _with_old_arguments(getattr(module, new)))
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: the module has been executed under its own name."""
@@ -74,3 +95,62 @@ def install() -> None:
     """Let old module names be found; once a process."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.append(_OldNames())
+
+
+def renamed_name(name: str, find: Callable[[str], Any]) -> Any:
+    """What a public name of an earlier release stands for.
+
+    :param find: name of today -> object.
+    :raises AttributeError: when it never was one.
+    """
+    if name in PROMISED_NAMES:
+        return find(PROMISED_NAMES[name])
+    if name not in RENAMED_NAMES:
+        raise AttributeError(f"module {_HOST!r} has no attribute {name!r}")
+    warnings.warn(f"{_HOST}.{name} is now {_HOST}.{RENAMED_NAMES[name]}", DeprecationWarning, stacklevel=3)
+    return _with_old_arguments(find(RENAMED_NAMES[name]))
+
+
+def _with_old_arguments(found: Any) -> Any:
+    if isinstance(found, type) or not callable(found):
+        return found
+
+    @functools.wraps(found)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return found(*args, **{ARGUMENTS.get(key, key): value for key, value in kwargs.items()})
+
+    return call
+
+
+def renamed(**fields: str) -> Callable[[type[T]], type[T]]:
+    """A class decorator: fields that had another name are still taken and shown under it."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def with_old_names(self: T, *args: Any, **kwargs: Any) -> None:
+            for old in fields.keys() & kwargs.keys():
+                kwargs[fields[old]] = kwargs.pop(old)
+            init(self, *args, **kwargs)
+
+        setattr(cls, "__init__", with_old_names)  # noqa: B010
+        for old, new in fields.items():
+            setattr(cls, old, property(operator.attrgetter(new)))
+        return cls
+
+    return decorate
+
+
+def renamed_keys(content: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
+    """A settings file with its keys under their names of today."""
+    for old in keys.keys() & content.keys():
+        logging.getLogger(__name__).warning("%s: %s is now called %s", where, old, keys[old])
+    return {keys.get(key, key): value for key, value in content.items()}
+
+
+def renamed_flags(argv: Sequence[str]) -> list[str]:
+    """Command-line flags under their names of today."""
+    for old in FLAGS.keys() & set(argv):
+        sys.stderr.write(f"note: {old} is now {FLAGS[old]}\n")
+    return [FLAGS.get(word, word) for word in argv]

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 import pytest
 
-from cl_kernel import BadInput, Cache, MissingAsset, Site
+from cl_kernel import BadInput, Cache, MissingAsset, Resources
 from cl_plugin_butd import settings, standin
 from cl_plugin_butd.data import augment, glyphs, grid, legacy, packed, persons, prepare, sets, spatial, streams
 
@@ -32,8 +32,8 @@ SMALL = {
 }
 
 
-def site(folder: Path, **more: object) -> Site:
-    return Site(cache=Cache(folder / "cache"), **more)
+def resources(folder: Path, **more: object) -> Resources:
+    return Resources(cache=Cache(folder / "cache"), **more)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -81,10 +81,10 @@ def test_no_training_picture_shows_a_held_out_pair() -> None:
 
 def test_preparing_twice_does_nothing_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings.Spatial(**SMALL)
-    first = sets.prepare_spatial(chosen, site(tmp_path))
+    first = sets.prepare_spatial(chosen, resources(tmp_path))
     before = {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in first.rglob("*")}
     monkeypatch.setattr(spatial, "render", lambda *a, **k: pytest.fail("drew again"))
-    assert sets.prepare_spatial(chosen, site(tmp_path)) == first
+    assert sets.prepare_spatial(chosen, resources(tmp_path)) == first
     assert {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in first.rglob("*")} == before
 
 
@@ -93,7 +93,7 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(prepare, "SHARD", 10)
     chosen = settings.Spatial(**SMALL)
-    whole = sets.prepare_spatial(chosen, site(tmp_path / "a"))
+    whole = sets.prepare_spatial(chosen, resources(tmp_path / "a"))
     real, drawn = spatial.render, []
 
     def dies(*args: object, **kwargs: object) -> np.ndarray:
@@ -104,9 +104,9 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
 
     monkeypatch.setattr(spatial, "render", dies)
     with pytest.raises(KeyboardInterrupt):
-        sets.prepare_spatial(chosen, site(tmp_path / "b"))
+        sets.prepare_spatial(chosen, resources(tmp_path / "b"))
     monkeypatch.setattr(spatial, "render", lambda *a, **k: drawn.append(1) or real(*a, **k))
-    again = sets.prepare_spatial(chosen, site(tmp_path / "b"))
+    again = sets.prepare_spatial(chosen, resources(tmp_path / "b"))
     assert len(drawn) < 45 + 70 - 30, "finished shards were drawn again"
     assert digests(again) == digests(whole)
 
@@ -135,23 +135,23 @@ def test_a_preparation_ended_by_the_system_continues_to_the_same_bytes(
     assert not list((tmp_path / "killed").rglob(prepare.MANIFEST))
     monkeypatch.setattr(prepare, "SHARD", 5)
     chosen = settings.Spatial(**{**SMALL, "n_train": 600})
-    again = sets.prepare_spatial(chosen, site(tmp_path / "killed"))
-    assert digests(again) == digests(sets.prepare_spatial(chosen, site(tmp_path / "whole")))
+    again = sets.prepare_spatial(chosen, resources(tmp_path / "killed"))
+    assert digests(again) == digests(sets.prepare_spatial(chosen, resources(tmp_path / "whole")))
 
 
 def test_another_recipe_or_raw_file_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings.Spatial(**SMALL)
-    first = sets.prepare_spatial(chosen, site(tmp_path))
-    assert sets.prepare_spatial(attrs.evolve(chosen, n_train=31), site(tmp_path)) != first
+    first = sets.prepare_spatial(chosen, resources(tmp_path))
+    assert sets.prepare_spatial(attrs.evolve(chosen, n_train=31), resources(tmp_path)) != first
     other = glyphs.digits()
     other.images[0, 0, 0] += 1
     monkeypatch.setattr(glyphs, "digits", lambda: other)
-    assert sets.prepare_spatial(chosen, site(tmp_path)) != first
+    assert sets.prepare_spatial(chosen, resources(tmp_path)) != first
 
 
 def test_prepared_samples_are_what_the_generator_drew(tmp_path: Path) -> None:
     chosen = settings.Spatial(**SMALL, segmentation=True)
-    made = sets.spatial_set(chosen, site(tmp_path)).samples("train")
+    made = sets.spatial_set(chosen, resources(tmp_path)).samples("train")
     recipe, source = sets.spatial_recipe(chosen), glyphs.digits()
     row = 0
     for split, picture in spatial.pictures(recipe, source):
@@ -183,7 +183,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
 
 def test_the_offline_augmentation_is_seeded_by_the_sample(tmp_path: Path) -> None:
     chosen = settings.Spatial(**{**SMALL, "n_train": 6}, augment="offline")
-    made = sets.spatial_set(chosen, site(tmp_path)).samples("train")
+    made = sets.spatial_set(chosen, resources(tmp_path)).samples("train")
     images = made.take(np.arange(3), ["image"])["image"]
     assert not np.array_equal(images[0], images[1])
     picture = np.full((8, 12), 100, np.uint8)
@@ -194,7 +194,7 @@ def test_the_offline_augmentation_is_seeded_by_the_sample(tmp_path: Path) -> Non
 
 def test_persons_stand_in_has_the_real_tables(tmp_path: Path) -> None:
     chosen = settings.PersonsData(stand_in=True, n_configurations=20, n_test=6, size=28)
-    stream = streams.build_persons(chosen, site(tmp_path))
+    stream = streams.build_persons(chosen, resources(tmp_path))
     taken = stream.stages[0].train.take(np.arange(10))
     assert taken["answers"].shape == (10, 42) and taken["answer_weight"].shape == (10, 42)
     held = stream.test.take(stream.test_sets["cg_test"], ["argument", "task"])
@@ -227,20 +227,20 @@ def test_a_direction_that_leaves_the_canvas_everywhere_is_named() -> None:
 
 def test_missing_raw_files_say_where_they_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="data roots"):
-        sets.source_of(site(tmp_path, roots=(tmp_path,)), "emnist")
+        sets.source_of(resources(tmp_path, roots=(tmp_path,)), "emnist")
     with pytest.raises(MissingAsset, match="scenes"):
         from cl_plugin_butd.data import clevr
 
-        clevr.prepare(settings.Scenes(), site(tmp_path, roots=(tmp_path,)))
+        clevr.prepare(settings.Scenes(), resources(tmp_path, roots=(tmp_path,)))
 
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     chosen = settings.Spatial(**SMALL)
-    folder = sets.prepare_spatial(chosen, site(tmp_path))
+    folder = sets.prepare_spatial(chosen, resources(tmp_path))
     manifest = folder / prepare.MANIFEST
     manifest.write_text(manifest.read_text().replace('"key": "', '"key": "0'))
     with pytest.raises(BadInput, match="another recipe"):
-        sets.prepare_spatial(chosen, site(tmp_path))
+        sets.prepare_spatial(chosen, resources(tmp_path))
 
 
 class _Bomb:
@@ -263,7 +263,7 @@ def test_raw_people_are_imported(tmp_path: Path) -> None:
     source = tmp_path / "avatars_6_raw.pkl"
     source.write_bytes(pickle.dumps((list(people.images), list(people.masks), people.labels, 6)))
     path = legacy.import_people(source, tmp_path / "root")
-    found = sets.people_of(settings.PersonsData(), site(tmp_path, roots=(path.parent,)))
+    found = sets.people_of(settings.PersonsData(), resources(tmp_path, roots=(path.parent,)))
     assert np.array_equal(found.labels, people.labels) and np.array_equal(found.images, people.images)
 
 
@@ -294,7 +294,7 @@ def test_published_samples_are_imported(tmp_path: Path) -> None:
 
 
 def test_the_held_out_stand_in_never_trains_on_its_pairs(tmp_path: Path) -> None:
-    stream = standin.build_held_out(settings.HeldOut(n_train=300, n_test=50), site(tmp_path))
+    stream = standin.build_held_out(settings.HeldOut(n_train=300, n_test=50), resources(tmp_path))
     held = {tuple(pair) for pair in stream.info["held_out"]}
     train = stream.stages[0].train.take(np.arange(len(stream.stages[0].train)), ["argument", "class"])
     assert not held & set(zip(train["argument"].tolist(), train["class"].tolist(), strict=True))
@@ -305,13 +305,13 @@ def test_the_held_out_stand_in_never_trains_on_its_pairs(tmp_path: Path) -> None
 
 def test_raw_files_of_another_checksum_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected feed"):
-        sets.prepare_spatial(settings.Spatial(**SMALL, raw_checksum="feed"), site(tmp_path))
+        sets.prepare_spatial(settings.Spatial(**SMALL, raw_checksum="feed"), resources(tmp_path))
 
 
 def test_an_instruction_for_an_unknown_task_is_named(tmp_path: Path) -> None:
     from cl_plugin_butd.train.inputs import check_instructions
 
-    stream = standin.build(settings.Patterns(n_train=20, n_test=10), site(tmp_path))
+    stream = standin.build(settings.Patterns(n_train=20, n_test=10), resources(tmp_path))
     check_instructions(stream.test, 2, 5)
     stream.test.tables["task"][3] = 7
     with pytest.raises(BadInput, match="unknown task 7"):
@@ -330,7 +330,7 @@ def test_cifar_comes_in_ten_stages_without_its_test_pictures(tmp_path: Path, mon
     )
     fake.images[10_000:] = 255
     monkeypatch.setattr(glyphs, "cifar", lambda name, root: fake)
-    stream = streams.build_cifar_classes(None, site(tmp_path, roots=(tmp_path,)))
+    stream = streams.build_cifar_classes(None, resources(tmp_path, roots=(tmp_path,)))
     assert [len(stage.classes) for stage in stream.stages] == [10] * 10
     assert sum(len(stage.train) for stage in stream.stages) == 9000 and len(stream.test) == 1000
     assert stream.test.take(np.arange(1000), ["image"])["image"].min(axis=(1, 2, 3)).max() < 255
@@ -340,8 +340,8 @@ def test_a_grid_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     chosen = settings.GridStream(
         source="digits", rows=2, columns=3, cell=12, directions=("right", "up"), n_train=30, n_test=10
     )
-    first = sets.prepare_grid(chosen, site(tmp_path))
+    first = sets.prepare_grid(chosen, resources(tmp_path))
     before = digests(first)
     monkeypatch.setattr(grid, "draw", lambda *a: pytest.fail("drew again"))
-    assert sets.prepare_grid(chosen, site(tmp_path)) == first
+    assert sets.prepare_grid(chosen, resources(tmp_path)) == first
     assert digests(first) == before

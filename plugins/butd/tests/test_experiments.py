@@ -10,8 +10,8 @@ import pytest
 
 from cl_kernel import BadInput
 from cl_kernel.registry import discover
-from cl_kernel.running.plan import ask, plan
-from cl_kernel.running.session import execute
+from cl_kernel.running.plan import make_request, plan
+from cl_kernel.running.session import run_plan
 from cl_plugin_butd.experiments import EXPERIMENTS
 
 QUICK = (
@@ -48,8 +48,8 @@ def miniature(name: str) -> dict[str, Any]:
 def run(name: str, folder: Path, **extra: Any) -> dict[str, Any]:
     registry = discover()
     settings = {**miniature(name), "run.plots": False, **extra}
-    planned = plan(registry, ask(name, plugin="butd", settings=settings, seed=0))
-    return execute(registry, planned, folder / name, beside=name in QUICK).results
+    planned = plan(registry, make_request(name, plugin="butd", settings=settings, seed=0))
+    return run_plan(registry, planned, folder / name, comparisons=name in QUICK).results
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -73,8 +73,8 @@ def test_every_other_test_runs_in_miniature(name: str, tmp_path: Path) -> None:
 def test_real_handwriting_runs_in_miniature(name: str, cut: dict[str, Any], tmp_path: Path) -> None:
     settings = {"dataset.n_train": 20, "dataset.n_test": 5, "learner.pictures": 0, "run.plots": False, **cut}
     registry = discover()
-    planned = plan(registry, ask(name, plugin="butd", profile="small", settings=settings, seed=0))
-    assert execute(registry, planned, tmp_path / name, beside=False).results["finished"]
+    planned = plan(registry, make_request(name, plugin="butd", profile="small", settings=settings, seed=0))
+    assert run_plan(registry, planned, tmp_path / name, comparisons=False).results["finished"]
 
 
 def test_two_directions_can_be_asked_about_at_once(tmp_path: Path) -> None:

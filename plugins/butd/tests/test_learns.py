@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl_kernel import Cache, Site
+from cl_kernel import Cache, Resources
 from cl_kernel.registry import discover
-from cl_kernel.running.plan import ask, plan
-from cl_kernel.running.session import execute
+from cl_kernel.running.plan import make_request, plan
+from cl_kernel.running.session import run_plan
 from cl_plugin_butd import evaluate
 
 
 def results(test: str, folder: Path, seed: int, **settings: Any) -> dict[str, Any]:
     registry = discover()
     planned = plan(
-        registry, ask(test, plugin="butd", seed=seed, settings={"run.plots": False, "learner.pictures": 0, **settings})
+        registry,
+        make_request(test, plugin="butd", seed=seed, settings={"run.plots": False, "learner.pictures": 0, **settings}),
     )
-    return execute(registry, planned, folder, beside=False).results
+    return run_plan(registry, planned, folder, comparisons=False).results
 
 
 @pytest.mark.slow
@@ -63,6 +64,7 @@ def test_the_stand_in_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     from cl_plugin_butd import settings, standin
 
     made = [
-        standin.build(settings.Patterns(n_train=20, n_test=10), Site(seed=s, cache=Cache(tmp_path))) for s in (0, 0, 1)
+        standin.build(settings.Patterns(n_train=20, n_test=10), Resources(seed=s, cache=Cache(tmp_path)))
+        for s in (0, 0, 1)
     ]
     assert made[0].fingerprint == made[1].fingerprint != made[2].fingerprint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cl_kernel import Interrupted, Request, discover, execute, plan, resume
+from cl_kernel import Interrupted, Request, discover, plan, resume, run_plan
 from cl_plugin_crumb import experiments
 
 REGISTRY = discover()
@@ -44,7 +44,7 @@ def request(name: str, **more: Any) -> Request:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_baseline_learns_elsewhere_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    whole = execute(REGISTRY, plan(REGISTRY, request(name)), tmp_path / "whole")
+    whole = run_plan(REGISTRY, plan(REGISTRY, request(name)), tmp_path / "whole")
     matrix = whole.results["metrics"]["accuracy"]["matrix"]
     assert matrix[0][0] > 0.6  # two classes, just learnt
     assert sum(matrix[1]) > 0.1
@@ -53,7 +53,7 @@ def test_a_baseline_learns_elsewhere_and_resumes_bit_for_bit(name: str, tmp_path
     # Stopped inside the second task and taken up again.
     stop = cost["steps"] - 4
     with pytest.raises(Interrupted):
-        execute(REGISTRY, plan(REGISTRY, request(name, **{"run.stop_at_step": stop})), tmp_path / "stopped")
+        run_plan(REGISTRY, plan(REGISTRY, request(name, **{"run.stop_at_step": stop})), tmp_path / "stopped")
     again = resume(REGISTRY, tmp_path / "stopped")
     assert again.results["metrics"] == whole.results["metrics"]
     assert again.results["state_digest"] == whole.results["state_digest"]

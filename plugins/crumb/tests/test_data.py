@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, Site, launch
+from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, run
 from cl_plugin_crumb import settings, standin
 from cl_plugin_crumb.commands import data as data_commands
 from cl_plugin_crumb.commands import figures
@@ -162,14 +162,14 @@ def test_a_list_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_folder_of_images_becomes_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = images(tmp_path, {"train": 5, "val": 2})
     monkeypatch.chdir(root)
-    assert stream.build_folder(settings.Folder(path=".", size=16), Site()).name == root.name
-    made = stream.build_folder(settings.Folder(path=str(root), size=16), Site(seed=1))
+    assert stream.build_folder(settings.Folder(path=".", size=16), Resources()).name == root.name
+    made = stream.build_folder(settings.Folder(path=str(root), size=16), Resources(seed=1))
     made.check()
     assert [len(s.train) for s in made.stages] == [10, 10]
     batch = made.stages[0].train.take(np.arange(3))
     assert batch["image"].shape == (3, 16, 16, 3)
     assert set(batch["class"]) <= {0, 1}
-    held = stream.build_folder(settings.Folder(path=str(root), size=16, in_memory=True), Site(seed=1))
+    held = stream.build_folder(settings.Folder(path=str(root), size=16, in_memory=True), Resources(seed=1))
     np.testing.assert_array_equal(batch["image"], held.stages[0].train.take(np.arange(3))["image"])
 
 
@@ -178,11 +178,11 @@ def test_a_broken_image_is_named_or_left_out(tmp_path: Path) -> None:
     (root / "train" / "bear" / "bear_1.png").write_bytes(b"no image")
     options = settings.Folder(path=str(root), size=16, in_memory=True)
     with pytest.raises(BadInput, match="bear_1"):
-        stream.build_folder(options, Site())
-    site = Site(on_bad_sample="skip")
-    made = stream.build_folder(options, site)
+        stream.build_folder(options, Resources())
+    resources = Resources(on_bad_sample="skip")
+    made = stream.build_folder(options, resources)
     assert sum(len(s.train) for s in made.stages) == 19
-    assert list(site.skipped) == ["train/bear/bear_1.png"]
+    assert list(resources.skipped) == ["train/bear/bear_1.png"]
 
 
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
     for path in (root / "val" / "cup").iterdir():
         path.unlink()
     with pytest.raises(BadInput, match="class cup has no images in val"):
-        stream.build_folder(settings.Folder(path=str(root)), Site())
+        stream.build_folder(settings.Folder(path=str(root)), Resources())
 
 
 def test_a_base_folder_leaves_out_what_the_stream_uses(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_standin_is_the_same_again_and_differs_by_seed() -> None:
     a, b, c = (standin.stream(seed, n_objects=1, n_frames=2) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a.pixels, b.pixels)
     assert not np.array_equal(a.pixels, c.pixels)
-    made = stream.build_standin(settings.Ministream(n_objects=1), Site(seed=2))
+    made = stream.build_standin(settings.Ministream(n_objects=1), Resources(seed=2))
     made.check()
     assert [len(s.classes) for s in made.stages] == [2, 2, 2, 2]
 
@@ -321,7 +321,7 @@ def test_a_tree_of_videos_becomes_a_balanced_stream(tmp_path: Path) -> None:
     )
     assert code == 0
     assert len(console.content["folders"]) == 2
-    made = stream.build_toybox(settings.Dirmap(size=16, classes_per_task=1), Site(roots=(tmp_path,)))
+    made = stream.build_toybox(settings.Dirmap(size=16, classes_per_task=1), Resources(roots=(tmp_path,)))
     made.check()
     assert [len(s.train) for s in made.stages] == [2 * 7 * 15] * 2
     assert made.stages[0].train.take(np.arange(2))["image"].shape == (2, 16, 16, 3)
@@ -354,7 +354,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
         "memory": "20",
         "data_roots": [str(tmp_path)],
     }
-    out = launch(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
+    out = run(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
     assert out.results["finished"]
     place = next((tmp_path / "run").rglob("mem_stats.csv")).parent
     biased = pd.read_csv(place / "shape_bias_accs_run0_top1.csv")
@@ -370,7 +370,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
             assert image.size[0] <= 3 * 32
     next(iter((tmp_path / "style").rglob("*tz_x_3.png"))).unlink()
     with pytest.raises(MissingAsset, match="have no pair"):
-        launch(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
+        run(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
 
 
 def test_a_video_that_cannot_be_read_is_named_or_left_out(tmp_path: Path) -> None:

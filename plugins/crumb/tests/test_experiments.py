@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import Mismatch, Request, discover, execute, plan
+from cl_kernel import Mismatch, Request, discover, plan, run_plan
 from cl_plugin_crumb import experiments
 
 REGISTRY = discover()
@@ -48,7 +48,7 @@ def request(test: str, profile: str = "tiny", **values: Any) -> Request:
 
 
 def run(test: str, folder: Path, **values: Any) -> dict[str, Any]:
-    out = execute(REGISTRY, plan(REGISTRY, request(test, **{**SHORT, **values})), folder, beside=False)
+    out = run_plan(REGISTRY, plan(REGISTRY, request(test, **{**SHORT, **values})), folder, comparisons=False)
     return dict(out.results)
 
 
@@ -82,7 +82,7 @@ def test_photographs_pretrain_for_a_stream_of_others(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"dataset.path": str(tmp_path), "dataset.limit": 3, "dataset.classes_per_task": 1}
     asked |= {"model.base": folder, "model.base_epochs": 1, "model.base_skip": 3}
     asked |= {"learner.base": folder, "learner.base_skip": 3, "learner.pretrain_epochs": 1, "run.plots": False}
-    out = execute(REGISTRY, plan(REGISTRY, request("images", **asked)), tmp_path / "run", beside=False)
+    out = run_plan(REGISTRY, plan(REGISTRY, request("images", **asked)), tmp_path / "run", comparisons=False)
     assert out.results["finished"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl_kernel import Request, discover, execute, plan
+from cl_kernel import Request, discover, plan, run_plan
 
 pytestmark = pytest.mark.slow
 REGISTRY = discover()
@@ -26,8 +26,12 @@ def finals(label: str, scenario: str, folder: Path) -> tuple[float, float]:
         }
         if label not in ("", "no replay"):
             values.pop("learner.write_tables")
-        asked = Request(test="ministream", plugin="crumb", profile="tiny", overrides=(("test", values),), beside=label)
-        out = execute(REGISTRY, plan(REGISTRY, asked), folder / f"{label or 'crumb'}-{scenario}-{seed}", beside=False)
+        asked = Request(
+            test="ministream", plugin="crumb", profile="tiny", overrides=(("test", values),), comparison=label
+        )
+        out = run_plan(
+            REGISTRY, plan(REGISTRY, asked), folder / f"{label or 'crumb'}-{scenario}-{seed}", comparisons=False
+        )
         last = out.results["metrics"]["accuracy"]["matrix"][-1]
         every.append(np.mean(last))
         first.append(last[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl_kernel import BadSetting, Field, Mismatch, Site
+from cl_kernel import BadSetting, Field, Mismatch, Resources
 from cl_plugin_crumb import codec, settings
 from cl_plugin_crumb.model import codebook, network
 
@@ -21,7 +21,7 @@ def blocks_codec(shape: tuple[int, int, int], **options: object) -> codec.Blocks
         "features": Field(shape=shape, dtype="float32", kind="map"),
         "class": Field(shape=(), dtype="int64", kind="class", n=10),
     }
-    return codec.build(settings.Blocks(**options), fields, Site(device="cpu"))
+    return codec.build(settings.Blocks(**options), fields, Resources(device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_codec_refuses_images() -> None:
         "class": Field(shape=(), dtype="int64", kind="class", n=10),
     }
     with pytest.raises(Mismatch, match="memory blocks keep one map"):
-        codec.build(settings.Blocks(), fields, Site(device="cpu"))
+        codec.build(settings.Blocks(), fields, Resources(device="cpu"))
 
 
 def test_a_codec_comes_back_from_its_state() -> None:

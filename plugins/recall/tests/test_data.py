@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pytest
 
-from cl_kernel import BadInput, BadSetting, Cache, MissingAsset, Site
+from cl_kernel import BadInput, BadSetting, Cache, MissingAsset, Resources
 from cl_kernel.cli.main import main
 from cl_plugin_recall import standin
 from cl_plugin_recall.data import files, records, steps, voc
@@ -18,8 +18,8 @@ from cl_plugin_recall.experiments import TESTS, parse_structure
 from cl_plugin_recall.settings import Shapes, Voc
 
 
-def site(tmp_path: Path, **options: object) -> Site:
-    return Site(cache=Cache(tmp_path / "cache"), **options)  # type: ignore[arg-type]
+def resources(tmp_path: Path, **options: object) -> Resources:
+    return Resources(cache=Cache(tmp_path / "cache"), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,9 @@ def test_protocols_choose_labels(protocol: str, label: list[int]) -> None:
 
 
 def test_the_stand_in_is_a_stream_of_declared_classes(tmp_path: Path) -> None:
-    stream = standin.build(Shapes(structure="10-5", per_class_first=2, per_class_later=2, n_val=40), site(tmp_path))
+    stream = standin.build(
+        Shapes(structure="10-5", per_class_first=2, per_class_later=2, n_val=40), resources(tmp_path)
+    )
     stream.check()
     assert [stage.classes for stage in stream.stages] == [
         tuple(range(1, 11)),
@@ -105,7 +107,7 @@ def test_the_stand_in_is_a_stream_of_declared_classes(tmp_path: Path) -> None:
 
 def test_another_seed_gives_other_images(tmp_path: Path) -> None:
     settings = Shapes(per_class_first=2, per_class_later=2, n_val=20)
-    first, again, other = (standin.build(settings, site(tmp_path, seed=seed)).fingerprint for seed in (0, 0, 1))
+    first, again, other = (standin.build(settings, resources(tmp_path, seed=seed)).fingerprint for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -120,7 +122,7 @@ def test_a_voc_tree_is_read_with_its_palette_labels(voc: Path, tmp_path: Path) -
 
 def build(root: Path, tmp_path: Path, **options: object) -> object:
     skip = options.pop("on_bad_sample", "fail")
-    return voc_module.build(attrs.evolve(Voc(folder=str(root)), **options), site(tmp_path, on_bad_sample=skip))
+    return voc_module.build(attrs.evolve(Voc(folder=str(root)), **options), resources(tmp_path, on_bad_sample=skip))
 
 
 voc_module = voc
@@ -149,7 +151,7 @@ def test_an_undecodable_jpeg_is_named_or_skipped_and_counted(voc: Path, tmp_path
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(BadInput, match=r"train_1_0.jpg"):
         build(voc, tmp_path, structure="4-1")
-    where = site(tmp_path, on_bad_sample="skip")
+    where = resources(tmp_path, on_bad_sample="skip")
     stream = voc_module.build(Voc(folder=str(voc), structure="4-1"), where)
     assert list(where.skipped) == [str(path)]
     assert not any("train_1_0" in stream.stages[0].train.where(row) for row in range(len(stream.stages[0].train)))
@@ -171,7 +173,7 @@ def test_duplicate_class_names_are_refused(voc: Path, tmp_path: Path) -> None:
 
 def test_a_missing_data_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="VOC2012"):
-        voc_module.build(Voc(), site(tmp_path))
+        voc_module.build(Voc(), resources(tmp_path))
 
 
 def test_an_image_in_both_lists_is_refused(voc: Path, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_steps_without_own_validation_images_use_all_of_them(voc: Path, tmp_path
 
 
 def test_preparing_twice_does_nothing_the_second_time(voc: Path, tmp_path: Path) -> None:
-    settings, where = Voc(folder=str(voc), structure="4-1"), site(tmp_path)
+    settings, where = Voc(folder=str(voc), structure="4-1"), resources(tmp_path)
     root = prepare(settings, where)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.tfrecord")}
     assert len(before) == 2 + 2 * 3 + 6
@@ -216,7 +218,7 @@ def test_prepared_records_give_the_stream_of_the_tree(voc: Path, tmp_path: Path)
             protocol_first="sequential",
             protocol_helpers="sequential",
         ),
-        site(tmp_path),
+        resources(tmp_path),
     )
     direct = voc_module.build(settings, where)
     root = prepare(settings, where)
@@ -324,7 +326,7 @@ def test_records_are_made_from_folders_and_lists(voc: Path, tmp_path: Path, caps
 def test_an_imported_tree_is_checked_and_its_damage_named(
     voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = prepare(Voc(folder=str(voc), structure="4-1"), site(tmp_path))
+    root = prepare(Voc(folder=str(voc), structure="4-1"), resources(tmp_path))
     assert main(["recall", "import-data", str(root)]) == 0
     assert "all records whole" in capsys.readouterr().out
     victim = next((root / "data" / "validation").glob("*.tfrecord"))

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cl_kernel import launch
+from cl_kernel import run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replay", ["gan", "flickr"])
 def test_recall_keeps_what_fine_tuning_forgets(tmp_path: Path, replay: str) -> None:
     """One seed of the README's table: old classes 50 points and all classes 8 points above fine-tuning."""
-    outcome = launch("ADD_ONE_FIVE_TIMES", plugin="recall", replay=replay, output=tmp_path / "run")
+    outcome = run("ADD_ONE_FIVE_TIMES", plugin="recall", replay=replay, output=tmp_path / "run")
     method = outcome.results["metrics"]["segmentation"]["seen"][-1]
-    baseline = outcome.beside["fine-tuning"]["metrics"]["segmentation"]["seen"][-1]
+    baseline = outcome.comparisons["fine-tuning"]["metrics"]["segmentation"]["seen"][-1]
     assert method["old"] >= baseline["old"] + 0.5
     assert method["all"] >= baseline["all"] + 0.08
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, UnknownName, launch
+from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, UnknownName, run
 from cl_plugin_recall.experiments import TINY
 
 from .conftest import SHORT
@@ -29,7 +29,7 @@ def go(output: Path, test: str = TEST, **options: Any) -> Any:
     settings = SHORT | {"source.per_class": 2} | options.pop("settings", {})
     if options.get("replay") == "none":
         settings.pop("source.per_class")
-    return launch(test, plugin="recall", output=output, beside=False, listen=listen, settings=settings, **options)
+    return run(test, plugin="recall", output=output, comparisons=False, listen=listen, settings=settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,14 @@ def test_the_same_seed_gives_the_same_weights_whether_reused_or_trained(whole: A
 @pytest.mark.parametrize("stop", [4, 18, 40])
 def test_a_run_stopped_in_any_phase_ends_the_same(whole: Any, tmp_path: Path, stop: int) -> None:
     """10 steps of step 0, then 15 incremental ones and 15 of the helper, then 15 incremental ones."""
-    from cl_kernel import Interrupted, ask, discover, execute, plan
+    from cl_kernel import Interrupted, discover, make_request, plan, run_plan
 
     settings = {"source.per_class": 2, "learner.reuse": False, "run.stop_at_step": stop}
     with pytest.raises(Interrupted):
         go(tmp_path / "run", settings=settings)
     registry = discover()
-    planned = plan(registry, ask(TEST, plugin="recall", settings=SHORT | settings))
-    outcome = execute(registry, planned, tmp_path / "run", resume=True, beside=False)
+    planned = plan(registry, make_request(TEST, plugin="recall", settings=SHORT | settings))
+    outcome = run_plan(registry, planned, tmp_path / "run", resume=True, comparisons=False)
     for key in ("digest", "state_digest"):
         assert outcome.results[key] == whole.results[key]
 
@@ -138,11 +138,11 @@ def test_a_configuration_says_how_the_data_is_cut(tmp_path: Path) -> None:
 
 
 def test_settings_and_own_gin_win_over_a_configuration_and_the_profile_keeps_its_schedule(tmp_path: Path) -> None:
-    from cl_kernel import ask, discover, plan
+    from cl_kernel import discover, make_request, plan
 
     own = tmp_path / "own.gin"
     own.write_text("TrainManager.l2_decay = 7e-4\n")
-    request = ask(
+    request = make_request(
         TEST,
         plugin="recall",
         config="FINE_TUNING",
@@ -185,7 +185,7 @@ def test_what_cannot_run_is_refused_before_training(
         options = options | {"settings": {"source.per_class": 0}}
     if options.get("profile"):
         with pytest.raises(error):
-            launch(TEST, plugin="recall", output=tmp_path / "run", **options)
+            run(TEST, plugin="recall", output=tmp_path / "run", **options)
         return
     with pytest.raises(error):
         go(tmp_path / "run", **options)
@@ -255,7 +255,7 @@ def test_a_run_killed_in_every_phase_ends_bit_for_bit_the_same(whole: Any, tmp_p
     own = {"source.per_class": 2, "learner.reuse": False, "run.checkpoint_every_s": 0.2}
     flags = [f"--set={key}={value}" for key, value in (SHORT | own).items()]
     environment = os.environ | {"CLK_CACHE": str(tmp_path / "cache")}
-    begin = [*CLK, "run", "--plugin", "recall", "--test", TEST, "--no-beside", "--output", str(run), *flags]
+    begin = [*CLK, "run", "--plugin", "recall", "--test", TEST, "--no-comparisons", "--output", str(run), *flags]
     for phase in ("0 first", "1 inpaint", "1 label", "1 increment", "1 helper", "2 label", "2 increment"):
         before = len(phases_of(run))
         command = [*CLK, "resume", str(run)] if (run / "run.json").is_file() else begin

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cl_kernel import BadCheckpoint, BadInput, Cache, MissingAsset, Site
+from cl_kernel import BadCheckpoint, BadInput, Cache, MissingAsset, Resources
 from cl_kernel.cli.main import main
 from cl_plugin_recall import model, standin
 from cl_plugin_recall.data.files import encode_jpeg
@@ -283,7 +283,7 @@ def test_a_module_with_another_signature_is_refused(modules: Path, tmp_path: Pat
 
 def test_a_module_without_mapping_is_refused(modules: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="mapping"):
-        build_gan(GanReplay(module=str(modules / "generator")), Site(cache=Cache(tmp_path)))
+        build_gan(GanReplay(module=str(modules / "generator")), Resources(cache=Cache(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["03", "3", "03_bird", "bird", "Bird"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, MissingAsset, Site
+from cl_kernel import BadInput, MissingAsset, Resources
 from cl_plugin_remind import standin
 from cl_plugin_remind.data import core50, features, folders, prepare, questions, vqa
 from cl_plugin_remind.settings import Core50, ImageNet, Questions, TinyCore, TinyQuestions, TinyShapes
@@ -36,7 +36,7 @@ def settings(images: Path, **more: object) -> ImageNet:
 
 def test_an_image_folder_streams_class_after_class_in_the_given_order(images: Path) -> None:
     (images / "order.txt").write_text("dog\nant\ncat\nbee\n")
-    stream = folders.imagenet(settings(images, class_order=str(images / "order.txt")), Site())
+    stream = folders.imagenet(settings(images, class_order=str(images / "order.txt")), Resources())
     stream.check()
     found = [stage.train.take(np.arange(len(stage.train)))["class"].tolist() for stage in stream.stages]
     assert found == [[0, 0, 0, 3, 3, 3], [2, 2, 2], [1, 1, 1]]
@@ -46,8 +46,8 @@ def test_an_image_folder_streams_class_after_class_in_the_given_order(images: Pa
 def test_label_files_give_the_same_stream_as_the_order_they_came_from(images: Path) -> None:
     (images / "order.txt").write_text("dog\nant\ncat\nbee\n")
     folders.write_labels(images, images / "order.txt", images / "labels")
-    by_order = folders.imagenet(settings(images, class_order=str(images / "order.txt")), Site())
-    by_labels = folders.imagenet(settings(images, label_dir=str(images / "labels")), Site())
+    by_order = folders.imagenet(settings(images, class_order=str(images / "order.txt")), Resources())
+    by_labels = folders.imagenet(settings(images, label_dir=str(images / "labels")), Resources())
     assert by_labels.fingerprint == by_order.fingerprint
 
 
@@ -62,7 +62,7 @@ def test_label_files_give_the_same_stream_as_the_order_they_came_from(images: Pa
 def test_a_class_order_with_a_fault_names_the_line(images: Path, lines: list[str], message: str) -> None:
     (images / "order.txt").write_text("\n".join(lines))
     with pytest.raises(BadInput, match=message):
-        folders.imagenet(settings(images, class_order=str(images / "order.txt")), Site())
+        folders.imagenet(settings(images, class_order=str(images / "order.txt")), Resources())
 
 
 def test_a_label_file_of_the_wrong_length_is_named(images: Path) -> None:
@@ -70,29 +70,29 @@ def test_a_label_file_of_the_wrong_length_is_named(images: Path) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "imagenet_train_labels.npy", np.zeros(5, np.int64))
     with pytest.raises(BadInput, match=r"holds int64 \[5\], the folder has 12 images"):
-        folders.imagenet(settings(images, label_dir=str(images / "labels")), Site())
+        folders.imagenet(settings(images, label_dir=str(images / "labels")), Resources())
     np.save(folder / "imagenet_train_labels.npy", np.array([0, 0, 1, *[1] * 3, *[2] * 3, *[3] * 3]))
     with pytest.raises(BadInput, match="gives class 'ant' the ranks"):
-        folders.imagenet(settings(images, label_dir=str(images / "labels")), Site())
+        folders.imagenet(settings(images, label_dir=str(images / "labels")), Resources())
 
 
 def test_a_corrupt_image_is_named_when_it_is_read(images: Path) -> None:
     (images / "train" / "bee" / "1.png").write_bytes(b"no picture")
-    stream = folders.imagenet(settings(images), Site())
+    stream = folders.imagenet(settings(images), Resources())
     with pytest.raises(BadInput, match=r"(?s)cannot be read.*bee/1.png"):
         stream.stages[0].train.take(np.arange(6))
 
 
 def test_missing_folders_and_too_many_base_classes_are_named(tmp_path: Path, images: Path) -> None:
     with pytest.raises(MissingAsset):
-        folders.imagenet(ImageNet(images=str(tmp_path / "nowhere")), Site())
+        folders.imagenet(ImageNet(images=str(tmp_path / "nowhere")), Resources())
     with pytest.raises(BadInput, match="do not fit"):
-        folders.imagenet(ImageNet(images=str(images), base_classes=9, max_class=0), Site())
+        folders.imagenet(ImageNet(images=str(images), base_classes=9, max_class=0), Resources())
 
 
 @pytest.mark.parametrize("kind", core50.ORDERS)
 def test_each_order_streams_every_frame_once(kind: str) -> None:
-    stream = standin.tinycore(TinyCore(order=kind, n_frames=6), Site())
+    stream = standin.tinycore(TinyCore(order=kind, n_frames=6), Resources())
     stream.check()
     items = np.concatenate([stage.info["items"] for stage in stream.stages])
     assert sorted(items.tolist()) == list(range(4 * 3 * 3 * 6))
@@ -128,16 +128,16 @@ def test_a_tree_in_the_form_of_core50_is_read(tmp_path: Path) -> None:
                 Image.new("RGB", (8, 8), (thing * 5, frame, session)).save(
                     folder / f"C_{session:02d}_{thing:02d}_{frame:03d}.png"
                 )
-    stream = core50.core50(Core50(order="class_iid", every=2, side=8), Site(roots=(tmp_path,)))
+    stream = core50.core50(Core50(order="class_iid", every=2, side=8), Resources(roots=(tmp_path,)))
     assert len(stream.test) == 8 and sum(len(s.train) for s in stream.stages) == 8
     assert set(stream.test.take(np.arange(8))["class"].tolist()) == {0, 1, 2, 9}
     with pytest.raises(MissingAsset, match="vlomonaco"):
-        core50.core50(Core50(), Site(roots=(tmp_path / "none",)))
+        core50.core50(Core50(), Resources(roots=(tmp_path / "none",)))
 
 
 def test_base_classes_of_the_stand_in_cover_every_figure_and_hue() -> None:
     for seed in range(4):
-        stream = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Site(seed=seed))
+        stream = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=seed))
         base = stream.stages[0].classes
         assert {c // 3 for c in base} == set(range(4)) and {c % 3 for c in base} == set(range(3))
         assert [len(s.classes) for s in stream.stages] == [6, 2, 2, 2]
@@ -182,7 +182,7 @@ def test_clevr_goes_from_its_published_form_to_a_stream(tmp_path: Path) -> None:
     features.extract("clevr", tmp_path, folder, network="resnet18", stage=1, weights="")
     chosen = Questions(order="qtype", codebooks=4, codebook_size=16, longest=12, folder=str(folder))
     features.encode("clevr", folder, chosen, decoded=True)
-    stream = vqa.clevr(chosen, Site())
+    stream = vqa.clevr(chosen, Resources())
     stream.check()
     assert len(stream.stages) == 5 and stream.stages[0].train.take(np.arange(2))["codes"].shape[2] == 4
 
@@ -214,14 +214,14 @@ def test_feature_files_with_faults_are_named_before_anything_is_trained(tmp_path
         features.encode("clevr", folder, chosen)
     (folder / f"{title}.h5").write_bytes(whole)
     features.encode("clevr", folder, chosen)
-    vqa.clevr(chosen, Site()).check()
+    vqa.clevr(chosen, Resources()).check()
     codes = folder / "codes_qtype.h5"
     codes.write_bytes(codes.read_bytes()[:500])
     with pytest.raises(BadInput, match="cut short"):
-        vqa.clevr(chosen, Site())
+        vqa.clevr(chosen, Resources())
     (folder / "map.json").write_text('{"image_id_to')
     with pytest.raises(BadInput, match=r"(?s)look-up file cannot be read.*map.json"):
-        vqa.clevr(chosen, Site())
+        vqa.clevr(chosen, Resources())
 
 
 def test_annotations_with_faults_are_named(tmp_path: Path) -> None:
@@ -296,7 +296,8 @@ def test_full_size_boundaries_are_tenths() -> None:
 @pytest.mark.parametrize("order", ["iid", "qtype"])
 def test_question_streams_are_sound(make: object, order: str) -> None:
     stream = make(
-        TinyQuestions(order=order, n_train=20, n_test=5, n_images=40, codebooks=8, codebook_size=16, longest=12), Site()
+        TinyQuestions(order=order, n_train=20, n_test=5, n_images=40, codebooks=8, codebook_size=16, longest=12),
+        Resources(),
     )
     stream.check()
     lengths = stream.stages[0].train.take(np.arange(len(stream.stages[0].train)), ["length"])["length"]
@@ -304,6 +305,6 @@ def test_question_streams_are_sound(make: object, order: str) -> None:
 
 
 def test_the_fingerprint_depends_on_the_data() -> None:
-    one = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Site(seed=0))
-    two = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Site(seed=1))
+    one = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=0))
+    two = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=1))
     assert one.fingerprint != two.fingerprint

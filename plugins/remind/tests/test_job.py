@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, Site
+from cl_kernel import BadInput, Resources
 from cl_plugin_remind.data.folders import imagenet
 from cl_plugin_remind.settings import BaseTraining, ImageNet, Network
 from cl_plugin_remind.train import job
@@ -34,7 +34,9 @@ def images(tmp_path: Path) -> Path:
 
 
 def stream(images: Path):
-    return imagenet(ImageNet(images=str(images), base_classes=2, increment=1, max_class=0, resize=16, side=16), Site())
+    return imagenet(
+        ImageNet(images=str(images), base_classes=2, increment=1, max_class=0, resize=16, side=16), Resources()
+    )
 
 
 def test_a_resumed_job_ends_like_an_uninterrupted_one(images: Path) -> None:

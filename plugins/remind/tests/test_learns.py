@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cl_kernel import Request, discover, execute, plan
+from cl_kernel import Request, discover, plan, run_plan
 from cl_plugin_remind.evaluate import omega_of_runs
 
 
@@ -19,14 +19,14 @@ def test_replayed_codes_beat_fine_tuning_by_the_gate(tmp_path: Path) -> None:
         request = Request(
             test="imagenet-cls-iid", plugin="remind", overrides=(("test", {"run.seed": seed, "run.plots": False}),)
         )
-        outcome = execute(registry, plan(registry, request), tmp_path / str(seed))
+        outcome = run_plan(registry, plan(registry, request), tmp_path / str(seed))
         last = {
             label: results["metrics"]["accuracy"]["seen"][-1]["accuracy"]
-            for label, results in (("remind", outcome.results), *outcome.beside.items())
+            for label, results in (("remind", outcome.results), *outcome.comparisons.items())
         }
         gains.append(last["remind"] - last["fine-tuning"])
-        omegas.append(omega_of_runs(outcome.results, outcome.beside["offline"], "accuracy"))
-        baseline.append(omega_of_runs(outcome.beside["fine-tuning"], outcome.beside["offline"], "accuracy"))
+        omegas.append(omega_of_runs(outcome.results, outcome.comparisons["offline"], "accuracy"))
+        baseline.append(omega_of_runs(outcome.comparisons["fine-tuning"], outcome.comparisons["offline"], "accuracy"))
     assert np.mean(gains) >= 0.55
     assert np.mean(omegas) >= 0.93
     assert np.mean(baseline) <= 0.5

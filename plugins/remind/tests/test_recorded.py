@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cl_kernel import Field, Memory
+from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass
-from cl_kernel.memory import policies
 from cl_plugin_remind.model.resnet import ResNet, split
 from cl_plugin_remind.replay.augment import Drawn
 from cl_plugin_remind.replay.codec import PqCodec

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from cl_kernel import BadInput, BadSetting, Field, Memory, Mismatch
+from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass
-from cl_kernel.memory import policies
 from cl_plugin_remind.replay import augment, pq
 from cl_plugin_remind.replay.codec import PqCodec
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, execute, plan
+from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, plan, run_plan
 from cl_kernel.running.session import request_of
 from cl_plugin_remind import evaluate
 from cl_plugin_remind.settings import BaseTraining
@@ -48,12 +48,12 @@ def run(
         test=test, plugin="remind", overrides=(("test", settings if settings is not None else SHORT),), **more
     )
     registry = discover()
-    return dict(execute(registry, plan(registry, request), folder, beside=False).results)
+    return dict(run_plan(registry, plan(registry, request), folder, comparisons=False).results)
 
 
 def go_on(folder: Path) -> None:
     registry = discover()
-    execute(registry, plan(registry, request_of(folder)), folder, resume=True, beside=False)
+    run_plan(registry, plan(registry, request_of(folder)), folder, resume=True, comparisons=False)
 
 
 @pytest.mark.parametrize("stop", [3, 10, 50])

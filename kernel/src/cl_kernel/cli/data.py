@@ -44,9 +44,9 @@ def data(parser: ArgumentParser) -> Handler:
 def _list(registry: Registry, roots: tuple[Path, ...], console: Console) -> int:
     rows, content = [], []
     for offer in registry.all("dataset"):
-        needs = offer.record.needs
-        missing = [asset for asset in needs if registry.locate(asset, roots) is None]
-        status = "embedded" if not needs else "missing" if missing else "found"
+        assets = offer.record.assets
+        missing = [asset for asset in assets if registry.locate(asset, roots) is None]
+        status = "embedded" if not assets else "missing" if missing else "found"
         origin = "; ".join(f"{a.name}: {a.origin or a.summary}" for a in missing)
         rows.append((offer.name, offer.record.task, status, origin, "yes" if offer.record.prepare else ""))
         content.append(
@@ -67,7 +67,7 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
     from cl_kernel.registry import resolve
     from cl_kernel.running import session
     from cl_kernel.running import settings as config
-    from cl_kernel.running.resources import Site
+    from cl_kernel.running.resources import Resources
     from cl_kernel.storage.files import Cache
 
     offer, argument = registry.find("dataset", namespace.name, where=f"clk data prepare {namespace.name}")
@@ -86,7 +86,7 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
         layers.append(config.Layer(namespace.name, {f"dataset.{record.argument}": argument}))
     layers.append(config.parse_assignments(namespace.assignments))
     resolved = config.resolve_settings({"dataset": record.settings}, layers)
-    site = Site(
+    resources = Resources(
         seed=namespace.seed,
         profile=namespace.profile,
         roots=roots,
@@ -94,7 +94,7 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
         n_workers=namespace.n_workers,
         locator=registry.locate,
     )
-    folder = resolve(record.prepare)(resolved.sections.get("dataset"), site)
+    folder = resolve(record.prepare)(resolved.sections.get("dataset"), resources)
     console.print(f"{offer.name} is ready in {folder}")
     console.json({"dataset": offer.name, "folder": str(folder)})
     return 0

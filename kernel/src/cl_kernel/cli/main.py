@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str], console: object) -> int:
     from cl_kernel.cli.console import Console, log_to_stderr
+    from cl_kernel.compatibility import renamed_flags
     from cl_kernel.registry import resolve
 
     assert isinstance(console, Console)
@@ -77,6 +78,7 @@ def _dispatch(argv: list[str], console: object) -> int:
         handler = resolve(target)(parser)
     else:
         parser, handler, argv = _plugin_command(argv)
+    argv = renamed_flags(argv)
     parser.add_argument("--json", action="store_true", help="print one JSON document for machines")
     parser.add_argument("--verbose", action="store_true", help="log more to stderr")
     namespace = parser.parse_args(argv[1:])

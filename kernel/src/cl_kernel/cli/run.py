@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_kernel.cli.console import Console, LiveLine, duration, size
 from cl_kernel.contract.errors import BadSetting, Interrupted
-from cl_kernel.running.plan import RUN_FLAGS, Request, ask, plan
+from cl_kernel.running.plan import RUN_FLAGS, Request, make_request, plan
 from cl_kernel.running.settings import parse_assignments
 
 Handler = Callable[[Namespace, Console], int]
@@ -61,7 +61,7 @@ def request_from(namespace: Namespace) -> Request:
         raise BadSetting(
             "nothing to run", where="clk run", fix="clk run --plugin recall --test ADD_ONE_FIVE_TIMES (clk list tests)"
         )
-    return ask(
+    return make_request(
         namespace.test,
         plugin=namespace.plugin,
         profile=namespace.profile,
@@ -90,7 +90,7 @@ def run(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--tracker", action="append", default=[], metavar="NAME", help="also track with, e.g., tensorboard"
     )
-    parser.add_argument("--no-beside", action="store_true", help="without the test's comparison runs")
+    parser.add_argument("--no-comparisons", action="store_true", help="without the test's comparison runs")
     parser.add_argument("--all", action="store_true", help="everything of --plugin, as a sweep that can be resumed")
     parser.add_argument("--dry-run", action="store_true", help="with --all: list the runs only")
 
@@ -113,8 +113,13 @@ def run(parser: ArgumentParser) -> Handler:
         return _guarded(
             console,
             folder,
-            lambda: session.execute(
-                registry, planned, folder, listen=[LiveLine()], beside=not namespace.no_beside, n_beside=n_cores() - 1
+            lambda: session.run_plan(
+                registry,
+                planned,
+                folder,
+                listen=[LiveLine()],
+                comparisons=not namespace.no_comparisons,
+                n_comparisons=n_cores() - 1,
             ),
         )
 
@@ -134,7 +139,7 @@ def resume(parser: ArgumentParser) -> Handler:
         return _guarded(
             console,
             namespace.run,
-            lambda: session.resume(registry, namespace.run, listen=[LiveLine()], n_beside=n_cores() - 1),
+            lambda: session.resume(registry, namespace.run, listen=[LiveLine()], n_comparisons=n_cores() - 1),
         )
 
     return handle
@@ -182,7 +187,7 @@ def banner(console: Console, planned: Any) -> None:
 
 
 def show_outcome(console: Console, outcome: Any) -> None:
-    """Tables of a finished run, and of the runs beside it."""
+    """Tables of a finished run, and of its comparison runs."""
     from cl_kernel.storage.run_folder import read_json
 
     results = outcome.results
@@ -193,7 +198,7 @@ def show_outcome(console: Console, outcome: Any) -> None:
             "test": stored["test"],
             "profile": stored["profile"],
             "results": results,
-            "beside": outcome.beside,
+            "comparisons": outcome.comparisons,
         }
     )
     if "metrics" not in results:
@@ -202,7 +207,7 @@ def show_outcome(console: Console, outcome: Any) -> None:
         ]
         console.table(stored["test"], ("result", "value"), rows)
     else:
-        _stream_tables(console, stored["test"], {_label(stored): results, **outcome.beside})
+        _stream_tables(console, stored["test"], {_label(stored): results, **outcome.comparisons})
     for figure in stored.get("expected", ()):
         console.print(f"published: {figure['metric']} {figure['value']} {figure['where']}")
     cost = results["cost"]

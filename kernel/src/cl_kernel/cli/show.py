@@ -46,10 +46,10 @@ def list_offers(parser: ArgumentParser) -> Handler:
 def _detail(kind: str, record: Any) -> str:
     match kind:
         case "dataset":
-            return str(record.task) + ("" if not record.needs else ", needs data")
+            return str(record.task) + ("" if not record.assets else ", needs data")
         case "learner":
-            rooms = f", room for {', '.join(record.rooms)}" if record.rooms else ""
-            return f"{' | '.join(record.takes)}{rooms}"
+            accepts = f", room for {', '.join(record.accepts)}" if record.accepts else ""
+            return f"{' | '.join(record.takes)}{accepts}"
         case "replay":
             return str(record.kind)
         case "model":
@@ -127,8 +127,8 @@ def show(parser: ArgumentParser) -> Handler:
             ("key", "value", "from", "meaning"),
             [(key, str(value), planned.resolved.origins[key], docs.get(key, "")) for key, value in flat.items()],
         )
-        if record and record.beside:
-            console.print(f"beside it: {', '.join(record.beside)}")
+        if record and record.comparisons:
+            console.print(f"compared with: {', '.join(record.comparisons)}")
         for expected in record.expected if record else ():
             console.print(f"published ({expected.profile}): {expected.metric} {expected.value} {expected.where}")
         console.json(
@@ -137,7 +137,7 @@ def show(parser: ArgumentParser) -> Handler:
                 "profile": planned.profile,
                 "pieces": pieces,
                 "metrics": [o.name for o in planned.metrics],
-                "beside": planned.beside,
+                "comparisons": planned.comparisons,
                 "settings": {
                     key: {"value": value, "from": planned.resolved.origins[key], "meaning": docs.get(key, "")}
                     for key, value in flat.items()
@@ -175,8 +175,8 @@ def _show_run(folder: Path, console: Console) -> int:
     )
     console.print((folder / "settings.yaml").read_text())
     if (folder / "metrics.json").exists():
-        beside = {path.parent.name: read_json(path) for path in sorted(folder.glob("beside/*/metrics.json"))}
-        show_outcome(console, Outcome(folder, read_json(folder / "metrics.json"), beside))
+        comparisons = {path.parent.name: read_json(path) for path in sorted(folder.glob("beside/*/metrics.json"))}
+        show_outcome(console, Outcome(folder, read_json(folder / "metrics.json"), comparisons))
     return 0
 
 

@@ -46,7 +46,7 @@ def clk_plugin() -> Plugin:
 def clk_datasets() -> Sequence[Dataset]:
     """Offer streams, selectable with ``--dataset NAME``.
 
-    :return: one record per stream; ``build`` names a ``(settings, site) -> Stream`` factory.
+    :return: one record per stream; ``build`` names a ``(settings, resources) -> Stream`` factory.
 
     Since spec 1.
     """
@@ -56,7 +56,7 @@ def clk_datasets() -> Sequence[Dataset]:
 def clk_models() -> Sequence[Model]:
     """Offer networks, selectable with ``--model NAME``.
 
-    :return: one record per network; ``build`` names a ``(settings, fields, n_outputs, site) -> object`` factory.
+    :return: one record per network; ``build`` names a ``(settings, fields, n_outputs, resources) -> object`` factory.
 
     Since spec 1.
     """
@@ -86,7 +86,7 @@ def clk_metrics() -> Sequence[Metric]:
 def clk_learners() -> Sequence[Learner]:
     """Offer methods, selectable with ``--learner NAME``.
 
-    :return: one record per method; ``build`` names a ``(settings, parts) -> Learner`` factory.
+    :return: one record per method; ``build`` names a ``(settings, setup) -> Learner`` factory.
 
     Since spec 1.
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cl_kernel.contract.stream import Field, Stage
-    from cl_kernel.running.loop import Context
+    from cl_kernel.running.loop import StreamContext
 
 Array: TypeAlias = Any
 """A numpy array or a tensor on a device: the kernel only indexes it, asks ``nbytes``, ``shape`` and ``dtype``."""
@@ -44,7 +44,7 @@ class Learner(Protocol):
     An optional method ``finish(ctx)`` is called once after the last stage, to draw or write what is its own.
     """
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Learn a stage, from wherever ``load`` left it; ``ctx.step()`` after each step."""
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
@@ -54,11 +54,11 @@ class Learner(Protocol):
         """Everything needed to go on bit for bit: weights, optimiser, memory, generators, position in the stage."""
 
     def load(self, state: Tree) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
 
 
 class Policy(Protocol):
-    """Who stays: integers only, no data. A batch equals one at a time."""
+    """Which examples are kept: integers only, no data. A batch equals one at a time."""
 
     def place(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Slot for each newcomer, int64 [n], -1 = not kept. Later newcomers may overwrite earlier ones' slots."""
@@ -77,7 +77,7 @@ class Policy(Protocol):
         """Everything, as arrays and plain values."""
 
     def load(self, state: Tree) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
 
 
 class Codec(Protocol):
@@ -103,7 +103,7 @@ class Codec(Protocol):
         """The codec's own trained state (not the slots)."""
 
     def load(self, state: Tree) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
 
 
 class Metric(Protocol):

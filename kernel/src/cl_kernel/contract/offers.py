@@ -12,8 +12,10 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-SPEC_VERSION = 1
-"""The hook contract this kernel speaks. Within a version we only add."""
+from cl_kernel.compatibility import renamed
+
+SPEC_VERSION = 2
+"""The hook contract this kernel speaks; it understands every earlier one. Within a version we only add."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-/]*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -72,16 +74,17 @@ class Asset:
     origin: str = ""
 
 
+@renamed(needs="assets")
 @frozen(kw_only=True)
 class Dataset:
-    """A stream by name. ``build(settings, site) -> Stream``.
+    """A stream by name. ``build(settings, resources) -> Stream``.
 
     :param task: what is asked, as ``"image -> class"``; learners say which they take.
     :param settings: attrs class with every setting and its default, or None.
     :param profiles: settings that differ by profile, e.g. ``{"tiny": {"n_train": 60}}``.
-    :param needs: assets that must lie under a data root; empty means embedded, works with nothing.
+    :param assets: assets that must lie under a data root; empty means embedded, works with nothing.
     :param argument: the setting that ``--dataset NAME:ARGUMENT`` fills.
-    :param prepare: ``(settings, site) -> Path``: converts raw files once; run by ``clk data prepare``.
+    :param prepare: ``(settings, resources) -> Path``: converts raw files once; run by ``clk data prepare``.
     :param requires: import names that must be installed, checked without importing them.
     """
 
@@ -91,15 +94,16 @@ class Dataset:
     build: str = field(validator=_target)
     settings: type | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
-    needs: tuple[Asset, ...] = ()
+    assets: tuple[Asset, ...] = ()
     argument: str = ""
     prepare: str = field(default="", validator=_optional_target)
     requires: tuple[str, ...] = ()
 
 
+@renamed(needs="assets")
 @frozen(kw_only=True)
 class Model:
-    """A network by name. ``build(settings, fields, n_outputs, site) -> object`` of ``framework``.
+    """A network by name. ``build(settings, fields, n_outputs, resources) -> object`` of ``framework``.
 
     :param framework: ``"torch"``, ``"tensorflow"`` or ``"numpy"``; a learner takes one of them.
     :param takes: the field it reads, as ``"image"``; ``"*"`` for any.
@@ -112,18 +116,20 @@ class Model:
     takes: str = "image"
     settings: type | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
-    needs: tuple[Asset, ...] = ()
+    assets: tuple[Asset, ...] = ()
     argument: str = ""
     requires: tuple[str, ...] = ()
 
 
+@renamed(needs="assets")
 @frozen(kw_only=True)
 class Replay:
     """A piece of memory by name; ``--replay POLICY+CODEC``, or one source.
 
-    :param kind: ``"policy"``: who stays, ``build(settings, capacity) -> Policy``;
-        ``"codec"``: how it is kept, ``build(settings, fields, site) -> Codec``;
-        ``"source"``: keeps nothing and draws or fetches examples of old classes, ``build(settings, site) -> object``.
+    :param kind: ``"policy"``: which examples are kept, ``build(settings, capacity) -> Policy``;
+        ``"codec"``: how one is kept, ``build(settings, fields, resources) -> Codec``;
+        ``"source"``: keeps nothing and draws or fetches examples of old classes,
+        ``build(settings, resources) -> object``.
     :param framework: what a codec's arrays are; ``"numpy"`` fits every learner.
     :param stores: the field a codec can keep and the form it needs, e.g. ``"vector"`` or ``"map"``; ``"*"`` for any.
     """
@@ -136,7 +142,7 @@ class Replay:
     stores: str = "*"
     settings: type | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
-    needs: tuple[Asset, ...] = ()
+    assets: tuple[Asset, ...] = ()
     argument: str = ""
     requires: tuple[str, ...] = ()
 
@@ -167,13 +173,14 @@ class Metric:
     requires: tuple[str, ...] = ()
 
 
+@renamed(rooms="accepts")
 @frozen(kw_only=True)
 class Learner:
-    """A method by name. ``build(settings, parts) -> Learner`` of :mod:`cl_kernel.contract.interfaces`.
+    """A method by name. ``build(settings, setup) -> Learner`` of :mod:`cl_kernel.contract.interfaces`.
 
     :param takes: task patterns, ``"image -> class"``; ``*`` matches anything.
-    :param rooms: which pieces it has room for: any of ``"model"``, ``"memory"``, ``"source"``; a piece given
-        without room is refused before the run.
+    :param accepts: which pieces it takes: any of ``"model"``, ``"memory"``, ``"source"``; another piece is refused
+        before the run.
     :param defaults: the pieces it takes when none is named, e.g. ``{"model": "mlp", "replay": "reservoir"}``.
     :param metrics: metric names recorded when none is named; the first fills the accuracy matrix.
     :param configurations: ``(name, gin_files, gin_params, profile) -> Mapping`` of dotted settings, for learners that
@@ -186,7 +193,7 @@ class Learner:
     build: str = field(validator=_target)
     takes: tuple[str, ...]
     framework: str = "numpy"
-    rooms: tuple[str, ...] = field(default=())
+    accepts: tuple[str, ...] = field(default=())
     defaults: Mapping[str, str] = field(factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
     configurations: str = field(default="", validator=_optional_target)
@@ -194,10 +201,10 @@ class Learner:
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     requires: tuple[str, ...] = ()
 
-    @rooms.validator
-    def _check_rooms(self, _: object, value: tuple[str, ...]) -> None:
+    @accepts.validator
+    def _check_accepts(self, _: object, value: tuple[str, ...]) -> None:
         if unknown := set(value) - {"model", "memory", "source"}:
-            raise ValueError(f"rooms={sorted(unknown)} are none of model, memory, source")
+            raise ValueError(f"accepts={sorted(unknown)} are none of model, memory, source")
 
 
 @frozen(kw_only=True)
@@ -210,6 +217,7 @@ class Expected:
     where: str = ""
 
 
+@renamed(beside="comparisons")
 @frozen(kw_only=True)
 class Experiment:
     """What ``--test NAME`` runs: pieces and settings by dotted name, or an own ``run``.
@@ -217,9 +225,9 @@ class Experiment:
     :param aliases: other names, as ``"3"`` and ``"15-1"``.
     :param settings: dotted values shared by all profiles: ``{"dataset": "recall:voc", "learner.lr": 0.1}``. The
         undotted keys ``dataset``, ``learner``, ``model``, ``replay``, ``metrics`` choose pieces.
-    :param profiles: the same by profile name; a profile that chooses a data set with ``needs`` wants data.
-    :param beside: runs made along with this one for comparison, label -> dotted values on top. One called ``offline``
-        or ``joint`` is the upper bound that Omega divides by.
+    :param profiles: the same by profile name; a profile that chooses a data set with ``assets`` wants data.
+    :param comparisons: runs made along with this one, label -> dotted values on top. One called ``offline`` or
+        ``joint`` is the upper bound that Omega divides by.
     :param run: ``(ctx, settings) -> Mapping``: an experiment that is no stream; ``options`` is its settings class.
     :param pattern: a regular expression; a test name that matches and that nobody offers literally becomes this
         experiment with the setting ``pattern_key`` set to the text (``15-1`` -> ``dataset.structure``).
@@ -230,7 +238,7 @@ class Experiment:
     aliases: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(factory=dict)
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
-    beside: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    comparisons: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     expected: tuple[Expected, ...] = ()
     run: str = field(default="", validator=_optional_target)
     options: type | None = None

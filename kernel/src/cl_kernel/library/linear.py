@@ -16,8 +16,8 @@ from cl_kernel.contract.interfaces import Samples
 from cl_kernel.contract.stream import Stage
 from cl_kernel.library.settings import Linear
 from cl_kernel.memory import Memory
-from cl_kernel.running.loop import Context
-from cl_kernel.running.resources import Parts
+from cl_kernel.running.loop import StreamContext
+from cl_kernel.running.resources import Setup
 
 
 @define
@@ -35,7 +35,7 @@ class LinearLearner:
     rng: np.random.Generator
     done: dict[str, Any] = field(factory=dict)  # position: stage, epoch, step within it, the epoch's order
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Pass over the stage ``n_epochs`` times, from wherever :meth:`load` left it."""
         settings = self.settings
         if self.done.get("stage") != stage.index:
@@ -100,21 +100,21 @@ class LinearLearner:
         return loss
 
 
-def build(settings: Linear, parts: Parts) -> LinearLearner:
+def build(settings: Linear, setup: Setup) -> LinearLearner:
     """A learner for the stream's vectors or images.
 
     :raises Mismatch: for inputs of varying size, or a stream without class names.
     """
-    spec, n_classes = parts.stream.spec, parts.stream.n_classes
-    reads = parts.stream.task.split("->")[0].strip()
+    spec, n_classes = setup.stream.spec, setup.stream.n_classes
+    reads = setup.stream.task.split("->")[0].strip()
     if reads not in spec or not spec[reads].nbytes or not n_classes:
         raise Mismatch(
             f"learner linear reads one {reads} of fixed size and predicts named classes; data set "
-            f"{parts.stream.name!r} has {sorted(spec)} and {n_classes} classes",
+            f"{setup.stream.name!r} has {sorted(spec)} and {n_classes} classes",
             where="--learner linear",
         )
     n_inputs = int(np.prod([axis or 0 for axis in spec[reads].shape]))
-    memory = parts.memory({name: spec[name] for name in (reads, "class")}) if parts.memory else None
+    memory = setup.memory({name: spec[name] for name in (reads, "class")}) if setup.memory else None
     return LinearLearner(
-        settings, reads, np.zeros((n_inputs, n_classes)), np.zeros(n_classes), memory, parts.site.rng("linear")
+        settings, reads, np.zeros((n_inputs, n_classes)), np.zeros(n_classes), memory, setup.resources.rng("linear")
     )

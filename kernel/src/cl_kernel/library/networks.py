@@ -19,7 +19,7 @@ from cl_kernel.torch.state import assign, read_weights
 
 if TYPE_CHECKING:
     from cl_kernel.library.torch_settings import Convnet, Mlp, Resnet18
-    from cl_kernel.running.resources import Site
+    from cl_kernel.running.resources import Resources
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,7 +87,7 @@ def cut(layers: Sequence[tuple[str, nn.Module]], at: str) -> Split:
     return Split(nn.Sequential(OrderedDict(layers[:where])), nn.Sequential(OrderedDict(layers[where:])))
 
 
-def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Split:
     """A multi-layer perceptron on vectors or flattened images; layers ``hidden0``, ``hidden1``, ..., ``head``."""
     width = 1
     for axis in input_shape(fields[input_name(fields)]):
@@ -100,7 +100,7 @@ def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, site: 
     return cut(layers, settings.cut)
 
 
-def build_convnet(settings: Convnet, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_convnet(settings: Convnet, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Split:
     """A small convolutional network; layers ``conv0``, ``conv1``, ..., ``head``.
 
     :raises BadSetting: when the images are too small for the number of layers.
@@ -119,7 +119,7 @@ def build_convnet(settings: Convnet, fields: Mapping[str, Field], n_outputs: int
     return cut(layers, settings.cut)
 
 
-def build_resnet18(settings: Resnet18, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_resnet18(settings: Resnet18, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Split:
     """Torchvision's ResNet-18, cut before any block: ``layer1.0`` ... ``layer4.1`` or ``fc``.
 
     :raises BadSetting: for an unknown cut. :raises BadInput: for weights that do not fit.

@@ -11,7 +11,7 @@ from attrs import define
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.interfaces import Batch
 from cl_kernel.contract.stream import Field
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 
 
 @define
@@ -79,6 +79,6 @@ class RawCodec:
         """Nothing to take over."""
 
 
-def build(settings: object, fields: Mapping[str, Field], site: Site) -> RawCodec:
+def build(settings: object, fields: Mapping[str, Field], resources: Resources) -> RawCodec:
     """Raw storage of these fields."""
     return RawCodec(fields)

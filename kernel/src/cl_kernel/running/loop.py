@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from attrs import define, field
 
+from cl_kernel.compatibility import renamed
 from cl_kernel.contract import events
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.contract.interfaces import Learner, Tree
 from cl_kernel.contract.stream import Stage, Stream
 from cl_kernel.memory import Memory
 from cl_kernel.running import accuracy_matrix as matrix
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
-from cl_kernel.running.signals import heeded
+from cl_kernel.running.signals import handling_signals
 from cl_kernel.storage.checkpoint import digest_tree
 from cl_kernel.storage.files import Cache, write_json
 from cl_kernel.storage.run_folder import RunFolder, peak_memory
@@ -40,11 +41,12 @@ class Progress:
     initial: dict[str, Any] | None = None
 
 
+@renamed(site="resources")
 @define(eq=False, repr=False, kw_only=True)  # signal.signal writes the repr of the handler it replaces
-class Activity:
+class RunContext:
     """What anything that runs may ask: seed, cache, folder, and a way to say what it is doing."""
 
-    site: Site
+    resources: Resources
     run: RunFolder
     emit: Callable[[events.Event], None]
     progress: Progress = field(factory=Progress)
@@ -55,12 +57,12 @@ class Activity:
     @property
     def seed(self) -> int:
         """The run's seed."""
-        return self.site.seed
+        return self.resources.seed
 
     @property
     def cache(self) -> Cache:
         """Artefacts shared by runs."""
-        return self.site.cache
+        return self.resources.cache
 
     @property
     def folder(self) -> Path:
@@ -69,7 +71,7 @@ class Activity:
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """A generator fixed by the run's seed and the names."""
-        return self.site.rng(*names)
+        return self.resources.rng(*names)
 
     def phase(self, name: str, n_steps: int = 0) -> None:
         """Say what is done now, for the progress line; ``n_steps`` of it remain."""
@@ -89,8 +91,8 @@ class Activity:
         self.emit(events.Noted(text=text, values=values))
 
     def bad_sample(self, what: str, error: Exception | str) -> None:
-        """See :meth:`cl_kernel.running.resources.Site.bad_sample`."""
-        self.site.bad_sample(what, error)
+        """See :meth:`cl_kernel.running.resources.Resources.bad_sample`."""
+        self.resources.bad_sample(what, error)
 
     def interrupt(self, signum: int, _frame: FrameType | None = None) -> None:
         """Ask to stop at the next step."""
@@ -118,8 +120,9 @@ class Activity:
         self.stop_if_asked()
 
 
+@renamed(site="resources")
 @define(eq=False, repr=False, kw_only=True)
-class Context(Activity):
+class StreamContext(RunContext):
     """What a learner may ask of a run while it learns; none of it inside its arithmetic."""
 
     stream: Stream
@@ -188,7 +191,7 @@ class Context(Activity):
             "rows": progress.rows,
             "curve": progress.curve,
             "initial": progress.initial,
-            "skipped": dict(self.site.skipped),
+            "skipped": dict(self.resources.skipped),
         }
         path, nbytes = self.run.save_checkpoint(progress.steps, {"learner": self.learner.state(), "loop": loop})
         self.checkpoint_bytes = nbytes
@@ -202,7 +205,7 @@ class Context(Activity):
         self.progress = Progress(
             loop["stage"], loop["steps"], loop["seconds"], loop["rows"], loop["curve"], loop["initial"]
         )
-        self.site.skipped.update(loop["skipped"])
+        self.resources.skipped.update(loop["skipped"])
         self.learner.load(tree["learner"])
         self._last = (time.monotonic(), self.progress.steps)
 
@@ -229,7 +232,7 @@ class Context(Activity):
         self._wake = min(time.monotonic() + REPORT_EVERY_S, self._next_save)
 
 
-def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
+def run_stream(ctx: StreamContext, resume: Tree | None = None) -> dict[str, Any]:
     """Learn and score every stage, from the beginning or from a checkpoint.
 
     :return: the results, as they are written to ``metrics.json``.
@@ -240,7 +243,7 @@ def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
     elif ctx.initial_scores:
         ctx.progress.initial = ctx.score(list(stream.test_sets))["values"]
     progress = ctx.progress
-    with heeded(ctx.interrupt):
+    with handling_signals(ctx.interrupt):
         while progress.stage < len(stream.stages):
             stage = stream.stages[progress.stage]
             started = time.monotonic()
@@ -266,16 +269,16 @@ def run_stream(ctx: Context, resume: Tree | None = None) -> dict[str, Any]:
     return content
 
 
-def run_activity(activity: Activity, body: Callable[..., Mapping[str, Any]], settings: Any) -> dict[str, Any]:
+def run_experiment(activity: RunContext, body: Callable[..., Mapping[str, Any]], settings: Any) -> dict[str, Any]:
     """Run an experiment that is no stream.
 
     :return: what it gave, with a digest of it and its cost.
     """
     started = time.monotonic()
-    with heeded(activity.interrupt):
+    with handling_signals(activity.interrupt):
         content = dict(body(activity, settings))
     digest = digest_tree({key: value for key, value in content.items() if key != "cost"})
-    content |= {"finished": True, "digest": digest, "skipped": dict(activity.site.skipped)}
+    content |= {"finished": True, "digest": digest, "skipped": dict(activity.resources.skipped)}
     content["cost"] = {
         **content.get("cost", {}),
         "seconds": round(time.monotonic() - started, 3),
@@ -286,7 +289,7 @@ def run_activity(activity: Activity, body: Callable[..., Mapping[str, Any]], set
     return content
 
 
-def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
+def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
     """Accuracy matrices, summaries and cost of a run so far."""
     stream, progress = ctx.stream, ctx.progress
     names = list(stream.test_sets)
@@ -314,7 +317,7 @@ def results(ctx: Context, *, finished: bool) -> dict[str, Any]:
         "test_sets": names,
         "metrics": tables,
         "curve": progress.curve,
-        "skipped": dict(ctx.site.skipped),
+        "skipped": dict(ctx.resources.skipped),
     }
     if finished:
         content["digest"] = digest_tree(content)

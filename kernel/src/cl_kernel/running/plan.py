@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 from attrs import define, field, frozen
 
+from cl_kernel.compatibility import renamed
 from cl_kernel.contract.errors import BadSetting, Mismatch, MissingAsset, UnknownName
 from cl_kernel.contract.offers import Experiment
 from cl_kernel.registry import Offer, Registry, resolve
@@ -25,15 +26,16 @@ PIECES = ("dataset", "model", "replay", "learner", "metrics")
 CONFIGURATIONS = ("config", "gin_file", "gin_param")
 CHOICES = PIECES + CONFIGURATIONS
 RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
-ROOM_OF = {"policy": "memory", "codec": "memory", "source": "source"}
+ACCEPTED_AS = {"policy": "memory", "codec": "memory", "source": "source"}
 
 
+@renamed(beside="comparison")
 @frozen(kw_only=True)
 class Request:
     """What was asked for, in plain values: enough to do it again.
 
     :param overrides: layers (origin, dotted values) on top of the test's own, in order.
-    :param beside: label of a comparison run of the test, or empty for the run itself.
+    :param comparison: label of a comparison run of the test, or empty for the run itself.
     """
 
     test: str = ""
@@ -42,15 +44,17 @@ class Request:
     data_roots: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     trackers: tuple[str, ...] = ()
-    beside: str = ""
+    comparison: str = ""
 
 
 def read_request(raw: Mapping[str, Any]) -> Request:
-    """A request from its JSON form."""
+    """A request from its JSON form; run folders of earlier releases say ``beside`` for ``comparison``."""
+    raw = {("comparison" if key == "beside" else key): value for key, value in raw.items()}
     tuples = {key: tuple(raw[key]) for key in ("data_roots", "trackers")}
     return Request(**{**raw, **tuples, "overrides": tuple((origin, values) for origin, values in raw["overrides"])})
 
 
+@renamed(beside="comparisons")
 @define
 class Plan:
     """Pieces that fit each other, with their settings."""
@@ -62,7 +66,7 @@ class Plan:
     pieces: dict[str, tuple[Offer, str]]
     metrics: list[Offer]
     resolved: Resolved
-    beside: list[str] = field(factory=list)
+    comparisons: list[str] = field(factory=list)
 
     @property
     def options(self) -> RunOptions:
@@ -71,7 +75,7 @@ class Plan:
         return options
 
 
-def ask(
+def make_request(
     test: str = "",
     *,
     plugin: str = "",
@@ -158,8 +162,8 @@ def plan(registry: Registry, request: Request) -> Plan:
     layers = [*piece_layers, *of_test, named, *asked, own]
     resolved = config.resolve_settings(classes, [_without(layer, CHOICES) for layer in layers])
     name = record.name if record else chosen.get("learner", "run")
-    beside = list(record.beside) if record and not request.beside else []
-    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, beside)
+    comparisons = list(record.comparisons) if record and not request.comparison else []
+    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, comparisons)
 
 
 def check_installed(planned: Plan) -> None:
@@ -243,7 +247,7 @@ def _nothing_ignored(
     if record is None and profile not in known:
         raise UnknownName.of("profile", profile, known - {"*"}, where="--profile")
     asked = any(values.get("run.memory") for origin, values in request.overrides if origin in ("--memory", "--set"))
-    if asked and not request.beside and pieces and "codec" not in pieces:
+    if asked and not request.comparison and pieces and "codec" not in pieces:
         raise Mismatch(
             f"a memory size was given, but learner {pieces['learner'][0].name} runs without a memory",
             where="--memory",
@@ -260,8 +264,8 @@ def _of_test(record: Experiment | None, profile: str, request: Request, matched:
     ]
     if matched is not None:
         layers.append(matched)
-    if request.beside:
-        layers.append(Layer(f"beside {request.beside}", config.flatten(record.beside[request.beside])))
+    if request.comparison:
+        layers.append(Layer(f"comparison {request.comparison}", config.flatten(record.comparisons[request.comparison])))
     return layers
 
 
@@ -271,8 +275,8 @@ def _asked(record: Experiment | None, request: Request) -> list[Layer]:
 
 
 def _fixed(record: Experiment | None, request: Request) -> Collection[str]:
-    """What a comparison run keeps whatever was asked of the run it stands beside."""
-    return {*record.beside[request.beside], "run.stop_at_step"} if record and request.beside else ()
+    """What a comparison run keeps whatever was asked of the run it is compared with."""
+    return {*record.comparisons[request.comparison], "run.stop_at_step"} if record and request.comparison else ()
 
 
 def _without(layer: Layer, fixed: Collection[str]) -> Layer:
@@ -331,7 +335,7 @@ def _pieces(
         pieces["model"] = registry.find(
             "model", str(wanted["model"]), prefer=learner.plugin if not given["model"] else prefer
         )
-        _room(learner, "model", pieces["model"][0], bool(given["model"]))
+        _accepted(learner, "model", pieces["model"][0], bool(given["model"]))
         if pieces["model"][0].record.framework != record.framework:
             raise Mismatch(
                 f"model {pieces['model'][0].name} is {pieces['model'][0].record.framework}, learner {learner.name} "
@@ -349,7 +353,7 @@ def _pieces(
                     where="--replay",
                     fix="--replay POLICY+CODEC",
                 )
-            _room(learner, ROOM_OF[kind], offer, bool(given["replay"]))
+            _accepted(learner, ACCEPTED_AS[kind], offer, bool(given["replay"]))
             if offer.record.framework not in ("numpy", record.framework):
                 raise Mismatch(
                     f"{kind} {offer.name} is {offer.record.framework}, learner {learner.name} is {record.framework}",
@@ -376,13 +380,13 @@ def _split_replay(text: str) -> list[str]:
     return text.split("+")
 
 
-def _room(learner: Offer, room: str, offer: Offer, given: bool) -> None:
-    if room not in learner.record.rooms:
-        has = ", ".join(learner.record.rooms) or "none"
+def _accepted(learner: Offer, piece: str, offer: Offer, given: bool) -> None:
+    if piece not in learner.record.accepts:
+        has = ", ".join(learner.record.accepts) or "none"
         raise Mismatch(
-            f"learner {learner.name} has no room for a {room}, but {offer.name} was "
-            f"{'given' if given else 'its default'}; its rooms: {has}",
-            where="--replay" if room != "model" else "--model",
+            f"learner {learner.name} accepts no {piece}, but {offer.name} was "
+            f"{'given' if given else 'its default'}; it accepts: {has}",
+            where="--replay" if piece != "model" else "--model",
             fix="clk list learners",
         )
 
@@ -391,7 +395,7 @@ def comparable(planned: Plan) -> list[dict[str, Any]]:
     """Published figures that this run may stand beside: same profile, nothing changed that changes results."""
     harmless = {"run.seed", "run.device", "run.n_workers", "run.checkpoint_every_s", "run.plots"}
     changed = {key for layer in _asked(None, planned.request) for key in layer.values} - harmless
-    if planned.experiment is None or planned.request.beside or changed:
+    if planned.experiment is None or planned.request.comparison or changed:
         return []
     expected = planned.experiment.record.expected
     return [attrs.asdict(figure) for figure in expected if figure.profile == planned.profile]

@@ -1,4 +1,4 @@
-"""Where a run happens, and the parts a learner is built from."""
+"""What a run may use, and what a learner is built from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import define, field, frozen
 
+from cl_kernel.compatibility import renamed
 from cl_kernel.contract.errors import BadInput, MissingAsset
 from cl_kernel.storage.files import Cache
 
@@ -29,7 +30,7 @@ def find_asset(asset: Asset, roots: Sequence[Path]) -> Path | None:
 
 
 @define(kw_only=True)
-class Site:
+class Resources:
     """Seed, device, data roots and cache: what data sets, models and learners may know of where they run.
 
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``; frameworks interpret it.
@@ -82,8 +83,9 @@ class Site:
         self.skipped[what] = str(error)
 
 
+@renamed(site="resources")
 @frozen(kw_only=True)
-class Parts:
+class Setup:
     """What a learner is built from. A part it has no room for, or that was not chosen, is None.
 
     :param model: ``(fields, n_outputs) -> object`` of the learner's framework.
@@ -93,7 +95,7 @@ class Parts:
     """
 
     stream: Stream
-    site: Site
+    resources: Resources
     model: Callable[[Mapping[str, Field], int], Any] | None = None
     memory: Callable[[Mapping[str, Field]], Memory] | None = None
     source: Any = None

@@ -13,24 +13,35 @@ import attrs
 import yaml
 from attrs import frozen
 
+from cl_kernel.compatibility import renamed
 from cl_kernel.contract import events
 from cl_kernel.contract.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running import settings as config
-from cl_kernel.running.plan import Plan, Request, ask, check_installed, comparable, importable, plan, read_request
-from cl_kernel.running.resources import Parts, Site
+from cl_kernel.running.plan import (
+    Plan,
+    Request,
+    check_installed,
+    comparable,
+    importable,
+    make_request,
+    plan,
+    read_request,
+)
+from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.storage.files import Cache, write_json, write_text
-from cl_kernel.storage.run_folder import RunFolder, beside_folder, environment, new_folder, read_json
-from cl_kernel.sweeps.comparisons import Alongside
+from cl_kernel.storage.run_folder import RunFolder, comparison_folder, environment, new_folder, read_json
+from cl_kernel.sweeps.comparisons import Comparisons
 
 
+@renamed(beside="comparisons")
 @frozen
 class Outcome:
     """A finished or interrupted run."""
 
     folder: Path
     results: Mapping[str, Any]
-    beside: Mapping[str, Mapping[str, Any]]
+    comparisons: Mapping[str, Mapping[str, Any]]
 
 
 def default_cache() -> Path:
@@ -40,7 +51,9 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clk"
 
 
-def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]) -> Site:
+def make_resources(
+    registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]
+) -> Resources:
     """Seed, device, roots and cache of a plan."""
     options = planned.options
     roots = []
@@ -52,7 +65,7 @@ def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Call
             )
         roots.append(root.resolve())
     cache = Cache(default_cache(), lambda kind, path: emit(events.Reused(kind=kind, path=str(path))))
-    return Site(
+    return Resources(
         seed=options.seed,
         profile=planned.profile,
         device=options.device,
@@ -65,11 +78,11 @@ def make_site(registry: Registry, planned: Plan, folder: Path | None, emit: Call
     )
 
 
-def launch(
+def run(
     test: str = "",
     *,
     output: Path | None = None,
-    beside: bool = True,
+    comparisons: bool = True,
     listen: Sequence[Callable[[events.Event], None]] = (),
     **asked: Any,
 ) -> Outcome:
@@ -78,10 +91,12 @@ def launch(
     :param asked: see :func:`cl_kernel.running.plan.ask`.
     """
     registry = discover()
-    return execute(registry, plan(registry, ask(test, **asked)), output, listen=listen, beside=beside)
+    return run_plan(
+        registry, plan(registry, make_request(test, **asked)), output, listen=listen, comparisons=comparisons
+    )
 
 
-def execute(
+def run_plan(
     registry: Registry,
     planned: Plan,
     folder: Path | None = None,
@@ -89,16 +104,16 @@ def execute(
     resume: bool = False,
     listen: Sequence[Callable[[events.Event], None]] = (),
     base: Path = Path("runs"),
-    beside: bool = True,
-    n_beside: int = 0,
+    comparisons: bool = True,
+    n_comparisons: int = 0,
 ) -> Outcome:
     """Run a plan, and the comparison runs of its test, in a run folder.
 
     :param folder: the run folder; None for a new one below ``base``.
     :param resume: go on from the newest whole checkpoint.
-    :param beside: make the comparison runs too.
-    :param n_beside: that many of a stand-in's comparison runs at once, each in a process of its own, while this run
-        goes on; others follow it one by one.
+    :param comparisons: make the comparison runs too.
+    :param n_comparisons: that many of a stand-in's comparison runs at once, each in a process of its own, while this
+        run goes on; others follow it one by one.
     :raises Interrupted: after a signal; the run has saved itself.
     """
     check_installed(planned)
@@ -114,19 +129,19 @@ def execute(
                 fix=f"clk resume {folder}, or give --output another folder",
             )
         others = {
-            label: (beside_folder(folder, label), _comparison(planned, label))
-            for label in (planned.beside if beside else ())
+            label: (comparison_folder(folder, label), _comparison(planned, label))
+            for label in (planned.comparisons if comparisons else ())
         }
         results: Mapping[str, Any]
-        with Alongside(others, n_beside if planned.profile == "tiny" else 0, listen) as alongside:
+        with Comparisons(others, n_comparisons if planned.profile == "tiny" else 0, listen) as others_at_once:
             if resume and run.info.get("status") == "finished":
                 results = read_json(folder / "metrics.json")
             else:
-                results = _one(registry, planned, run, resume, [*listen, alongside], list(others))
-            while (label := alongside.take()) is not None:
-                _beside(registry, *others[label], listen)
-            alongside.wait()
-        return Outcome(folder, results, {label: _beside(registry, *other, listen) for label, other in others.items()})
+                results = _one(registry, planned, run, resume, [*listen, others_at_once], list(others))
+            while (label := others_at_once.take()) is not None:
+                _compared(registry, *others[label], listen)
+            others_at_once.wait()
+        return Outcome(folder, results, {label: _compared(registry, *other, listen) for label, other in others.items()})
     finally:
         run.release()
 
@@ -137,10 +152,10 @@ def _nothing_done(run: RunFolder) -> bool:
 
 
 def _comparison(planned: Plan, label: str) -> Request:
-    return attrs.evolve(planned.request, beside=label, profile=planned.profile)
+    return attrs.evolve(planned.request, comparison=label, profile=planned.profile)
 
 
-def _beside(
+def _compared(
     registry: Registry, folder: Path, request: Request, listen: Sequence[Callable[[events.Event], None]]
 ) -> Mapping[str, Any]:
     """The results of a comparison run, which is made or finished here if it is not yet."""
@@ -148,7 +163,7 @@ def _beside(
     if again and read_json(folder / "run.json").get("status") == "finished":
         return read_json(folder / "metrics.json")
     folder.mkdir(parents=True, exist_ok=True)
-    return execute(registry, plan(registry, request), folder, resume=again, listen=listen).results
+    return run_plan(registry, plan(registry, request), folder, resume=again, listen=listen).results
 
 
 def _one(
@@ -157,7 +172,7 @@ def _one(
     run: RunFolder,
     resume: bool,
     listen: Sequence[Callable[[events.Event], None]],
-    beside: Sequence[str],
+    comparisons: Sequence[str],
 ) -> Mapping[str, Any]:
     from cl_kernel.running import loop as running
 
@@ -184,8 +199,8 @@ def _one(
         seed=planned.options.seed,
         pieces=pieces,
         plugin=planned.experiment.plugin if planned.experiment else "",
-        label=planned.request.beside,
-        beside=list(beside),
+        label=planned.request.comparison,
+        comparisons=list(comparisons),
         metrics=[offer.name for offer in planned.metrics],
         expected=comparable(planned),
         request=attrs.asdict(planned.request),
@@ -194,15 +209,15 @@ def _one(
     write_text(run.path / "settings.yaml", _settings_text(planned, plain))
     write_json(run.path / "environment.json", environment(registry.versions()))
     registry.configure(planned.resolved.flat())
-    site = make_site(registry, planned, run.path, emit)
+    resources = make_resources(registry, planned, run.path, emit)
     try:
         record = planned.experiment.record if planned.experiment else None
         if record is not None and record.run:
-            activity = running.Activity(site=site, run=run, emit=emit)
+            activity = running.RunContext(resources=resources, run=run, emit=emit)
             emit(events.RunStarted(name=planned.name, profile=planned.profile, n_stages=0))
-            results = running.run_activity(activity, resolve(record.run), planned.resolved.sections.get("experiment"))
+            results = running.run_experiment(activity, resolve(record.run), planned.resolved.sections.get("experiment"))
         else:
-            results = _stream(planned, run, site, emit, resume)
+            results = _stream(planned, run, resources, emit, resume)
     except BaseException as error:
         reason = f"signal {error.signum}" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
         run.update(status="interrupted" if isinstance(error, Interrupted) else "failed", reason=reason)
@@ -212,7 +227,7 @@ def _one(
     tables: Mapping[str, Any] = results.get("metrics", {})
     summary = next(iter(tables.values()))["summary"] if tables else {}
     emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
-    wanted = planned.options.plots and not planned.request.beside
+    wanted = planned.options.plots and not planned.request.comparison
     if wanted and importable("matplotlib") and results.get("metrics"):
         from cl_kernel.reports.figures import draw_run
 
@@ -221,27 +236,29 @@ def _one(
 
 
 def _stream(
-    planned: Plan, run: RunFolder, site: Site, emit: Callable[[events.Event], None], resume: bool
+    planned: Plan, run: RunFolder, resources: Resources, emit: Callable[[events.Event], None], resume: bool
 ) -> dict[str, Any]:
     from cl_kernel.running import loop as running
     from cl_kernel.running.scoring import Scorer
 
     options, pieces = planned.options, planned.pieces
     sections = planned.resolved.sections
-    stream = resolve(pieces["dataset"][0].record.build)(sections.get("dataset"), site)
+    stream = resolve(pieces["dataset"][0].record.build)(sections.get("dataset"), resources)
     stream.check()
     _fields_fit(planned, stream)
     memories: list[Any] = []
-    parts = Parts(
+    setup = Setup(
         stream=stream,
-        site=site,
-        model=_model_factory(planned, site) if "model" in pieces else None,
-        memory=_memory_factory(planned, site, sum(len(stage.train) for stage in stream.stages), memories)
+        resources=resources,
+        model=_model_factory(planned, resources) if "model" in pieces else None,
+        memory=_memory_factory(planned, resources, sum(len(stage.train) for stage in stream.stages), memories)
         if "codec" in pieces
         else None,
-        source=resolve(pieces["source"][0].record.build)(sections.get("source"), site) if "source" in pieces else None,
+        source=resolve(pieces["source"][0].record.build)(sections.get("source"), resources)
+        if "source" in pieces
+        else None,
     )
-    learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), parts)
+    learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), setup)
     scorers = [
         Scorer(
             offer.record,
@@ -249,8 +266,8 @@ def _stream(
         )
         for offer in planned.metrics
     ]
-    ctx = running.Context(
-        site=site,
+    ctx = running.StreamContext(
+        resources=resources,
         stream=stream,
         learner=learner,
         scorers=scorers,
@@ -297,22 +314,24 @@ def _fields_fit(planned: Plan, stream: Any) -> None:
             )
 
 
-def _model_factory(planned: Plan, site: Site) -> Callable[[Mapping[str, Any], int], Any]:
+def _model_factory(planned: Plan, resources: Resources) -> Callable[[Mapping[str, Any], int], Any]:
     offer = planned.pieces["model"][0]
     return lambda fields, n_outputs: resolve(offer.record.build)(
-        planned.resolved.sections.get("model"), fields, n_outputs, site
+        planned.resolved.sections.get("model"), fields, n_outputs, resources
     )
 
 
-def _memory_factory(planned: Plan, site: Site, n_samples: int, made: list[Any]) -> Callable[[Mapping[str, Any]], Any]:
+def _memory_factory(
+    planned: Plan, resources: Resources, n_samples: int, made: list[Any]
+) -> Callable[[Mapping[str, Any]], Any]:
     def build(fields: Mapping[str, Any]) -> Any:
         from cl_kernel.memory import build_memory
 
         sections = planned.resolved.sections
-        codec = resolve(planned.pieces["codec"][0].record.build)(sections.get("codec"), fields, site)
+        codec = resolve(planned.pieces["codec"][0].record.build)(sections.get("codec"), fields, resources)
         policy = partial(resolve(planned.pieces["policy"][0].record.build), sections.get("policy"))
         capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
-        memory = build_memory(policy, codec, capacity, site.rng("memory", len(made)), n_examples=n_samples)
+        memory = build_memory(policy, codec, capacity, resources.rng("memory", len(made)), n_examples=n_samples)
         made.append(memory)
         return memory
 
@@ -346,11 +365,11 @@ def request_of(folder: Path) -> Request:
 
 
 def resume(
-    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = (), n_beside: int = 0
+    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = (), n_comparisons: int = 0
 ) -> Outcome:
     """Go on with an interrupted run, bit for bit as if it had not stopped."""
     planned = plan(registry, request_of(folder))
-    return execute(registry, planned, folder, resume=True, listen=listen, n_beside=n_beside)
+    return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
 
 
 def reproduce(
@@ -372,6 +391,6 @@ def reproduce(
             where=str(folder),
             fix=f"clk resume {folder}",
         )
-    again = execute(registry, plan(registry, request_of(folder)), output, base=base, listen=listen, beside=False)
+    again = run_plan(registry, plan(registry, request_of(folder)), output, base=base, listen=listen, comparisons=False)
     differences = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
     return again, differences

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 @contextmanager
-def heeded(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Both signals go to ``handler`` inside; elsewhere than in the main thread they are left alone."""
     try:
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

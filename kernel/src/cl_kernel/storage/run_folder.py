@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def beside_folder(folder: Path, label: str) -> Path:
+def comparison_folder(folder: Path, label: str) -> Path:
     """Where a run's comparison run of that label lies."""
     return folder / "beside" / label.replace(" ", "-")
 

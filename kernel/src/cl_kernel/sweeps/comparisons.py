@@ -1,4 +1,4 @@
-"""Comparison runs of a stand-in, made in processes of their own while the run that they stand beside goes on."""
+"""Comparison runs of a stand-in, made in processes of their own while the run that they are compared with goes on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attrs import define, field
 from cl_kernel.contract import events
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.running.plan import Request
-from cl_kernel.running.signals import heeded
+from cl_kernel.running.signals import handling_signals
 from cl_kernel.sweeps.tasks import run_task
 
 
 @define(eq=False, repr=False)
-class Alongside:
+class Comparisons:
     """Runs that wait for somebody to make them: a few processes, or whoever has nothing else to do.
 
-    The processes begin when the first stage of the run beside has ended: what it put into the cache need not be made
+    The processes begin when the first stage of the main run has ended: what it put into the cache need not be made
     again. A process that fails leaves its run to be finished by others; leaving early has the running ones save.
 
     :param runs: label -> run folder and request.
@@ -41,7 +41,7 @@ class Alongside:
     def __attrs_post_init__(self) -> None:
         self._left = deque(self.runs)
 
-    def __enter__(self) -> Alongside:
+    def __enter__(self) -> Comparisons:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -69,7 +69,7 @@ class Alongside:
 
         :raises Interrupted: after a signal; what runs has saved itself.
         """
-        with heeded(self._interrupt):
+        with handling_signals(self._interrupt):
             for thread in self._threads:
                 while thread.is_alive():
                     thread.join(0.2)
@@ -84,6 +84,10 @@ class Alongside:
         while not self._stop.is_set() and (label := self.take()) is not None:
             folder, request = self.runs[label]
             for tell in self.listen:
-                tell(events.Noted(text=f"{label} beside it, in a process of its own: {folder / 'log.txt'}", values={}))
-            task = {"folder": str(folder), "request": attrs.asdict(request), "beside": False, "threads": 0}
+                tell(
+                    events.Noted(
+                        text=f"{label} for comparison, in a process of its own: {folder / 'log.txt'}", values={}
+                    )
+                )
+            task = {"folder": str(folder), "request": attrs.asdict(request), "comparisons": False, "threads": 0}
             run_task({**task, "retries": 0}, self._stop)

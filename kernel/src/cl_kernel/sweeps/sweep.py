@@ -17,6 +17,7 @@ import attrs
 import yaml
 from attrs import field, frozen
 
+from cl_kernel.compatibility import renamed_keys
 from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running.plan import Plan, Request, plan
@@ -31,7 +32,7 @@ KEYS: dict[str, type] = {
     "base": dict,
     "grid": dict,
     "list": list,
-    "beside": bool,
+    "comparisons": bool,
     "unfit": str,
     "executor": str,
     "n_jobs": int,
@@ -50,7 +51,7 @@ NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_w
 class Spec:
     """A sweep file, checked.
 
-    :param beside: also make the comparison runs of each test.
+    :param comparisons: also make the comparison runs of each test.
     :param unfit: ``fail``: pieces that do not fit stop the sweep before anything starts; ``skip``: they are listed.
     :param threads: CPU threads of a task; part of what makes numbers equal on every executor.
     :param retries: how often a killed worker's task is taken up again.
@@ -60,7 +61,7 @@ class Spec:
     base: Mapping[str, Any] = field(factory=dict)
     grid: Mapping[str, Any] = field(factory=dict)
     list: Sequence[Mapping[str, Any]] = ()
-    beside: bool = False
+    comparisons: bool = False
     unfit: str = "fail"
     executor: str = "local"
     n_jobs: int = 0
@@ -84,7 +85,7 @@ class Task:
         return {
             "folder": str(self.folder),
             "request": attrs.asdict(self.request),
-            "beside": spec.beside,
+            "comparisons": spec.comparisons,
             "threads": spec.threads,
             "retries": spec.retries,
         }
@@ -107,6 +108,7 @@ def read_spec(path: Path) -> Spec:
         raise BadSetting(f"sweep file cannot be read: {error}", where=where) from error
     if not isinstance(content, dict):
         raise BadSetting("a sweep file holds keys such as base and grid", where=where)
+    content = renamed_keys(content, {"beside": "comparisons"}, where)
     for key, value in content.items():
         if key not in KEYS:
             raise UnknownName.of("key", str(key), KEYS, where=where)
@@ -194,7 +196,7 @@ def identity(planned: Plan) -> str:
         {
             "test": planned.name,
             "profile": planned.profile,
-            "beside": planned.request.beside,
+            "beside": planned.request.comparison,
             "pieces": {section: offer.name for section, (offer, _) in planned.pieces.items()},
             "metrics": [offer.name for offer in planned.metrics],
             "settings": {k: v for k, v in planned.resolved.flat().items() if k not in NEUTRAL},

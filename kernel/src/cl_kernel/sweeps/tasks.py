@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_kernel.storage.files import write_json
-from cl_kernel.storage.run_folder import beside_folder, read_json
+from cl_kernel.storage.run_folder import comparison_folder, read_json
 
 FILES = ("task.json", "run.json", "settings.yaml", "environment.json", "metrics.json", "log.txt")
 
@@ -79,7 +79,7 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
         return {"status": "failed", "error": _last_words(log) or f"exit code {code}"}
     stored = read_json(folder / "run.json")
     status = stored.get("status", "failed")
-    if left := _left_beside(folder, stored) if status == "finished" else []:
+    if left := _left_of_comparisons(folder, stored) if status == "finished" else []:
         return {"status": "interrupted", "error": "", "left": left}
     if status == "finished":
         seconds = read_json(folder / "metrics.json")["cost"]["seconds"]
@@ -90,9 +90,12 @@ def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:
     return {"status": "failed", "error": stored.get("reason", "") if status == "failed" else killed}
 
 
-def _left_beside(folder: Path, stored: Mapping[str, Any]) -> list[str]:
+def _left_of_comparisons(folder: Path, stored: Mapping[str, Any]) -> list[str]:
     """Comparison runs that were asked for and are not finished."""
-    infos = {label: beside_folder(folder, label) / "run.json" for label in stored.get("beside", ())}
+    infos = {
+        label: comparison_folder(folder, label) / "run.json"
+        for label in stored.get("comparisons", stored.get("beside", ()))
+    }
     return [label for label, info in infos.items() if not info.exists() or read_json(info).get("status") != "finished"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cl_kernel.contract.errors import ClkError, Interrupted, RunConflict
 from cl_kernel.registry import discover
 from cl_kernel.running.plan import plan, read_request
-from cl_kernel.running.session import execute
+from cl_kernel.running.session import run_plan
 from cl_kernel.storage.run_folder import RunFolder, read_json
 
 
@@ -40,7 +40,7 @@ def run(folder: Path) -> int:
     registry = discover()
     planned = plan(registry, read_request(task["request"]))
     try:
-        execute(registry, planned, folder, resume=(folder / "run.json").exists(), beside=task["beside"])
+        run_plan(registry, planned, folder, resume=(folder / "run.json").exists(), comparisons=task["comparisons"])
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     return 0

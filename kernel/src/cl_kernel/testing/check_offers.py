@@ -310,9 +310,9 @@ def tests_can_be_planned(subject: Subject) -> None:
     """Every test resolves in every profile, comparison runs included: pieces exist and fit, settings are known."""
     for offer in subject.some("test"):
         for profile in offer.record.profiles or ("tiny",):
-            for label in ("", *offer.record.beside):
-                with blame(f"test {offer.record.name}, profile {profile}" + (f", beside {label}" if label else "")):
-                    plan(subject.registry, Request(test=offer.name, profile=profile, beside=label))
+            for label in ("", *offer.record.comparisons):
+                with blame(f"test {offer.record.name}, profile {profile}" + (f", comparison {label}" if label else "")):
+                    plan(subject.registry, Request(test=offer.name, profile=profile, comparison=label))
 
 
 @check
@@ -324,8 +324,8 @@ def the_default_test_needs_nothing(subject: Subject) -> None:
             Request(test=subject.test, plugin=subject.plugin, profile="tiny", overrides=subject.request.overrides),
         ).pieces
         for offer, _ in pieces.values():
-            if offer.record.__class__.__name__ == "Dataset" and offer.record.needs:
-                raise Failed(f"the tiny profile uses {offer.name}, which needs {offer.record.needs[0].name}")
+            if offer.record.__class__.__name__ == "Dataset" and offer.record.assets:
+                raise Failed(f"the tiny profile uses {offer.name}, which needs {offer.record.assets[0].name}")
 
 
 @check

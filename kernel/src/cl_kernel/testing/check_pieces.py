@@ -228,6 +228,6 @@ def _round(value: float | None) -> float | None:
 
 
 def _site(subject: Subject) -> Any:
-    from cl_kernel.running.resources import Site
+    from cl_kernel.running.resources import Resources
 
-    return Site(folder=subject.folder)
+    return Resources(folder=subject.folder)

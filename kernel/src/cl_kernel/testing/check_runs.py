@@ -69,7 +69,7 @@ def runs_print_nothing(subject: Subject) -> None:
 def runs_leave_global_generators_alone(subject: Subject) -> None:
     """Neither ``random`` nor ``numpy.random`` is seeded or drawn from; generators are passed in."""
     if subject.run.rng_touched:
-        raise Failed("the run changed the state of random or numpy.random; use ctx.rng and site.rng")
+        raise Failed("the run changed the state of random or numpy.random; use ctx.rng and resources.rng")
 
 
 @check

@@ -23,7 +23,7 @@ from cl_kernel.contract.stream import Stream
 from cl_kernel.registry import Offer, Owner, Registry, discover, resolve
 from cl_kernel.running import loop as running
 from cl_kernel.running.plan import Plan, Request, plan
-from cl_kernel.running.session import Outcome, execute, make_site
+from cl_kernel.running.session import Outcome, make_resources, run_plan
 from cl_kernel.running.settings import flatten
 from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 
@@ -116,7 +116,7 @@ class _Guard:
         return taken
 
 
-class Watched(running.Context):
+class Watched(running.StreamContext):
     """A context that notes what a learner does: test data read, later stages read, memory, states."""
 
     def __attrs_post_init__(self) -> None:
@@ -249,7 +249,7 @@ class Subject:
     def other_process(self) -> Mapping[str, Any]:
         """Results of the same run by the command line in a process of its own, with another number of workers."""
         values = {**self.request.overrides[0][1], "run.n_workers": 0}
-        arguments = ["--plugin", self.plugin, "--no-beside", "--json", "--output", str(self.folder / "process")]
+        arguments = ["--plugin", self.plugin, "--no-comparisons", "--json", "--output", str(self.folder / "process")]
         arguments += ["--test", self.test] if self.test else []
         for key, value in values.items():
             arguments += ["--set", f"{key}={json.dumps(value)}"]
@@ -279,10 +279,10 @@ class Subject:
         if not self.streams:
             _nothing("its test has its own run, without stages")
         planned = self.plan(**extra)
-        site = make_site(self.registry, planned, None, lambda _: None)
+        resources = make_resources(self.registry, planned, None, lambda _: None)
         with self._own_cache("stream"), blame("the data set cannot be built"):
             stream: Stream = resolve(planned.pieces["dataset"][0].record.build)(
-                planned.resolved.sections.get("dataset"), site
+                planned.resolved.sections.get("dataset"), resources
             )
         return stream
 
@@ -306,7 +306,7 @@ class Subject:
 
     def _execute(self, name: str, *, resume: bool = False, **extra: Any) -> Outcome:
         with self._own_cache(name):
-            return execute(self.registry, self.plan(**extra), self.folder / name, resume=resume, beside=False)
+            return run_plan(self.registry, self.plan(**extra), self.folder / name, resume=resume, comparisons=False)
 
     @contextlib.contextmanager
     def _own_cache(self, name: str) -> Iterator[None]:
@@ -330,13 +330,13 @@ class Subject:
 
         inside = self.folder / "cwd"
         inside.mkdir(exist_ok=True)
-        plain, running.Context = running.Context, make  # type: ignore[misc, assignment]
+        plain, running.StreamContext = running.StreamContext, make  # type: ignore[misc, assignment]
         before, printed, started = _rng_state(), io.StringIO(), time.monotonic()
         try:
             with contextlib.chdir(inside), contextlib.redirect_stdout(printed), blame("the run fails"):
                 outcome = self._execute(name, resume=resume, **extra)
         finally:
-            running.Context = plain  # type: ignore[misc]
+            running.StreamContext = plain  # type: ignore[misc]
         if made:
             made[0]._scoring = True  # from here on the checks read
         return Seen(

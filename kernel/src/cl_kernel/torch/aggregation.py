@@ -24,8 +24,8 @@ from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand, sgd
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 
 class ScaledShifted(nn.Module):
@@ -77,15 +77,15 @@ class TwoBranches(nn.Module):
         return x
 
 
-def build(settings: Any, parts: Parts) -> Aan:
+def build(settings: Any, setup: Setup) -> Aan:
     """Adaptive aggregation networks on iCaRL.
 
     :raises Mismatch: for a network whose learning part is no chain of layers.
     """
-    stand = build_stand(settings, parts, remembers=True)
+    stand = build_stand(settings, setup, remembers=True)
     if not isinstance(stand.upper, nn.Sequential):
         raise Mismatch("AAN mixes its two copies layer by layer and needs a chain of layers", where="--model")
-    return Aan(stand, parts.site.rng("aan"))
+    return Aan(stand, setup.resources.rng("aan"))
 
 
 @define(eq=False)
@@ -100,7 +100,7 @@ class Aan:
     def __attrs_post_init__(self) -> None:
         self.sets = ExemplarSets(self.stand)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: epochs on new examples and exemplars; after each, the mixing weights on exemplars."""
         stand = self.stand
         if stage.index and stand.epoch == stand.position == 0:

@@ -22,8 +22,8 @@ from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand, sgd
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -31,9 +31,9 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def build_lwf(settings: Any, parts: Parts) -> Lwf:
+def build_lwf(settings: Any, setup: Setup) -> Lwf:
     """Learning without forgetting."""
-    stand = build_stand(settings, parts)
+    stand = build_stand(settings, setup)
     stand.optimizer = sgd(stand.upper, settings, nesterov=settings.momentum > 0)
     return Lwf(stand)
 
@@ -45,7 +45,7 @@ class Lwf:
     stand: Stand
     old: nn.Module | None = None
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task."""
         stand = self.stand
         batches = stand.begin(stage, ctx)
@@ -80,9 +80,9 @@ class Lwf:
             restore(self.old, tree["old"])
 
 
-def build_bic(settings: Any, parts: Parts) -> Bic:
+def build_bic(settings: Any, setup: Setup) -> Bic:
     """BiC."""
-    return Bic(build_stand(settings, parts, remembers=True), parts.site.rng("bic"))
+    return Bic(build_stand(settings, setup, remembers=True), setup.resources.rng("bic"))
 
 
 @define(eq=False)
@@ -101,7 +101,7 @@ class Bic:
     def __attrs_post_init__(self) -> None:
         self.sets = ExemplarSets(self.stand)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task on new examples and exemplars; a share held out of both sets the bias layer."""
         stand, settings = self.stand, self.stand.settings
         batches = stand.begin(stage, ctx)

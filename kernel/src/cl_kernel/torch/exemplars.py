@@ -23,8 +23,8 @@ from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 EPS = 1e-12
 
@@ -233,14 +233,14 @@ class ExemplarSets:
 # ---- iCaRL -----------------------------------------------------------------------------------
 
 
-def build_icarl(settings: Any, parts: Parts) -> Icarl:
+def build_icarl(settings: Any, setup: Setup) -> Icarl:
     """ICaRL."""
-    return Icarl(build_stand(settings, parts, remembers=True), parts.site.rng("icarl"), shipped=False)
+    return Icarl(build_stand(settings, setup, remembers=True), setup.resources.rng("icarl"), shipped=False)
 
 
-def build_icarl_shipped(settings: Any, parts: Parts) -> Icarl:
+def build_icarl_shipped(settings: Any, setup: Setup) -> Icarl:
     """ICaRL as CRUMB's repository has it (Q6); a memory is not overrun, unlike there."""
-    return Icarl(build_stand(settings, parts, remembers=True), parts.site.rng("icarl"), shipped=True)
+    return Icarl(build_stand(settings, setup, remembers=True), setup.resources.rng("icarl"), shipped=True)
 
 
 @define(eq=False)
@@ -256,7 +256,7 @@ class Icarl:
     def __attrs_post_init__(self) -> None:
         self.sets = ExemplarSets(self.stand)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: a step on new examples, then one on exemplars against the old scores; then new exemplars."""
         stand = self.stand
         batches = stand.begin(stage, ctx)

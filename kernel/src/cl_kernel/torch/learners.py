@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from cl_kernel.library.torch_settings import Naive as NaiveSettings
     from cl_kernel.library.torch_settings import Replay as ReplaySettings
     from cl_kernel.memory import Memory
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 FEATURES = "features"
 """Name of the memory field that holds what crosses the cut of a split network."""
@@ -36,38 +36,38 @@ CODEC_EXAMPLES = 4096
 """Examples of the first stage, at most, that train a codec."""
 
 
-def build_naive(settings: NaiveSettings, parts: Parts) -> Replaying:
+def build_naive(settings: NaiveSettings, setup: Setup) -> Replaying:
     """Learner ``naive``: plain training, nothing remembered."""
-    network, device = build_network(parts)
+    network, device = build_network(setup)
     return Replaying(settings, network, make_optimizer(network, settings), None, device)
 
 
-def build_er(settings: ReplaySettings, parts: Parts) -> Replaying:
+def build_er(settings: ReplaySettings, setup: Setup) -> Replaying:
     """Learner ``er``: each step trains on new and remembered examples.
 
     :raises Mismatch: without a memory.
     """
-    network, device = build_network(parts)
-    if parts.memory is None:
+    network, device = build_network(setup)
+    if setup.memory is None:
         raise Mismatch("learner 'er' needs a memory", where="--replay", fix="--replay reservoir --memory 200")
-    memory = parts.memory(memory_fields(network, parts.stream.spec, device))
+    memory = setup.memory(memory_fields(network, setup.stream.spec, device))
     return Replaying(settings, network, make_optimizer(network, settings), memory, device)
 
 
-def build_joint(settings: JointSettings, parts: Parts) -> Joint:
+def build_joint(settings: JointSettings, setup: Setup) -> Joint:
     """Learner ``joint``: trains on everything seen so far, the upper bound."""
-    network, device = build_network(parts)
+    network, device = build_network(setup)
     return Joint(settings, network, device, state.pack(network))
 
 
-def build_network(parts: Parts) -> tuple[Split, torch.device]:
+def build_network(setup: Setup) -> tuple[Split, torch.device]:
     """The network of a run on its device, its weights drawn from the run's seed.
 
     :raises Mismatch: when no model was chosen.
     """
-    device = resolve(parts.site.device)
-    state.seed_torch(parts.site.rng("torch"))
-    network = parts.model(parts.stream.spec, parts.stream.n_classes)
+    device = resolve(setup.resources.device)
+    state.seed_torch(setup.resources.rng("torch"))
+    network = setup.model(setup.stream.spec, setup.stream.n_classes)
     if network is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model mlp")
     return as_split(network).to(device), device
@@ -169,7 +169,7 @@ class Replaying:
     position: int = 0  # samples of this epoch's order already trained on
     _tests: TestCache = field(init=False, factory=lambda: TestCache())
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One stage: epochs of steps on new and remembered examples, then the memory takes the new ones."""
         settings, samples = self.settings, stage.train
         batches = train_batches(self.network, samples, self.device, ctx)
@@ -243,7 +243,7 @@ class Joint:
     def __attrs_post_init__(self) -> None:
         self.optimizer = make_optimizer(self.network, self.settings)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One stage: epochs over the samples of this and all earlier stages."""
         settings = self.settings
         samples = Concatenation([earlier.train for earlier in ctx.stages[: stage.index + 1]])
@@ -313,10 +313,10 @@ def _same(a: Samples, b: Samples) -> bool:
     return a is b
 
 
-def train_batches(network: Split, samples: Samples, device: torch.device, ctx: Context) -> Batches:
+def train_batches(network: Split, samples: Samples, device: torch.device, ctx: StreamContext) -> Batches:
     """Batches of a stage as the learning part reads them; unreadable samples follow ``--on-bad-sample``."""
     on_bad: BadSample = ctx.bad_sample
-    return Batches(samples, device, transform=frozen(network), on_bad=on_bad, n_workers=max(1, ctx.site.n_workers))
+    return Batches(samples, device, transform=frozen(network), on_bad=on_bad, n_workers=max(1, ctx.resources.n_workers))
 
 
 def frozen(network: Split) -> Callable[[Tensor], Tensor] | None:

@@ -21,8 +21,8 @@ from cl_kernel.contract.stream import Stage
 from cl_kernel.torch.stepping import Stand, build_stand
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -100,19 +100,19 @@ def agem_step(parameters: Sequence[nn.Parameter], reference: Tensor | None, opti
 # ---- learners --------------------------------------------------------------------------------
 
 
-def build_gem(settings: Any, parts: Parts) -> ProjectedLearner:
+def build_gem(settings: Any, setup: Setup) -> ProjectedLearner:
     """GEM: a constraint a task, by its memory's gradient."""
-    return ProjectedLearner(build_stand(settings, parts, remembers=True), "gem")
+    return ProjectedLearner(build_stand(settings, setup, remembers=True), "gem")
 
 
-def build_agem(settings: Any, parts: Parts) -> ProjectedLearner:
+def build_agem(settings: Any, setup: Setup) -> ProjectedLearner:
     """A-GEM: one constraint for all that is remembered."""
-    return ProjectedLearner(build_stand(settings, parts, remembers=True), "agem")
+    return ProjectedLearner(build_stand(settings, setup, remembers=True), "agem")
 
 
-def build_naive_rehearsal(settings: Any, parts: Parts) -> RehearsalLearner:
+def build_naive_rehearsal(settings: Any, setup: Setup) -> RehearsalLearner:
     """Naive rehearsal: a step on what is remembered after every new one."""
-    return RehearsalLearner(build_stand(settings, parts, remembers=True))
+    return RehearsalLearner(build_stand(settings, setup, remembers=True))
 
 
 def _remembered(stand: Stand, stage: Stage, task: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ class ProjectedLearner:
     stand: Stand
     method: str
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: projected steps; at its end an equal random share of every task stays remembered."""
         stand, settings = self.stand, self.stand.settings
         batches = stand.begin(stage, ctx)
@@ -175,7 +175,7 @@ class RehearsalLearner:
 
     stand: Stand
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task; every pass goes once through the memory, in as many steps as there are new batches."""
         stand = self.stand
         batches = stand.begin(stage, ctx)

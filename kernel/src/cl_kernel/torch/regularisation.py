@@ -21,8 +21,8 @@ from cl_kernel.torch.state import pack, unpack
 from cl_kernel.torch.stepping import Stand, build_stand
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 Named = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -197,34 +197,34 @@ class Keeper:
 # ---- learners --------------------------------------------------------------------------------
 
 
-def build_fine_tuning(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_fine_tuning(settings: Any, setup: Setup) -> RegularisedLearner:
     """Plain steps in the stream's order: the lower bound; on an offline stream, the upper bound."""
-    return RegularisedLearner(build_stand(settings, parts), None)
+    return RegularisedLearner(build_stand(settings, setup), None)
 
 
-def build_l2(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_l2(settings: Any, setup: Setup) -> RegularisedLearner:
     """L2: every parameter matters alike, the last task's values are the anchor."""
-    return RegularisedLearner(build_stand(settings, parts), Keeper("l2", settings.strength))
+    return RegularisedLearner(build_stand(settings, setup), Keeper("l2", settings.strength))
 
 
-def build_ewc(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_ewc(settings: Any, setup: Setup) -> RegularisedLearner:
     """EWC: one penalty a task."""
-    return RegularisedLearner(build_stand(settings, parts), Keeper("ewc", settings.strength))
+    return RegularisedLearner(build_stand(settings, setup), Keeper("ewc", settings.strength))
 
 
-def build_ewc_online(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_ewc_online(settings: Any, setup: Setup) -> RegularisedLearner:
     """Online EWC: one penalty whose importance adds up."""
-    return RegularisedLearner(build_stand(settings, parts), Keeper("ewc-online", settings.strength))
+    return RegularisedLearner(build_stand(settings, setup), Keeper("ewc-online", settings.strength))
 
 
-def build_si(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_si(settings: Any, setup: Setup) -> RegularisedLearner:
     """Synaptic intelligence."""
-    return RegularisedLearner(build_stand(settings, parts), Keeper("si", settings.strength))
+    return RegularisedLearner(build_stand(settings, setup), Keeper("si", settings.strength))
 
 
-def build_mas(settings: Any, parts: Parts) -> RegularisedLearner:
+def build_mas(settings: Any, setup: Setup) -> RegularisedLearner:
     """Memory-aware synapses."""
-    return RegularisedLearner(build_stand(settings, parts), Keeper("mas", settings.strength))
+    return RegularisedLearner(build_stand(settings, setup), Keeper("mas", settings.strength))
 
 
 @define(eq=False)
@@ -234,7 +234,7 @@ class RegularisedLearner:
     stand: Stand
     keeper: Keeper | None
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: epochs of steps; importance at its end (or, as shipped, after every epoch, Q16)."""
         stand, keeper = self.stand, self.keeper
         batches = stand.begin(stage, ctx)

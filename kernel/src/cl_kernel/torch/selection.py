@@ -23,16 +23,16 @@ from cl_kernel.torch.state import pack, restore
 from cl_kernel.torch.stepping import Stand, build_stand
 
 if TYPE_CHECKING:
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 
 # ---- CoPE ------------------------------------------------------------------------------------
 
 
-def build_cope(settings: Any, parts: Parts) -> Cope:
+def build_cope(settings: Any, setup: Setup) -> Cope:
     """Continual prototype evolution."""
-    return Cope(build_stand(settings, parts, remembers=True))
+    return Cope(build_stand(settings, setup, remembers=True))
 
 
 @define(eq=False)
@@ -42,7 +42,7 @@ class Cope:
     stand: Stand
     prototypes: dict[int, Tensor] = field(factory=dict)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task, example by example remembered as it comes."""
         stand, settings = self.stand, self.stand.settings
         batches = stand.begin(stage, ctx)
@@ -101,10 +101,10 @@ class Cope:
 # ---- GSS -------------------------------------------------------------------------------------
 
 
-def build_gss(settings: Any, parts: Parts) -> Gss:
+def build_gss(settings: Any, setup: Setup) -> Gss:
     """Gradient-based sample selection, greedy."""
-    stand = build_stand(settings, parts, remembers=True)
-    return Gss(stand, ExemplarSets(stand), parts.site.rng("gss"), np.zeros(stand.memory.capacity))
+    stand = build_stand(settings, setup, remembers=True)
+    return Gss(stand, ExemplarSets(stand), setup.resources.rng("gss"), np.zeros(stand.memory.capacity))
 
 
 @define(eq=False)
@@ -119,7 +119,7 @@ class Gss:
     rng: np.random.Generator
     similarity: np.ndarray
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: steps on new and remembered examples; in the first pass each new one may enter."""
         stand = self.stand
         batches = stand.begin(stage, ctx)
@@ -218,10 +218,10 @@ def augmented(inputs: Tensor, rng: np.random.Generator) -> Tensor:
     return padded[:, :, reach + down : reach + down + inputs.shape[2], reach + right : reach + right + inputs.shape[3]]
 
 
-def build_rainbow(settings: Any, parts: Parts) -> Rainbow:
+def build_rainbow(settings: Any, setup: Setup) -> Rainbow:
     """Rainbow Memory."""
-    stand = build_stand(settings, parts, remembers=True)
-    return Rainbow(stand, ExemplarSets(stand), parts.site.rng("rainbow"))
+    stand = build_stand(settings, setup, remembers=True)
+    return Rainbow(stand, ExemplarSets(stand), setup.resources.rng("rainbow"))
 
 
 @define(eq=False)
@@ -232,7 +232,7 @@ class Rainbow:
     sets: ExemplarSets
     rng: np.random.Generator
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task, the rate falling along a cosine; then the memory is spread over uncertainty."""
         stand, settings = self.stand, self.stand.settings
         batches = stand.begin(stage, ctx)
@@ -333,9 +333,9 @@ class Rainbow:
 # ---- Stable SGD ------------------------------------------------------------------------------
 
 
-def build_stable(settings: Any, parts: Parts) -> Stable:
+def build_stable(settings: Any, setup: Setup) -> Stable:
     """Stable SGD."""
-    stand = build_stand(settings, parts)
+    stand = build_stand(settings, setup)
 
     def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (F.dropout(given[0], settings.dropout, training=layer.training), *given[1:])
@@ -350,7 +350,7 @@ class Stable:
 
     stand: Stand
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task."""
         stand = self.stand
         batches = stand.begin(stage, ctx)

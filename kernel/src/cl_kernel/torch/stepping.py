@@ -26,8 +26,8 @@ from cl_kernel.torch.loaders import Batches, as_tensor, input_name, label_name, 
 
 if TYPE_CHECKING:
     from cl_kernel.memory import Memory
-    from cl_kernel.running.loop import Context
-    from cl_kernel.running.resources import Parts
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
 
 
 def sgd(network: nn.Module, settings: Any, *, nesterov: bool = False) -> torch.optim.Optimizer:
@@ -38,28 +38,28 @@ def sgd(network: nn.Module, settings: Any, *, nesterov: bool = False) -> torch.o
     )
 
 
-def build_stand(settings: Any, parts: Parts, *, remembers: bool = False) -> Stand:
+def build_stand(settings: Any, setup: Setup, *, remembers: bool = False) -> Stand:
     """Network, optimiser and, if asked for, a memory of raw samples or of what crosses the cut.
 
     With ``settings.keep`` "sample" the memory keeps the samples themselves even when the network is cut.
 
     :raises Mismatch: without a network, or without the memory the learner needs.
     """
-    network, device = build_network(parts)
+    network, device = build_network(setup)
     raw = getattr(settings, "keep", "features") == "sample"
     memory = None
     if remembers:
-        spec = parts.stream.spec
+        spec = setup.stream.spec
         fields = (
             {name: spec[name] for name in (input_name(spec), label_name(spec))}
             if raw
             else memory_fields(network, spec, device)
         )
-        memory = parts.memory(fields) if parts.memory is not None else None
+        memory = setup.memory(fields) if setup.memory is not None else None
         if memory is None:
             raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
     return Stand(
-        settings, network, sgd(network.upper, settings), device, memory, parts.stream.n_classes, keeps_features=not raw
+        settings, network, sgd(network.upper, settings), device, memory, setup.stream.n_classes, keeps_features=not raw
     )
 
 
@@ -89,7 +89,7 @@ class Stand:
         """Parameters that learn."""
         return [p for p in self.network.upper.parameters() if p.requires_grad]
 
-    def begin(self, stage: Stage, ctx: Context) -> Batches:
+    def begin(self, stage: Stage, ctx: StreamContext) -> Batches:
         """Count the stage's classes; batches of it as the learning part reads them."""
         self.seen.extend(stage, label_name(stage.train.spec))
         self.network.train()
@@ -109,14 +109,14 @@ class Stand:
         self.epoch = 0
 
     def steps(
-        self, batches: Batches, stage: Stage, ctx: Context, epoch: int
+        self, batches: Batches, stage: Stage, ctx: StreamContext, epoch: int
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Rows, inputs and labels of each batch of an epoch; the stream's order unless ``shuffle`` is set."""
         n = len(stage.train)
         order = ctx.rng("order", stage.index, epoch).permutation(n) if self.settings.shuffle else np.arange(n)
         yield from batches(order, self.settings.batch_size, self.position)
 
-    def stepped(self, ctx: Context, **values: Any) -> None:
+    def stepped(self, ctx: StreamContext, **values: Any) -> None:
         """A step is done and everything is consistent."""
         self.position += self.settings.batch_size
         ctx.step(**values)
@@ -150,7 +150,7 @@ class Stand:
             return self.memory.add({FEATURES: inputs.detach().cpu().numpy(), label: labels}, groups)
         return self.memory.add(stage.train.take(rows, [source, label]), groups)
 
-    def remember(self, stage: Stage, batches: Batches, ctx: Context, group: int | None = None) -> None:
+    def remember(self, stage: Stage, batches: Batches, ctx: StreamContext, group: int | None = None) -> None:
         """Offer the whole stage to the memory, in random order, grouped by class or all as one group."""
         order = ctx.rng("remember", stage.index).permutation(len(stage.train))
         self.network.eval()

@@ -15,7 +15,7 @@ from cl_kernel import BadInput, Samples, Stream, write_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
 
 FEATURE_COLUMNS = (1, 3, 4, 5, 6)
 
@@ -95,7 +95,7 @@ def compose(
     return current
 
 
-def write_composition(learner: Any, ctx: Context, words: Sequence[str]) -> dict[str, Any]:
+def write_composition(learner: Any, ctx: StreamContext, words: Sequence[str]) -> dict[str, Any]:
     """Follow a chain of directions on the test pictures and compare with the direction it adds up to.
 
     :return: and write to ``reports/compose.json``: accuracy of the chain, of the direct answer, and their agreement.
@@ -134,7 +134,7 @@ def write_composition(learner: Any, ctx: Context, words: Sequence[str]) -> dict[
     return result
 
 
-def write_compound(learner: Any, ctx: Context, words: Sequence[str]) -> dict[str, Any]:
+def write_compound(learner: Any, ctx: StreamContext, words: Sequence[str]) -> dict[str, Any]:
     """Ask several directions about the same character of a test picture at once.
 
     :return: and write to ``reports/compound.json``: how many such questions there are, the accuracy of each direction,
@@ -175,7 +175,7 @@ def write_compound(learner: Any, ctx: Context, words: Sequence[str]) -> dict[str
     return result
 
 
-def write_reports(learner: Any, ctx: Context, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
+def write_reports(learner: Any, ctx: StreamContext, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
     """Write ``reports/`` in the run folder: confusion matrices, pictures with the query marked, the learning curve."""
     stream, folder = ctx.stream, ctx.folder / "reports"
     folder.mkdir(exist_ok=True)

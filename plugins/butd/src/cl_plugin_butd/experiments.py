@@ -226,7 +226,7 @@ _TESTS = [
             "small": DIGITS_STREAM,
             "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)},
         },
-        beside={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2}},
+        comparisons={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2}},
     ),
     Experiment(
         name="SMOKE",
@@ -251,7 +251,10 @@ _TESTS = [
             "small": {"dataset": "butd:digits", **DIGITS_NET},
             "paper": {"dataset": "butd:emnist:6-sufficient", **EMNIST_NET},
         },
-        beside={"unguided": {"learner.placement": "NOFLAG"}, "bottom-up only": {"learner.placement": "BU1_SIMPLE"}},
+        comparisons={
+            "unguided": {"learner.placement": "NOFLAG"},
+            "bottom-up only": {"learner.placement": "BU1_SIMPLE"},
+        },
     ),
     _persons("PERSONS_SUFFICIENT", "sufficient"),
     _persons("PERSONS_EXTENDED", "extended"),
@@ -290,7 +293,7 @@ _TESTS = [
             "small": {"dataset": "butd:digits", **DIGITS_NET},
             "paper": {"dataset": "butd:emnist:6-extended", **EMNIST_NET},
         },
-        beside={f"{n} pictures": {"dataset.n_train": n} for n in (100, 200, 500, 1000, 2000)},
+        comparisons={f"{n} pictures": {"dataset.n_train": n} for n in (100, 200, 500, 1000, 2000)},
     ),
     Experiment(
         name="COMPOUND",

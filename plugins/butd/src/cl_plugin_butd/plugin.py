@@ -72,7 +72,7 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="emnist",
             summary="EMNIST characters in cells, right of and left of",
-            needs=(_torchvision("EMNIST", "EMNIST"),),
+            assets=(_torchvision("EMNIST", "EMNIST"),),
             **spatial,
         ),
         Dataset(
@@ -85,7 +85,7 @@ def clk_datasets() -> Sequence[Dataset]:
             argument="variant",
             requires=("skimage",),
             profiles={"tiny": {"stand_in": True, "n_configurations": 100, "n_test": 30, "size": 56}},
-            needs=(
+            assets=(
                 Asset(
                     name="persons",
                     summary="raw people: avatars_6_raw.npz, or .pkl converted by `clk butd import-legacy persons`",
@@ -120,13 +120,13 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="emnist-grid",
             summary="EMNIST characters 4 x 4, a direction a stage",
-            needs=(_torchvision("EMNIST", "EMNIST"),),
+            assets=(_torchvision("EMNIST", "EMNIST"),),
             **grids,
         ),
         Dataset(
             name="fashion",
             summary="Fashion-MNIST 3 x 3, a direction a stage",
-            needs=(_torchvision("FashionMNIST", "FashionMNIST"),),
+            assets=(_torchvision("FashionMNIST", "FashionMNIST"),),
             **grids,
             profiles={
                 "*": {
@@ -143,14 +143,14 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="kmnist",
             summary="KMNIST 3 x 3, a direction a stage",
-            needs=(_torchvision("KMNIST", "KMNIST"),),
+            assets=(_torchvision("KMNIST", "KMNIST"),),
             **grids,
             profiles={"*": {"source": "kmnist", "rows": 3, "columns": 3}},
         ),
         Dataset(
             name="cifar10",
             summary="CIFAR-10 3 x 3 of 32 pixels, a direction a stage",
-            needs=(_torchvision("CIFAR10", "cifar-10-batches-py"),),
+            assets=(_torchvision("CIFAR10", "cifar-10-batches-py"),),
             **grids,
             profiles={
                 "*": {"source": "cifar10", "rows": 3, "columns": 3, "cell": 32, "scale": [1.0, 1.0], "shift": 0.0}
@@ -159,7 +159,7 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="cifar100",
             summary="CIFAR-100 3 x 3 of 32 pixels, a direction a stage",
-            needs=(_torchvision("CIFAR100", "cifar-100-python"),),
+            assets=(_torchvision("CIFAR100", "cifar-100-python"),),
             **grids,
             profiles={
                 "*": {"source": "cifar100", "rows": 3, "columns": 3, "cell": 32, "scale": [1.0, 1.0], "shift": 0.0}
@@ -168,7 +168,7 @@ def clk_datasets() -> Sequence[Dataset]:
         Dataset(
             name="omniglot",
             summary="Omniglot rows of six, a language a stage",
-            needs=(_torchvision("Omniglot", "omniglot-py"),),
+            assets=(_torchvision("Omniglot", "omniglot-py"),),
             **{**grids, "build": "cl_plugin_butd.data.streams:build_omniglot"},
             profiles={
                 "*": {
@@ -187,7 +187,7 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_butd.data.clevr:build",
             settings=settings.Scenes,
             prepare="cl_plugin_butd.data.clevr:prepare",
-            needs=(
+            assets=(
                 Asset(
                     name="clevr",
                     summary="CLEVR's scenes and pictures",
@@ -201,7 +201,7 @@ def clk_datasets() -> Sequence[Dataset]:
             summary="CIFAR-100 in ten stages of ten classes, for transfer",
             task="image -> class",
             build="cl_plugin_butd.data.streams:build_cifar_classes",
-            needs=(_torchvision("CIFAR100", "cifar-100-python"),),
+            assets=(_torchvision("CIFAR100", "cifar-100-python"),),
         ),
         Dataset(
             name="digit-classes",

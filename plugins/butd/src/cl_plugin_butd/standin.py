@@ -17,7 +17,7 @@ from cl_plugin_butd.data.glyphs import Glyphs, patterns
 from cl_plugin_butd.data.questions import Questions, question_fields
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_butd.settings import GridStream, HeldOut, Patterns
 
 
@@ -56,9 +56,9 @@ def questions(
     return Questions(images, picture, tables, question_fields(n_tasks, n, n, n + border))
 
 
-def build(settings: Patterns, site: Site) -> Stream:
+def build(settings: Patterns, resources: Resources) -> Stream:
     """Stages are directions; all ask about the same pictures."""
-    glyphs = patterns(settings.n_patterns, site.rng("patterns"))
+    glyphs = patterns(settings.n_patterns, resources.rng("patterns"))
     return direction_stream(
         "patterns",
         grid.GridRecipe(rows=1, columns=settings.columns),
@@ -67,7 +67,7 @@ def build(settings: Patterns, site: Site) -> Stream:
         settings.n_train,
         settings.n_test,
         settings.per_picture,
-        site,
+        resources,
     )
 
 
@@ -79,7 +79,7 @@ def direction_stream(
     n_train: int,
     n_test: int,
     per_picture: int,
-    site: Site,
+    resources: Resources,
     *,
     border: bool = False,
 ) -> Stream:
@@ -88,9 +88,9 @@ def direction_stream(
     ways = [grid.parse_direction(d, recipe.rows, recipe.columns) for d in directions]
     sides = {}
     for side, n in (("train", n_train), ("test", n_test)):
-        layout = grid.layouts(recipe, glyphs.usable, n, site.rng("layout", side))
-        sides[side] = layout, grid.draw(recipe, glyphs, layout, site.rng("draw", side))
-    return staged(name, recipe, glyphs, directions, ways, sides, per_picture, site, border=border)
+        layout = grid.layouts(recipe, glyphs.usable, n, resources.rng("layout", side))
+        sides[side] = layout, grid.draw(recipe, glyphs, layout, resources.rng("draw", side))
+    return staged(name, recipe, glyphs, directions, ways, sides, per_picture, resources, border=border)
 
 
 def staged(
@@ -101,7 +101,7 @@ def staged(
     ways: Sequence[tuple[int, int]],
     sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
     per_picture: int,
-    site: Site,
+    resources: Resources,
     *,
     border: bool,
 ) -> Stream:
@@ -121,7 +121,7 @@ def staged(
                 task,
                 len(ways),
                 per_picture if side == "train" else 1,
-                site.rng("questions", side, word),
+                resources.rng("questions", side, word),
                 border=border,
             )
             for side, (layout, images) in sides.items()
@@ -160,10 +160,10 @@ def joined(parts: list[Questions]) -> Questions:
     )
 
 
-def build_held_out(settings: HeldOut, site: Site) -> Stream:
+def build_held_out(settings: HeldOut, resources: Resources) -> Stream:
     """One stage of right-of questions; some ordered pairs never occur in training and make the second test set."""
-    glyphs = patterns(settings.n_patterns, site.rng("patterns"))
-    rng = site.rng("held out")
+    glyphs = patterns(settings.n_patterns, resources.rng("patterns"))
+    rng = resources.rng("held out")
     pairs = [(a, b) for a in range(settings.n_patterns) for b in range(settings.n_patterns) if a != b]
     held = tuple(pairs[i] for i in sorted(rng.permutation(len(pairs))[: settings.n_held_out]))
     recipe = grid.GridRecipe(rows=1, columns=settings.columns, held_out=held)
@@ -174,8 +174,8 @@ def build_held_out(settings: HeldOut, site: Site) -> Stream:
         ("seen", settings.n_test, False),
         ("held-out", settings.n_test, True),
     ):
-        layout = grid.layouts(recipe, glyphs.usable, n, site.rng("layout", side), with_held=with_held)
-        images = grid.draw(recipe, glyphs, layout, site.rng("draw", side))
+        layout = grid.layouts(recipe, glyphs.usable, n, resources.rng("layout", side), with_held=with_held)
+        images = grid.draw(recipe, glyphs, layout, resources.rng("draw", side))
         asked = questions(
             recipe,
             images,
@@ -185,7 +185,7 @@ def build_held_out(settings: HeldOut, site: Site) -> Stream:
             0,
             1,
             settings.per_picture if side == "train" else settings.columns,
-            site.rng("ask", side),
+            resources.rng("ask", side),
         )
         made[side] = asked
     answers = made["held-out"].tables

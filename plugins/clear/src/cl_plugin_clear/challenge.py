@@ -19,13 +19,13 @@ from cl_plugin_clear.model import backbone
 from cl_plugin_clear.report import heat_map
 
 if TYPE_CHECKING:
-    from cl_kernel import Activity
+    from cl_kernel import RunContext
     from cl_plugin_clear.settings import Challenge
 
 
-def run(ctx: Activity, settings: Challenge) -> dict[str, Any]:
+def run(ctx: RunContext, settings: Challenge) -> dict[str, Any]:
     """Experiment ``clear10-challenge``, ``clear100-challenge``; with no models, ten untrained ones on the stand-in."""
-    return evaluate_models(settings, ctx.folder / "clear", device=ctx.site.device, seed=ctx.seed, tick=ctx.step)
+    return evaluate_models(settings, ctx.folder / "clear", device=ctx.resources.device, seed=ctx.seed, tick=ctx.step)
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -66,11 +66,11 @@ def evaluate_models(
         stream = build_stream(released, Path(settings.data), "hold-out")
         models: list[Any] = list(model_files(Path(settings.models)))
     else:
-        from cl_kernel import Site
+        from cl_kernel import Resources
         from cl_plugin_clear.settings import ToyPictures
         from cl_plugin_clear.standin import build_pictures
 
-        stream = build_pictures(ToyPictures(n_train=4, n_test=8, n_buckets=10), Site(seed=seed))
+        stream = build_pictures(ToyPictures(n_train=4, n_test=8, n_buckets=10), Resources(seed=seed))
         models = [None] * len(stream.stages)
     if len(models) != len(stream.test_sets):
         raise BadInput(f"{len(models)} models for {len(stream.test_sets)} buckets", where=settings.models)

@@ -18,7 +18,7 @@ from cl_kernel.torch import distributed
 from cl_plugin_clear.weights import load_backbone
 
 if TYPE_CHECKING:
-    from cl_kernel import Field, Site
+    from cl_kernel import Field, Resources
     from cl_plugin_clear.settings import Cnn, Linear, Mlp
 
 
@@ -167,17 +167,17 @@ def backbone(arch: str) -> tuple[nn.Module, int]:
     return network, width
 
 
-def build_linear(settings: Linear, fields: Mapping[str, Field], n_outputs: int, site: Site) -> nn.Module:
+def build_linear(settings: Linear, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> nn.Module:
     """Linear(d, C) on feature vectors."""
     return nn.Linear(_width(fields), n_outputs)
 
 
-def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, site: Site) -> nn.Module:
+def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> nn.Module:
     """Linear(d, hidden), ReLU, Linear(hidden, C) on feature vectors."""
     return nn.Sequential(nn.Linear(_width(fields), settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, n_outputs))
 
 
-def build_cnn(settings: Cnn, fields: Mapping[str, Field], n_outputs: int, site: Site) -> nn.Module:
+def build_cnn(settings: Cnn, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> nn.Module:
     """A backbone with a new head, all weights trained, from scratch or from a checkpoint."""
     network, width = backbone(settings.arch)
     if settings.weights:

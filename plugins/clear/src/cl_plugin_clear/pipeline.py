@@ -16,7 +16,7 @@ from cl_plugin_clear.report import heat_map
 from cl_plugin_clear.settings import Buckets, ToyDrift
 
 if TYPE_CHECKING:
-    from cl_kernel import Activity, Site
+    from cl_kernel import Resources, RunContext
     from cl_plugin_clear.settings import Build, DriftTable, Pipeline
 
 TABLE: Mapping[str, Mapping[str, Any]] = {
@@ -34,7 +34,7 @@ TABLE: Mapping[str, Mapping[str, Any]] = {
 class Quiet:
     """The little of a run's context that a learner needs when several are trained inside one experiment."""
 
-    site: Site
+    resources: Resources
     stages: Sequence[Stage]
     tick: Callable[..., None]
     seed: int
@@ -42,7 +42,7 @@ class Quiet:
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """As the kernel's."""
-        return self.site.rng(*names, self.seed)
+        return self.resources.rng(*names, self.seed)
 
     def phase(self, name: str, n_steps: int = 0) -> None:
         """Nothing to say."""
@@ -53,14 +53,14 @@ class Quiet:
 
     def bad_sample(self, what: str, error: Exception | str) -> None:
         """As the kernel's."""
-        self.site.bad_sample(what, error)
+        self.resources.bad_sample(what, error)
 
 
 def train_over(
     stream: Stream,
     method: Mapping[str, Any],
     settings: Buckets,
-    site: Site,
+    resources: Resources,
     seed: int,
     tick: Callable[..., None],
     capacity: int = 0,
@@ -91,13 +91,13 @@ def train_over(
             if settings.keep == "memory"
             else TwoBufferMemory(capacity, alpha, dynamic, by_bucket=True)
         )
-        memory = Memory(policy, RawCodec(spec), capacity, site.rng("memory", seed))  # type: ignore[arg-type]
-    device = devices.resolve(site.device)
+        memory = Memory(policy, RawCodec(spec), capacity, resources.rng("memory", seed))  # type: ignore[arg-type]
+    device = devices.resolve(resources.device)
     with torch.random.fork_rng():
-        torch.manual_seed(int(site.rng("torch", seed).integers(2**62)))
+        torch.manual_seed(int(resources.rng("torch", seed).integers(2**62)))
         network = nn.Linear(width, stream.n_classes).to(device)
     learner = Classifier(settings, network, memory, device, stream.info.get("protocol", "iid"), len(stream.stages))
-    ctx: Any = Quiet(site, stream.stages, tick, seed)
+    ctx: Any = Quiet(resources, stream.stages, tick, seed)
     labels = stream.test.take(np.arange(len(stream.test)), ["class"])["class"]
     rows = []
     for stage in stream.stages:
@@ -108,7 +108,7 @@ def train_over(
     return np.array(rows)
 
 
-def run_drift(ctx: Activity, settings: DriftTable) -> dict[str, Any]:
+def run_drift(ctx: RunContext, settings: DriftTable) -> dict[str, Any]:
     """Experiment ``toy-drift``: six methods, several seeds, the four checks of sec. 4.9."""
     from cl_plugin_clear.standin import build_drift
 
@@ -119,10 +119,10 @@ def run_drift(ctx: Activity, settings: DriftTable) -> dict[str, Any]:
     matrices: dict[str, list[Any]] = {name: [] for name in TABLE}
     ctx.phase("toy-drift", settings.n_seeds * len(TABLE))
     for seed in range(settings.n_seeds):
-        site = evolve(ctx.site, seed=ctx.seed + seed)
-        stream = build_drift(ToyDrift(drift=settings.drift), site)
+        resources = evolve(ctx.resources, seed=ctx.seed + seed)
+        stream = build_drift(ToyDrift(drift=settings.drift), resources)
         for name, method in TABLE.items():
-            R = train_over(stream, method, training, site, seed, ctx.step)
+            R = train_over(stream, method, training, resources, seed, ctx.step)
             matrices[name].append(R.tolist())
             runs[name].append(evaluate.clear_metrics(R))
         ctx.note(f"seed {seed}: " + ", ".join(f"{name} next {runs[name][-1]['next_domain']:.3f}" for name in TABLE))
@@ -181,7 +181,7 @@ def drift_checks(mean: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[boo
 # ---- toy-yfcc ---------------------------------------------------------------------------------
 
 
-def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
+def run(ctx: RunContext, settings: Pipeline) -> dict[str, Any]:
     """Experiment ``toy``: metadata to accuracy matrix; every stage resumes from what is already in the run folder."""
     from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest, release
     from cl_plugin_clear.data.images import Limits
@@ -297,7 +297,7 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
                 pre,
                 ctx.folder / "moco",
                 seed=ctx.seed,
-                device=ctx.site.device,
+                device=ctx.resources.device,
                 n_workers=settings.n_threads,
                 tick=ctx.step,
             ),
@@ -318,7 +318,7 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
             else ("naive", "biased 2", "cumulative")
         ):
             method = TABLE[name]
-            R = train_over(stream, method, training, ctx.site, ctx.seed, ctx.step)
+            R = train_over(stream, method, training, ctx.resources, ctx.seed, ctx.step)
 
             scores = evaluate.clear_metrics(R, protocol=protocol)
             rows[f"{protocol} {name}"] = {"matrix": R.tolist(), **scores}
@@ -336,7 +336,7 @@ def run(ctx: Activity, settings: Pipeline) -> dict[str, Any]:
     return {**results, "protocols": rows, "cost": {"stage_seconds": seconds}}
 
 
-def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
+def run_build(ctx: RunContext, settings: Build) -> dict[str, Any]:
     """Experiments ``build-10``, ``build-50``, ``build-100``: concept group -> labelled folder."""
     from cl_plugin_clear.data import concepts, dataset, features
 
@@ -353,7 +353,7 @@ def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
         group = concepts.read_concepts(Path(settings.concepts))
     else:
         raise BadSetting("which concept group?", where="experiment.concepts", fix="--set experiment.concepts=FILE")
-    embedder = features.open_model(group.model, device=ctx.site.device)
+    embedder = features.open_model(group.model, device=ctx.resources.device)
     ctx.phase("retrieve")
     done = dataset.retrieve_group(
         root,
@@ -377,7 +377,7 @@ def run_build(ctx: Activity, settings: Build) -> dict[str, Any]:
     }
 
 
-def _small_store(ctx: Activity, root: Path) -> Any:
+def _small_store(ctx: RunContext, root: Path) -> Any:
     from cl_plugin_clear.data import buckets, concepts, download, features, fetch, ingest
     from cl_plugin_clear.data.images import Limits
     from cl_plugin_clear.data.metadata import Filter

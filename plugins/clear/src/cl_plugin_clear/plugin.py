@@ -75,7 +75,7 @@ def clk_datasets() -> Sequence[Dataset]:
                 task="image -> class",
                 build=f"cl_plugin_clear.data.release:build_{name}",
                 settings=settings.Released,
-                needs=(asset,),
+                assets=(asset,),
             ),
             Dataset(
                 name=f"{name}-features",
@@ -83,7 +83,7 @@ def clk_datasets() -> Sequence[Dataset]:
                 task="vector -> class",
                 build=f"cl_plugin_clear.data.release:build_{name}_features",
                 settings=settings.Released,
-                needs=(asset,),
+                assets=(asset,),
                 profiles={"*": {"features": "moco_b0"}},
             ),
         ]
@@ -148,7 +148,7 @@ def clk_learners() -> Sequence[Learner]:
             build="cl_plugin_clear.train:build",
             takes=("vector -> class", "image -> class"),
             framework="torch",
-            rooms=("model", "memory"),
+            accepts=("model", "memory"),
             defaults={"model": "clear:linear", "replay": "clk:biased-reservoir+clk:raw"},
             settings=settings.Buckets,
             requires=("torch",),

@@ -14,7 +14,7 @@ from cl_plugin_clear import evaluate
 from cl_plugin_clear.data.retrieval import BACKGROUND
 
 if TYPE_CHECKING:
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
 
 
 def matrix_of(rows: list[dict[str, Any]], names: list[str], metric: str) -> np.ndarray:
@@ -28,7 +28,7 @@ def matrix_of(rows: list[dict[str, Any]], names: list[str], metric: str) -> np.n
     return R
 
 
-def write_benchmark(ctx: Context, protocol: str) -> dict[str, Any]:
+def write_benchmark(ctx: StreamContext, protocol: str) -> dict[str, Any]:
     """``clear/`` in the run folder: matrix.json, metrics.json, per_class.parquet, heatmap.png, row.tex."""
     names = list(ctx.stream.test_sets)
     metric = ctx.scorers[0].record.name
@@ -60,7 +60,7 @@ def write_benchmark(ctx: Context, protocol: str) -> dict[str, Any]:
     return scores
 
 
-def class_rows(ctx: Context) -> list[dict[str, Any]]:
+def class_rows(ctx: StreamContext) -> list[dict[str, Any]]:
     """Time, bucket, class -> test items and hits, from the predictions that the kernel keeps of each stage."""
     from cl_kernel.torch.loaders import label_name
 

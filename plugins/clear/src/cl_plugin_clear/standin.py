@@ -20,7 +20,7 @@ from PIL import Image
 from cl_kernel import ArraySamples, BadInput, Field, Stage, Stream, fingerprint
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_clear.settings import ToyDrift, ToyPictures
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "stripes")
@@ -324,9 +324,9 @@ def drift_arrays(settings: ToyDrift, seed: int) -> Mapping[str, np.ndarray]:
     return {name: np.stack(parts) for name, parts in out.items()}
 
 
-def build_drift(settings: ToyDrift, site: Site) -> Stream:
+def build_drift(settings: ToyDrift, resources: Resources) -> Stream:
     """Stream ``toy-drift``: buckets 1..B, a test set per bucket."""
-    arrays = drift_arrays(settings, site.seed)
+    arrays = drift_arrays(settings, resources.seed)
     spec = {
         "vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
         "class": Field(shape=(), dtype="int64", kind="class", n=settings.n_classes),
@@ -335,19 +335,19 @@ def build_drift(settings: ToyDrift, site: Site) -> Stream:
     return _stream("clear:toy-drift", spec, "vector", arrays, tuple(f"class {c}" for c in classes), settings.protocol)
 
 
-def build_pictures(settings: ToyPictures, site: Site) -> Stream:
+def build_pictures(settings: ToyPictures, resources: Resources) -> Stream:
     """Stream ``toy-pictures``: the six shapes, rendered over ten years."""
     C, side = len(SHAPES), settings.image_size
     out: dict[str, list[Any]] = {"train_x": [], "train_y": [], "test_x": [], "test_y": []}
     for b in range(settings.n_buckets):
         for part, n in (("train", settings.n_train), ("test", settings.n_test)):
             labels = np.repeat(np.arange(C), n)
-            years = 10.0 * (b + site.rng("toy-pictures", part, b).random(len(labels))) / settings.n_buckets
+            years = 10.0 * (b + resources.rng("toy-pictures", part, b).random(len(labels))) / settings.n_buckets
             out[f"{part}_x"].append(
                 np.stack(
                     [
                         np.asarray(
-                            Image.fromarray(render(SHAPES[c], year, (site.seed, part, b, i))).resize((side, side))
+                            Image.fromarray(render(SHAPES[c], year, (resources.seed, part, b, i))).resize((side, side))
                         )
                         for i, (c, year) in enumerate(zip(labels, years, strict=True))
                     ]

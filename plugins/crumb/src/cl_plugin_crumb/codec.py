@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl_kernel import BadSetting, Batch, Field, Mismatch, Site
+from cl_kernel import BadSetting, Batch, Field, Mismatch, Resources
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_crumb.model.codebook import Codebook, check_length, code_dtype, rebuild, sampled_values, start_values
@@ -124,6 +124,6 @@ class BlocksCodec:
             self.codebook.settle()
 
 
-def build(options: Blocks, fields: Mapping[str, Field], site: Site) -> BlocksCodec:
+def build(options: Blocks, fields: Mapping[str, Field], resources: Resources) -> BlocksCodec:
     """Codec ``crumb:blocks``."""
-    return BlocksCodec(options, fields, resolve(site.device))
+    return BlocksCodec(options, fields, resolve(resources.device))

@@ -223,7 +223,7 @@ def _main() -> list[Experiment]:
             default=True,
             settings={"learner": "crumb:crumb"},
             profiles={"tiny": TINY},
-            beside=COMPARED,
+            comparisons=COMPARED,
         )
     ]
     runs.append(
@@ -585,10 +585,10 @@ def _baselines() -> list[Experiment]:
 
 def _table() -> Experiment:
     """Every method on one stream, in one table."""
-    beside: dict[str, dict[str, Any]] = {**COMPARED}
+    comparisons: dict[str, dict[str, Any]] = {**COMPARED}
     for name, _, _, _, replay, _ in BASELINES:
         if name not in ("fine-tuning", "gem-shipped"):  # the same learner
-            beside[name] = {
+            comparisons[name] = {
                 "learner": f"crumb:{name}",
                 **({"replay": replay} if replay else {}),
                 **_MODEL.get(name, {}),
@@ -598,7 +598,7 @@ def _table() -> Experiment:
         summary="CRUMB and every baseline on the embedded clips, in one table",
         settings={"learner": "crumb:crumb"},
         profiles={"tiny": TINY},
-        beside=beside,
+        comparisons=comparisons,
     )
 
 

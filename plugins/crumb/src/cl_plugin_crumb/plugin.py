@@ -64,7 +64,7 @@ def clk_datasets() -> Sequence[Dataset]:
                 build=f"cl_plugin_crumb.data.stream:build_{builder}",
                 settings=settings.Dirmap,
                 argument="scenario",
-                needs=tuple(settings.ASSETS[part] for part in name.split("+")),
+                assets=tuple(settings.ASSETS[part] for part in name.split("+")),
                 requires=("pandas", "PIL"),
             )
             for name, (builder, summary) in files.items()
@@ -146,7 +146,7 @@ def clk_learners() -> Sequence[Learner]:
         summary="compositional replay with memory blocks",
         build="cl_plugin_crumb.train.learner:build",
         takes=("image -> class", "map -> class"),
-        rooms=("model", "memory"),
+        accepts=("model", "memory"),
         defaults={"model": "crumb:squeezenet", "replay": "crumb:balanced+crumb:blocks", "memory": "417"},
         settings=settings.Crumb,
         profiles={"tiny": experiments.TINY_CRUMB},
@@ -164,7 +164,7 @@ def _baseline(name: str, summary: str, build: str, choices: type, replay: str, m
         summary=summary,
         build=build,
         takes=LABELS,
-        rooms=("model", "memory") if replay else ("model",),
+        accepts=("model", "memory") if replay else ("model",),
         defaults=defaults,
         settings=choices,
         profiles={"tiny": experiments.TINY_BASELINES.get(name, experiments.TINY_STEPS)},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel import Asset, BadInput, Field, MissingAsset, Site, digest_tree, fingerprint
+from cl_kernel import Asset, BadInput, Field, MissingAsset, Resources, digest_tree, fingerprint
 from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
@@ -31,37 +31,41 @@ SMALL_BASE = standin.BASE_HUES[:1]
 # ---- networks by name ------------------------------------------------------------------------
 
 
-def build_squeezenet(options: choices.Squeezenet, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_squeezenet(
+    options: choices.Squeezenet, fields: Mapping[str, Field], n_outputs: int, resources: Resources
+) -> Split:
     """Model ``crumb:squeezenet``."""
     network = networks.squeezenet(
         n_outputs, cut=options.cut, frozen=options.frozen, size=options.size, rectified=options.rectified
     )
-    return _with_weights(network, options.weights, choices.WEIGHTS["squeezenet"], site)
+    return _with_weights(network, options.weights, choices.WEIGHTS["squeezenet"], resources)
 
 
-def build_mobilenet(options: choices.Mobilenet, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_mobilenet(
+    options: choices.Mobilenet, fields: Mapping[str, Field], n_outputs: int, resources: Resources
+) -> Split:
     """Model ``crumb:mobilenet``."""
     network = networks.mobilenet(
         n_outputs, cut=options.cut, frozen=options.frozen, size=options.size, live_batchnorm=options.live_batchnorm
     )
-    return _with_weights(network, options.weights, choices.WEIGHTS["mobilenet"], site)
+    return _with_weights(network, options.weights, choices.WEIGHTS["mobilenet"], resources)
 
 
-def build_tiny(options: choices.Tiny, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Split:
+def build_tiny(options: choices.Tiny, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Split:
     """Model ``crumb:tiny``, pretrained on the embedded base set (once, then from the cache)."""
     network = networks.tiny(n_outputs, frozen=options.frozen, rectified=options.rectified)
     if options.weights == "none":
         return network
-    tensors = base_weights(options, site) if options.weights == "base" else state.read_weights(options.weights)
+    tensors = base_weights(options, resources) if options.weights == "base" else state.read_weights(options.weights)
     _fill(network, list(tensors.values()), where=f"model.weights={options.weights}")
     return network
 
 
-def _with_weights(network: Split, weights: str, asset: Asset, site: Site) -> Split:
+def _with_weights(network: Split, weights: str, asset: Asset, resources: Resources) -> Split:
     if weights == "none":
         return network
     if weights == "imagenet":
-        path = site.locate(asset) / asset.files[0]
+        path = resources.locate(asset) / asset.files[0]
         tensors = {k: v for k, v in state.read_weights(path).items() if not k.startswith("classifier.")}
     else:
         path = Path(weights)
@@ -112,7 +116,7 @@ def _augmented(images: Tensor) -> Tensor:
     return mirrored.roll((down, right), (2, 3))
 
 
-def base_weights(options: choices.Tiny, site: Site) -> dict[str, Tensor]:
+def base_weights(options: choices.Tiny, resources: Resources) -> dict[str, Tensor]:
     """Weights of the tiny network after training as a whole on the base set: Adam, one-cycle rate up to 3e-3."""
     embedded = options.base == "main"
     pixels, labels = base_images(options.base, options.base_skip, n_images=options.base_images, seed=options.base_seed)
@@ -124,15 +128,15 @@ def base_weights(options: choices.Tiny, site: Site) -> dict[str, Tensor]:
     }
 
     def train(folder: Path) -> None:
-        _train_base(pixels, labels, options, site, folder, augment=not embedded)
+        _train_base(pixels, labels, options, resources, folder, augment=not embedded)
 
-    return state.read_weights(site.cache.make("crumb-base", inputs, train) / "net.pth")
+    return state.read_weights(resources.cache.make("crumb-base", inputs, train) / "net.pth")
 
 
 def _train_base(
-    pixels: np.ndarray, labels: np.ndarray, options: choices.Tiny, site: Site, folder: Path, *, augment: bool
+    pixels: np.ndarray, labels: np.ndarray, options: choices.Tiny, resources: Resources, folder: Path, *, augment: bool
 ) -> None:
-    device = resolve(site.device)
+    device = resolve(resources.device)
     images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div(255).contiguous()
     targets = torch.from_numpy(labels).to(device)
     with torch.random.fork_rng(devices=[]):
@@ -156,7 +160,7 @@ def _train_base(
 # ---- pretraining of head and codebook --------------------------------------------------------
 
 
-def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, site: Site) -> None:
+def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, resources: Resources) -> None:
     """Train head and codebook together on the base set (spec 2.5), then take what ``options.start`` says.
 
     Done once for equal starting weights and settings, then from the cache. The last layer stays new.
@@ -177,7 +181,7 @@ def pretrain(network: Split, codebook: Codebook | None, options: choices.Crumb, 
         "momentum": options.momentum,
         "weight_decay": options.weight_decay,
     }
-    made = site.cache.make(
+    made = resources.cache.make(
         "crumb-pretrained", inputs, lambda folder: _train_head(network, codebook, options, pixels, labels, folder)
     )
     if options.start in ("pretrained", "weights"):

@@ -214,7 +214,7 @@ def records() -> list[Experiment]:
                 test.aliases,
                 {"dataset.structure": "joint" if joint else test.structure}
                 | ({"dataset.protocol_first": "sequential", "learner.parameters_first_step_index": 0} if joint else {}),
-                beside={} if joint else {"fine-tuning": FINE_TUNING},
+                comparisons={} if joint else {"fine-tuning": FINE_TUNING},
                 default=test.name == "ADD_ONE_FIVE_TIMES",
             )
         )
@@ -224,7 +224,7 @@ def records() -> list[Experiment]:
             "any structure string, as 4-1 on 8 classes",
             (),
             {},
-            beside={"fine-tuning": FINE_TUNING},
+            comparisons={"fine-tuning": FINE_TUNING},
             pattern=STRUCTURE,
         )
     )
@@ -237,7 +237,7 @@ def _record(
     aliases: tuple[str, ...],
     settings: dict[str, Any],
     *,
-    beside: dict[str, Any],
+    comparisons: dict[str, Any],
     default: bool = False,
     pattern: str = "",
 ) -> Experiment:
@@ -251,7 +251,7 @@ def _record(
             "small": {"dataset": "recall:voc", "model": "recall:small"},
             "paper": {"dataset": "recall:voc", "model": "recall:deeplab"},
         },
-        beside=beside,
+        comparisons=comparisons,
         default=default,
         pattern=pattern,
         pattern_key="dataset.structure" if pattern else "",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from cl_kernel import Site
+from cl_kernel import Resources
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.settings import Deeplab, Small
 
@@ -349,17 +349,17 @@ def logits(encoder: Any, decoder: Decoder, x: tf.Tensor, training: bool = False)
 # ---- builders ---------------------------------------------------------------------------------------
 
 
-def build_deeplab(settings: Deeplab, fields: Mapping[str, Any], n_outputs: int, site: Site) -> Network:
+def build_deeplab(settings: Deeplab, fields: Mapping[str, Any], n_outputs: int, resources: Resources) -> Network:
     """DeepLab-v2 with a ResNet-101, from random or given encoder weights.
 
     :raises ClkError: when the weights do not fit.
     """
     from cl_plugin_recall.weights.providers import input_spec, load_encoder, resnet_spec
 
-    encoder = ResNet(resnet_spec(settings), site.rng("recall encoder"))
+    encoder = ResNet(resnet_spec(settings), resources.rng("recall encoder"))
     origin = "random"
     if settings.pretrained:
-        origin = load_encoder(encoder, settings, site)
+        origin = load_encoder(encoder, settings, resources)
     spec = LEGACY_INPUT if settings.legacy_mean_rgb else input_spec(settings.weight_source)
     return Network(
         encoder=encoder,
@@ -370,11 +370,11 @@ def build_deeplab(settings: Deeplab, fields: Mapping[str, Any], n_outputs: int, 
     )
 
 
-def build_small(settings: Small, fields: Mapping[str, Any], n_outputs: int, site: Site) -> Network:
+def build_small(settings: Small, fields: Mapping[str, Any], n_outputs: int, resources: Resources) -> Network:
     """The stand-in's network."""
     layers = [(max(1, width * settings.width // 16), stride, dilation) for width, stride, dilation in TINY_LAYERS]
     layers[0] = (layers[0][0], settings.stride // 4, 1)
-    encoder = SmallEncoder(site.rng("recall encoder"), layers)
+    encoder = SmallEncoder(resources.rng("recall encoder"), layers)
     rates = tuple(settings.rates)
     return Network(
         encoder=encoder,

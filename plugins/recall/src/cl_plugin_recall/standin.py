@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import Site, Stream, fingerprint
+from cl_kernel import Resources, Stream, fingerprint
 from cl_plugin_recall.data.files import encode_jpeg, encode_png
 from cl_plugin_recall.data.steps import VOID, InMemory, build_stream, presence
 from cl_plugin_recall.settings import Shapes
@@ -118,11 +118,11 @@ def images(settings: Shapes, rng: np.random.Generator) -> tuple[list[tuple[bytes
     return train, val
 
 
-def build(settings: Shapes, site: Site) -> Stream:
+def build(settings: Shapes, resources: Resources) -> Stream:
     """The stand-in's stream: 20 classes, 64x64 JPEG images with masks, the same protocols as real data."""
     from cl_plugin_recall.data.files import decode_png
 
-    rng = site.rng("recall stand-in") if settings.data_seed < 0 else np.random.default_rng(settings.data_seed)
+    rng = resources.rng("recall stand-in") if settings.data_seed < 0 else np.random.default_rng(settings.data_seed)
     train, val = images(settings, rng)
     sides = []
     for name, pairs in (("training", train), ("validation", val)):

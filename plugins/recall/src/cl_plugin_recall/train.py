@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadSetting, Concatenation, Context, Mismatch, Parts, Samples, Stage, load_tree, save_tree, subset
+from cl_kernel import (
+    BadSetting,
+    Concatenation,
+    Mismatch,
+    Samples,
+    Setup,
+    Stage,
+    StreamContext,
+    load_tree,
+    save_tree,
+    subset,
+)
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.feed import Augmentation, Schedule, batches
 from cl_plugin_recall.evaluate.outputs import write_overlays, write_reports
@@ -35,15 +46,15 @@ PREDICT_AT_ONCE = 32
 class RecallLearner:
     """The learner. Its position is (phases done in this stage, the phase under way, steps taken in it)."""
 
-    def __init__(self, settings: Recall, parts: Parts, strategy: tf.distribute.Strategy | None) -> None:
-        assert parts.model is not None
-        self.settings, self.site, self.stream, self.strategy = settings, parts.site, parts.stream, strategy
-        self.network: Network = parts.model(parts.stream.spec, parts.stream.n_classes)
+    def __init__(self, settings: Recall, setup: Setup, strategy: tf.distribute.Strategy | None) -> None:
+        assert setup.model is not None
+        self.settings, self.resources, self.stream, self.strategy = settings, setup.resources, setup.stream, strategy
+        self.network: Network = setup.model(setup.stream.spec, setup.stream.n_classes)
         self.encoder = self.network.encoder
-        self.decoder = self.network.new_decoder(parts.stream.n_classes, self.site.rng("recall decoder"))
-        self.source = parts.source
+        self.decoder = self.network.new_decoder(setup.stream.n_classes, self.resources.rng("recall decoder"))
+        self.source = setup.source
         self.helpers: dict[str, Decoder] = {}
-        self.sizes = [len(stage.classes) for stage in parts.stream.stages]
+        self.sizes = [len(stage.classes) for stage in setup.stream.stages]
         self.stage = 0
         self.done: list[str] = []
         self.phase, self.t = "", 0
@@ -76,7 +87,7 @@ class RecallLearner:
         return len(self.sizes) > 1 and self.settings.interleave_ratio_old > 0
 
     # ---- a stage ------------------------------------------------------------------------------------
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Learn a step, from wherever it was left."""
         if stage.index != self.stage:
             self.stage, self.done, self.phase, self.t, self._slots = stage.index, [], "", 0, None
@@ -89,7 +100,7 @@ class RecallLearner:
         self._keep_weights(stage, ctx)
         self.stage, self.done = stage.index + 1, []
 
-    def _keep_weights(self, stage: Stage, ctx: Context) -> None:
+    def _keep_weights(self, stage: Stage, ctx: StreamContext) -> None:
         """Leave the step's weights in the run folder, for re-validation and export."""
         if stage.index == 0:
             checkpoints.save(saved.encoder(ctx.folder), self.encoder.values())
@@ -98,7 +109,7 @@ class RecallLearner:
             if key != "first" and int(key.split("-")[0]) in stage.classes:
                 checkpoints.save(saved.helper(ctx.folder, key), decoder.values())
 
-    def _learn_first(self, stage: Stage, ctx: Context) -> None:
+    def _learn_first(self, stage: Stage, ctx: StreamContext) -> None:
         """Encoder and decoder together, or both from the cache."""
         inputs = artefacts.first_inputs(self, stage)
         if not self.done and not self.phase:
@@ -128,7 +139,7 @@ class RecallLearner:
             ctx.cache.make("recall-first", inputs, lambda place: artefacts.save_first(self, place))
         self._model_changed()
 
-    def _learn_increment(self, stage: Stage, ctx: Context) -> None:
+    def _learn_increment(self, stage: Stage, ctx: StreamContext) -> None:
         """Inpaint the background of the new images, label what is replayed, train the decoder on both."""
         if "increment" in self.done:
             return
@@ -153,7 +164,7 @@ class RecallLearner:
         self._before = None
         self._model_changed()
 
-    def _learn_helpers(self, stage: Stage, ctx: Context) -> None:
+    def _learn_helpers(self, stage: Stage, ctx: StreamContext) -> None:
         """A decoder for the step's classes alone (or for each), while its images are at hand, to label their replay."""
         groups = [[c] for c in stage.classes] if self.settings.helper_decoders_one_class else [list(stage.classes)]
         for group in groups:
@@ -162,7 +173,7 @@ class RecallLearner:
             if name in self.done:
                 continue
             if self.phase != name:
-                self.helpers[key] = self.network.new_decoder(len(group) + 1, self.site.rng("recall helper", key))
+                self.helpers[key] = self.network.new_decoder(len(group) + 1, self.resources.rng("recall helper", key))
             decoder = self.helpers[key]
             images = (
                 subset(stage.train, np.array(stage.info["helper_rows"][key], np.int64))
@@ -196,7 +207,7 @@ class RecallLearner:
         new: Samples,
         old: Samples | None,
         table: np.ndarray,
-        ctx: Context,
+        ctx: StreamContext,
         *,
         whole: bool,
     ) -> None:
@@ -218,7 +229,7 @@ class RecallLearner:
             spec=self.network.input,
             augmentation=Augmentation(scale=self.settings.augment_scale, size=self.settings.train_image_size),
             draws=self._draws(name),
-            n_parallel=max(1, self.site.n_workers),
+            n_parallel=max(1, self.resources.n_workers),
         )
         for x, y in feed:
             loss = step(x, y, tf.constant(plan.rate(self.t), tf.float32))
@@ -231,11 +242,11 @@ class RecallLearner:
 
     def _draws(self, name: str) -> Callable[[int, int], np.ndarray]:
         stage = self.stage
-        return lambda t, n: self.site.rng("recall augmentation", stage, name, t).random((n, 4))
+        return lambda t, n: self.resources.rng("recall augmentation", stage, name, t).random((n, 4))
 
     def _order(self, name: str, n: int) -> Order:
         stage = self.stage
-        return shuffled(n, lambda number: self.site.rng("recall order", stage, name, number))
+        return shuffled(n, lambda number: self.resources.rng("recall order", stage, name, number))
 
     def _plain(self, images: Samples, name: str) -> Schedule:
         size = self.settings.batch_size
@@ -244,17 +255,17 @@ class RecallLearner:
         return Plain(order=self._order(name, len(images)), n=len(images), batch_size=size)
 
     # ---- labels by prediction -----------------------------------------------------------------------
-    def _inpainted(self, stage: Stage, ctx: Context) -> Samples:
+    def _inpainted(self, stage: Stage, ctx: StreamContext) -> Samples:
         """The step's images, background labelled by the model before the step; as they are under ``sequential``."""
         if not self.settings.mix_labels or stage.info.get("protocol") == "sequential":
             return stage.train
         before = self.decoder
         if self.phase == "increment" and self._before is not None:
-            before = self.network.new_decoder(self.network.n_outputs, self.site.rng("recall decoder"))
+            before = self.network.new_decoder(self.network.n_outputs, self.resources.rng("recall decoder"))
             before.assign(self._before)
         return artefacts.inpainted(self, stage, before, ctx)
 
-    def _replayed(self, stage: Stage, ctx: Context) -> Samples:
+    def _replayed(self, stage: Stage, ctx: StreamContext) -> Samples:
         """Replay images of all classes before this step, in class order, with pseudo-labels.
 
         Those of step-0 classes come from the step-0 model, later ones from the helper of their class.
@@ -273,7 +284,9 @@ class RecallLearner:
     def first_decoder(self) -> Decoder:
         """The decoder as it was after step 0."""
         if "first" not in self.helpers:
-            self.helpers["first"] = self.network.new_decoder(self.network.n_outputs, self.site.rng("recall decoder"))
+            self.helpers["first"] = self.network.new_decoder(
+                self.network.n_outputs, self.resources.rng("recall decoder")
+            )
             self.helpers["first"].assign(self.decoder.values())
         return self.helpers["first"]
 
@@ -334,13 +347,13 @@ class RecallLearner:
         self.helpers = {}
         for key, values in state["helpers"].items():
             n_outputs = next(v.shape[-1] for name, v in values.items() if name.endswith("/biases"))
-            self.helpers[key] = self.network.new_decoder(n_outputs, self.site.rng("recall helper", key))
+            self.helpers[key] = self.network.new_decoder(n_outputs, self.resources.rng("recall helper", key))
             self.helpers[key].assign(values)
         self._before = state["before"]
         self.stage, self.done, self.phase, self.t = state["stage"], list(state["done"]), state["phase"], state["t"]
         self._slots, self._step, self._predictors, self._first_digest = state["slots"], None, {}, ""
 
-    def finish(self, ctx: Context) -> None:
+    def finish(self, ctx: StreamContext) -> None:
         """Write the reference's report and pictures of predictions beside truth into the run folder."""
         write_reports(self, ctx)
         if self.settings.overlays:
@@ -375,13 +388,13 @@ def replicas(settings: Recall) -> tf.distribute.Strategy | None:
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(settings.devices)])
 
 
-def build(settings: Recall, parts: Parts) -> RecallLearner:
+def build(settings: Recall, setup: Setup) -> RecallLearner:
     """The learner for a stream, with TensorFlow's own non-determinism switched off."""
     tf.config.experimental.enable_op_determinism()
-    if parts.site.device == "cpu":
+    if setup.resources.device == "cpu":
         tf.config.set_visible_devices([], "GPU")
     strategy = replicas(settings)
     if strategy is None:
-        return RecallLearner(settings, parts, None)
+        return RecallLearner(settings, setup, None)
     with strategy.scope():
-        return RecallLearner(settings, parts, strategy)
+        return RecallLearner(settings, setup, strategy)

@@ -53,7 +53,7 @@ def train_base(parser: ArgumentParser) -> Handler:
     )
 
     def handle(options: Namespace, console: Any) -> int:
-        from cl_kernel import Site
+        from cl_kernel import Resources
         from cl_plugin_remind.data.folders import imagenet
         from cl_plugin_remind.settings import ImageNet
         from cl_plugin_remind.train import job
@@ -69,7 +69,7 @@ def train_base(parser: ArgumentParser) -> Handler:
                 side=options.side,
                 resize=options.resize,
             ),
-            Site(),
+            Resources(),
         )
         found = job.run(
             training,

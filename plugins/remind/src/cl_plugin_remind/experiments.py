@@ -139,7 +139,7 @@ def _imagenet() -> list[Experiment]:
             aliases=("imagenet", "cls-iid"),
             settings=REMIND,
             profiles=profiles,
-            beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
+            comparisons={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
             expected=(Expected(metric="top5", value=0.7068, where="text of the repository's pull request 6"),),
             default=True,
         ),
@@ -149,7 +149,7 @@ def _imagenet() -> list[Experiment]:
             aliases=("custom-order",),
             settings=REMIND,
             profiles={**profiles, "tiny": {**IMAGENET_TINY, "dataset.diagonal": False}},
-            beside={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
+            comparisons={"fine-tuning": FINE_TUNING, "offline": OFFLINE},
         ),
         Experiment(
             name="fine-tune",
@@ -211,7 +211,7 @@ def _core50() -> list[Experiment]:
                 },
                 "paper": CORE50_PAPER,
             },
-            beside={"fine-tuning": FINE_TUNING},
+            comparisons={"fine-tuning": FINE_TUNING},
         )
         for order in ORDERS
     ]
@@ -272,7 +272,7 @@ def _vqa() -> list[Experiment]:
                     summary=f"{title}: streaming VQA with replay",
                     settings={**base, **memory},
                     profiles=profiles,
-                    beside={"stream": {"learner.mode": "stream"}},
+                    comparisons={"stream": {"learner.mode": "stream"}},
                 )
             )
             for mode, text in (

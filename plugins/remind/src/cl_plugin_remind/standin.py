@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import ArraySamples, Field, Site, Stream, class_incremental, fingerprint
+from cl_kernel import ArraySamples, Field, Resources, Stream, class_incremental, fingerprint
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import TinyCore, TinyQuestions, TinyShapes
@@ -21,9 +21,9 @@ _COLOURS = np.array([[0.9, 0.2, 0.15], [0.2, 0.8, 0.25], [0.2, 0.35, 0.95]], np.
 IMAGE = {"image": Field(shape=(32, 32, 3), dtype="uint8", kind="image")}
 
 
-def tinyshapes(settings: TinyShapes, site: Site) -> Stream:
+def tinyshapes(settings: TinyShapes, resources: Resources) -> Stream:
     """Twelve classes, four figures in three hues, on 32x32 images; the base classes cover every figure and hue."""
-    rng = site.rng("tinyshapes")
+    rng = resources.rng("tinyshapes")
     names = tuple(f"{hue}-{figure}" for figure in FIGURES for hue in HUES)
     sides = {}
     for side, count in (("train", settings.n_train), ("test", settings.n_test)):
@@ -98,11 +98,11 @@ def draw_figures(
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def tinycore(settings: TinyCore, site: Site) -> Stream:
+def tinycore(settings: TinyCore, resources: Resources) -> Stream:
     """Clips of four figures, three instances (hues) each, in four sessions with a background each; session 3 tests."""
     from cl_plugin_remind.data.core50 import Frames, ordered_stream
 
-    rng = site.rng("tinycore")
+    rng = resources.rng("tinycore")
     n = settings.n_frames
     grid = np.stack(np.meshgrid(np.arange(4), np.arange(3), np.arange(1, 5), indexing="ij"), -1).reshape(-1, 3)
     table = np.repeat(grid, n, 0)  # figure, instance, session of each frame
@@ -131,7 +131,7 @@ def tinycore(settings: TinyCore, site: Site) -> Stream:
         sides["test"],
         table[is_test, 0],
         FIGURES,
-        site.rng("order", settings.permutation),
+        resources.rng("order", settings.permutation),
         base_classes=2,
         increment_classes=1,
         base=share,
@@ -270,21 +270,21 @@ def ask_tdiuc(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, s
             return f"What does the {one} dog say?", "doesnotapply"
 
 
-def tinyclevr(settings: TinyQuestions, site: Site) -> Stream:
+def tinyclevr(settings: TinyQuestions, resources: Resources) -> Stream:
     """Scenes of one to three solids with questions of CLEVR's five types."""
-    return _tiny_questions("tinyclevr", CLEVR_TYPES, settings, site)
+    return _tiny_questions("tinyclevr", CLEVR_TYPES, settings, resources)
 
 
-def tinytdiuc(settings: TinyQuestions, site: Site) -> Stream:
+def tinytdiuc(settings: TinyQuestions, resources: Resources) -> Stream:
     """The same scenes with questions in TDIUC's twelve types; regions have unit length."""
-    return _tiny_questions("tinytdiuc", TDIUC_TYPES, settings, site)
+    return _tiny_questions("tinytdiuc", TDIUC_TYPES, settings, resources)
 
 
-def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, site: Site) -> Stream:
+def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, resources: Resources) -> Stream:
     from cl_plugin_remind.data.questions import rank_by_frequency
     from cl_plugin_remind.data.vqa import Asked, make_stream
 
-    rng = site.rng(name)
+    rng = resources.rng(name)
     scenes, pictures = draw_scenes(settings.n_images + settings.n_images // 3, rng)
     sides: dict[str, list[tuple[str, str, int, str]]] = {"train": [], "test": []}
     for side, count, low, high in (

@@ -6,15 +6,15 @@ import numpy as np
 
 from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint
 from cl_kernel.library.settings import Blobs
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 
 
-def build(settings: Blobs, site: Site) -> Stream:
+def build(settings: Blobs, resources: Resources) -> Stream:
     """Classes around normally drawn means, new ones each stage; the data depend on the seed.
 
     :raises BadInput: when the classes do not divide into the stages.
     """
-    rng, n_classes = site.rng("blobs"), settings.n_classes
+    rng, n_classes = resources.rng("blobs"), settings.n_classes
     spec = {
         "vector": Field(shape=(settings.n_features,), dtype="float32", kind="vector"),
         "class": Field(shape=(), dtype="int64", kind="class", n=n_classes),
@@ -35,6 +35,6 @@ def build(settings: Blobs, site: Site) -> Stream:
         n_stages=settings.n_stages,
         order=settings.order or None,
         task="vector -> class",
-        shuffle=site.rng("blobs", "order"),
+        shuffle=resources.rng("blobs", "order"),
         fingerprint=fingerprint(train.arrays["vector"], test.arrays["vector"], settings),
     )

@@ -6,10 +6,10 @@ import numpy as np
 
 from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint, subset
 from cl_kernel.library.settings import Digits
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 
 
-def build(settings: Digits, site: Site) -> Stream:
+def build(settings: Digits, resources: Resources) -> Stream:
     """1,797 images, float32 [8, 8, 1] in [0, 1]; the same split into training and test whatever the seed.
 
     :raises BadInput: when the ten classes do not divide into the stages.
@@ -34,6 +34,6 @@ def build(settings: Digits, site: Site) -> Stream:
         [str(digit) for digit in range(10)],
         n_stages=settings.n_stages,
         order=settings.order or None,
-        shuffle=site.rng("digits", "order"),
+        shuffle=resources.rng("digits", "order"),
         fingerprint=fingerprint(samples.arrays["image"], labels, settings),
     )

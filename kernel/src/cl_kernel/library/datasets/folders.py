@@ -19,7 +19,7 @@ from cl_kernel.contract.errors import BadInput, BadSetting
 from cl_kernel.contract.interfaces import Samples
 from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint, subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
-from cl_kernel.running.resources import Site
+from cl_kernel.running.resources import Resources
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 TEST_NAMES = ("test", "val", "valid", "validation")
@@ -94,7 +94,7 @@ def fit(image: Any, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
 
 
-def build_folder(settings: Folder, site: Site) -> Stream:
+def build_folder(settings: Folder, resources: Resources) -> Stream:
     """A folder with one folder of images a class, below ``train`` and ``val`` or ``test``, or at its top.
 
     :raises BadInput: naming the folder that is missing, empty or unknown.
@@ -120,7 +120,7 @@ def build_folder(settings: Folder, site: Site) -> Stream:
     sizes = [(str(path.relative_to(root)), path.stat().st_size) for path in every]
     return _stream(
         settings,
-        site,
+        resources,
         root.name,
         names,
         (train_labels, lambda row: (str(train_files[row]), train_files[row])),
@@ -138,7 +138,7 @@ def _files(root: Path, names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
-def build_hugging_face(settings: HuggingFace, site: Site) -> Stream:
+def build_hugging_face(settings: HuggingFace, resources: Resources) -> Stream:
     """A data set of the library ``datasets`` with an image column and a class column.
 
     :raises BadInput: naming the split or column that is missing.
@@ -187,7 +187,7 @@ def build_hugging_face(settings: HuggingFace, site: Site) -> Stream:
 
     train, test = side(settings.train), side(test_name) if test_name else None
     key = fingerprint(settings, train[0], None if test is None else test[0])
-    return _stream(settings, site, local.name, names, train, test, key)
+    return _stream(settings, resources, local.name, names, train, test, key)
 
 
 def _column(columns: Mapping[str, Any], wanted: type, setting: str, name: str) -> str:
@@ -205,11 +205,11 @@ Side = tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]]]
 
 
 def _stream(
-    settings: Images, site: Site, name: str, names: Sequence[str], train: Side, test: Side | None, key: str
+    settings: Images, resources: Resources, name: str, names: Sequence[str], train: Side, test: Side | None, key: str
 ) -> Stream:
     def samples(side: Side) -> Samples:
-        encoded = EncodedImages(side[0], side[1], len(names), settings.size, site.n_workers)
-        return _readable(encoded, site, settings.keep_mb * 1e6)
+        encoded = EncodedImages(side[0], side[1], len(names), settings.size, resources.n_workers)
+        return _readable(encoded, resources, settings.keep_mb * 1e6)
 
     learnt = samples(train)
     if test is None:
@@ -229,15 +229,15 @@ def _stream(
         n_stages=settings.n_stages,
         sizes=settings.stage_sizes or None,
         order=settings.order or None,
-        shuffle=site.rng(name, "order"),
+        shuffle=resources.rng(name, "order"),
         fingerprint=key,
     )
 
 
-def _readable(encoded: EncodedImages, site: Site, limit: float) -> Samples:
+def _readable(encoded: EncodedImages, resources: Resources, limit: float) -> Samples:
     """All images decoded now when they are small; under ``skip`` those that cannot be read are left out."""
     small = len(encoded) * encoded.size**2 * 3 <= limit
-    if not small and site.on_bad_sample != "skip":
+    if not small and resources.on_bad_sample != "skip":
         return encoded
     kept, images = [], []
 
@@ -248,10 +248,10 @@ def _readable(encoded: EncodedImages, site: Site, limit: float) -> Samples:
         except BadInput as error:
             return error
 
-    with ThreadPoolExecutor(max(1, site.n_workers)) as pool:
+    with ThreadPoolExecutor(max(1, resources.n_workers)) as pool:
         for row, image in enumerate(pool.map(attempt, range(len(encoded)))):
             if isinstance(image, BadInput):
-                site.bad_sample(image.where, image.what)
+                resources.bad_sample(image.where, image.what)
                 continue
             kept.append(row)
             if small:

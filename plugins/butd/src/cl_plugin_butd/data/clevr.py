@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cl_kernel import BadInput, MissingAsset, Site, Stage, Stream, fingerprint
+from cl_kernel import BadInput, MissingAsset, Resources, Stage, Stream, fingerprint
 from cl_plugin_butd.data.questions import Questions, question_fields
 from cl_plugin_butd.standin import picked
 
@@ -24,18 +24,18 @@ SIZE = (80, 120)
 """Pictures are reduced to this height and width."""
 
 
-def scenes_file(site: Site) -> Path:
+def scenes_file(resources: Resources) -> Path:
     """``scenes.json`` below a data root.
 
     :raises MissingAsset: saying what to bring.
     """
-    for root in site.roots:
+    for root in resources.roots:
         for place in (root / "scenes.json", root / "clevr" / "scenes.json"):
             if place.exists():
                 return place
     raise MissingAsset(
         "CLEVR needs its scenes: no scenes.json",
-        where=f"data roots: {', '.join(map(str, site.roots)) or 'none given'}",
+        where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
         fix="bring scenes.json and the folder images/ of CLEVR and pass --data-root DIR",
     )
 
@@ -67,7 +67,7 @@ def questions_of(scene: dict[str, Any], where: str) -> list[tuple[str, str, str]
     return found
 
 
-def make(site: Site, folder: Path, source: Path) -> None:
+def make(resources: Resources, folder: Path, source: Path) -> None:
     """Read scenes and pictures into arrays."""
     from PIL import Image
 
@@ -82,7 +82,7 @@ def make(site: Site, folder: Path, source: Path) -> None:
             with Image.open(file) as picture:
                 images.append(np.asarray(picture.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)))
         except OSError as error:
-            site.bad_sample(str(file), error)
+            resources.bad_sample(str(file), error)
             continue
         rows += [(len(images) - 1, *question) for question in questions_of(scene, f"{source}, scene {number}")]
     if not rows:
@@ -94,16 +94,16 @@ def make(site: Site, folder: Path, source: Path) -> None:
     (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
 
-def prepare(settings: Scenes, site: Site) -> Path:
+def prepare(settings: Scenes, resources: Resources) -> Path:
     """``clk data prepare butd:clevr``."""
-    source = scenes_file(site)
+    source = scenes_file(resources)
     inputs = {"version": 1, "scenes": fingerprint(np.frombuffer(source.read_bytes(), np.uint8))}
-    return site.cache.make("butd-clevr", inputs, lambda folder: make(site, folder, source))
+    return resources.cache.make("butd-clevr", inputs, lambda folder: make(resources, folder, source))
 
 
-def build(settings: Scenes, site: Site) -> Stream:
+def build(settings: Scenes, resources: Resources) -> Stream:
     """A stage for each relation; the last pictures are the test."""
-    folder = prepare(settings, site)
+    folder = prepare(settings, resources)
     names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
     images, rows = np.load(folder / "image.npy", mmap_mode="r"), np.load(folder / "rows.npy")
     n = len(names)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from attrs import define
 
-from cl_kernel import BadInput, Field, Site, content_key, write_json
+from cl_kernel import BadInput, Field, Resources, content_key, write_json
 from cl_plugin_butd.data import packed
 from cl_plugin_butd.data.questions import Questions, question_fields
 
@@ -182,6 +182,6 @@ def _join(shards: Path, folder: Path, split: str, n: int) -> dict[str, Any]:
     return {"questions": sum(map(len, tables["class"])), "pictures": n_pictures}
 
 
-def data_folder(directory: str, site: Site) -> Path:
+def data_folder(directory: str, resources: Resources) -> Path:
     """Where prepared data lies: as set, or below the cache; never relative to the working directory."""
-    return Path(directory).expanduser().resolve() if directory else site.cache.root.resolve() / "butd"
+    return Path(directory).expanduser().resolve() if directory else resources.cache.root.resolve() / "butd"

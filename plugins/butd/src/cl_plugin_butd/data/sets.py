@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from cl_kernel import BadInput, MissingAsset, Site
+from cl_kernel import BadInput, MissingAsset, Resources
 from cl_plugin_butd.data import augment, glyphs, persons, prepare, spatial
 from cl_plugin_butd.data.prepare import Prepared, data_folder
 
@@ -45,19 +45,19 @@ def spatial_recipe(settings: Spatial) -> spatial.SpatialRecipe:
     )
 
 
-def raw_root(site: Site, name: str, source: str) -> Path | None:
+def raw_root(resources: Resources, name: str, source: str) -> Path | None:
     """Folder of the raw files of a source below the data roots; None where it needs none.
 
     :raises MissingAsset: saying what was looked for.
     """
     if source == glyphs.DIGITS:
         return None
-    for root in site.roots:
+    for root in resources.roots:
         if (root / name).exists():
             return root
     raise MissingAsset(
         f"no raw files of {source} ({name})",
-        where=f"data roots: {', '.join(map(str, site.roots)) or 'none given'}",
+        where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
         fix="pass --data-root DIR; `clk data list` says where to get them",
     )
 
@@ -73,13 +73,13 @@ RAW_FOLDER = {
 }
 
 
-def source_of(site: Site, source: str) -> glyphs.Glyphs:
+def source_of(resources: Resources, source: str) -> glyphs.Glyphs:
     """Glyphs of a source, raw files looked for below the data roots."""
     if source not in RAW_FOLDER:
         raise BadInput(
             f"unknown glyph source {source!r}", where="dataset.source", fix=f"use one of {', '.join(RAW_FOLDER)}"
         )
-    return glyphs.load(source, raw_root(site, RAW_FOLDER[source], source))
+    return glyphs.load(source, raw_root(resources, RAW_FOLDER[source], source))
 
 
 def drawn_part(recipe: spatial.SpatialRecipe) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -93,9 +93,9 @@ def drawn_part(recipe: spatial.SpatialRecipe) -> tuple[tuple[int, int], tuple[in
     return (top, left), (height, width)
 
 
-def spatial_set(settings: Spatial, site: Site) -> Prepared:
+def spatial_set(settings: Spatial, resources: Resources) -> Prepared:
     """Draw a spatial set, or find it drawn."""
-    recipe, source = spatial_recipe(settings), source_of(site, settings.source)
+    recipe, source = spatial_recipe(settings), source_of(resources, settings.source)
     if settings.raw_checksum and settings.raw_checksum != source.checksum:
         raise BadInput(
             f"raw files of checksum {source.checksum}, expected {settings.raw_checksum}",
@@ -164,7 +164,7 @@ def spatial_set(settings: Spatial, site: Site) -> Prepared:
     return prepare.prepare(
         f"spatial-{source.name}",
         inputs,
-        data_folder(settings.directory, site),
+        data_folder(settings.directory, resources),
         info,
         lambda: spatial.pictures(recipe, source),
         numbered,
@@ -186,9 +186,9 @@ def _number_pictures(draw: Callable[[str, int, Any], dict[str, Any]]) -> Callabl
     return numbered
 
 
-def prepare_spatial(settings: Spatial, site: Site) -> Path:
+def prepare_spatial(settings: Spatial, resources: Resources) -> Path:
     """``clk data prepare butd:emnist`` and ``butd:digits``."""
-    return spatial_set(settings, site).folder
+    return spatial_set(settings, resources).folder
 
 
 def _plain(recipe: Any) -> dict[str, Any]:
@@ -196,11 +196,11 @@ def _plain(recipe: Any) -> dict[str, Any]:
 
 
 # ---- persons ----------------------------------------------------------------------------------------
-def people_of(settings: PersonsData, site: Site) -> persons.People:
+def people_of(settings: PersonsData, resources: Resources) -> persons.People:
     """Raw people: the converted file below a data root, or procedural ones."""
     if settings.stand_in:
-        return persons.procedural(site.rng("people"))
-    for root in site.roots:
+        return persons.procedural(resources.rng("people"))
+    for root in resources.roots:
         for place in (root / "avatars_6_raw.npz", root / "persons" / "avatars_6_raw.npz"):
             if place.exists():
                 with np.load(place, allow_pickle=False) as raw:
@@ -212,7 +212,7 @@ def people_of(settings: PersonsData, site: Site) -> persons.People:
                     )
     raise MissingAsset(
         "no raw people (avatars_6_raw.npz)",
-        where=f"data roots: {', '.join(map(str, site.roots)) or 'none given'}",
+        where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
         fix="clk butd import-legacy persons avatars_6_raw.pkl DIR, then --data-root DIR",
     )
 
@@ -230,9 +230,9 @@ def persons_recipe(settings: PersonsData) -> persons.PersonsRecipe:
     )
 
 
-def persons_set(settings: PersonsData, site: Site) -> Prepared:
+def persons_set(settings: PersonsData, resources: Resources) -> Prepared:
     """Draw a persons set, or find it drawn."""
-    recipe, people = persons_recipe(settings), people_of(settings, site)
+    recipe, people = persons_recipe(settings), people_of(settings, resources)
     offline = settings.augment == "offline"
 
     def draw(split: str, number: int, scene: persons.Scene) -> dict[str, Any]:
@@ -281,29 +281,29 @@ def persons_set(settings: PersonsData, site: Site) -> Prepared:
     return prepare.prepare(
         "persons",
         inputs,
-        data_folder(settings.directory, site),
+        data_folder(settings.directory, resources),
         info,
         lambda: persons.scenes(recipe, people),
         _number_pictures(draw),
     )
 
 
-def prepare_persons(settings: PersonsData, site: Site) -> Path:
+def prepare_persons(settings: PersonsData, resources: Resources) -> Path:
     """``clk data prepare butd:persons``."""
-    return persons_set(settings, site).folder
+    return persons_set(settings, resources).folder
 
 
 # ---- grids ------------------------------------------------------------------------------------------
-def prepare_grid(settings: GridStream, site: Site) -> Path:
+def prepare_grid(settings: GridStream, resources: Resources) -> Path:
     """``clk data prepare butd:fashion`` and the other grids; for Omniglot, a set for each stage of languages."""
     from cl_plugin_butd.data.streams import grid_pictures, language_groups
 
-    source = source_of(site, settings.source)
+    source = source_of(resources, settings.source)
     if settings.source != "omniglot":
-        return grid_pictures(settings, site, source)
+        return grid_pictures(settings, resources, source)
     folder = Path()
     languages = np.asarray(source.languages)
     for task, group in enumerate(language_groups(source)):
         usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
-        folder = grid_pictures(settings, site, source, usable, task)
+        folder = grid_pictures(settings, resources, source, usable, task)
     return folder.parent

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from cl_kernel import ArraySamples, Field, Site, Stage, Stream, class_incremental, content_key, fingerprint, write_json
+from cl_kernel import (
+    ArraySamples,
+    Field,
+    Resources,
+    Stage,
+    Stream,
+    class_incremental,
+    content_key,
+    fingerprint,
+    write_json,
+)
 from cl_plugin_butd import standin
 from cl_plugin_butd.data import glyphs, grid
 from cl_plugin_butd.data.prepare import MANIFEST, SHARD, Prepared, data_folder
@@ -20,14 +30,14 @@ if TYPE_CHECKING:
 TASK = "image + instruction -> class"
 
 
-def build_spatial(settings: Spatial, site: Site) -> Stream:
+def build_spatial(settings: Spatial, resources: Resources) -> Stream:
     """One stage; test sets are held-out combinations (``cg_test``) and unseen pictures of seen ones (``iid_val``)."""
-    return _prepared_stream("spatial", spatial_set(settings, site), ["right", "left"])
+    return _prepared_stream("spatial", spatial_set(settings, resources), ["right", "left"])
 
 
-def build_persons(settings: PersonsData, site: Site) -> Stream:
+def build_persons(settings: PersonsData, resources: Resources) -> Stream:
     """One stage; test sets as for the spatial set."""
-    return _prepared_stream("persons", persons_set(settings, site), [])
+    return _prepared_stream("persons", persons_set(settings, resources), [])
 
 
 def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> Stream:
@@ -60,7 +70,11 @@ def recipe_of(settings: GridStream) -> grid.GridRecipe:
 
 
 def grid_pictures(
-    settings: GridStream, site: Site, source: glyphs.Glyphs, usable: tuple[int, ...] | None = None, tag: int = 0
+    settings: GridStream,
+    resources: Resources,
+    source: glyphs.Glyphs,
+    usable: tuple[int, ...] | None = None,
+    tag: int = 0,
 ) -> Path:
     """Layouts and pictures of a grid, drawn once, in shards; a killed preparation goes on with the next shard.
 
@@ -78,23 +92,23 @@ def grid_pictures(
         "raw": source.checksum,
         "sizes": sizes,
         "usable": list(usable),
-        "seed": site.seed,
+        "seed": resources.seed,
         "tag": tag,
     }
-    folder = data_folder("", site) / f"grid-{source.name}-{content_key(inputs)[:16]}"
+    folder = data_folder("", resources) / f"grid-{source.name}-{content_key(inputs)[:16]}"
     if (folder / MANIFEST).exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     halves = split_instances(source)
     for side, n in sizes.items():
-        layout = grid.layouts(recipe, usable, n, site.rng("layout", side, tag))
+        layout = grid.layouts(recipe, usable, n, resources.rng("layout", side, tag))
         np.save(folder / f"{side}-layout.npy", layout)
         shards = []
         for start in range(0, n, SHARD):
             shard = folder / f"{side}-{start // SHARD:05d}.part.npy"
             if not shard.exists():
                 drawn = grid.draw(
-                    recipe, halves[side], layout[start : start + SHARD], site.rng("draw", side, tag, start)
+                    recipe, halves[side], layout[start : start + SHARD], resources.rng("draw", side, tag, start)
                 )
                 temporary = shard.with_suffix(".tmp")
                 with temporary.open("wb") as handle:
@@ -121,12 +135,12 @@ def split_instances(source: glyphs.Glyphs, share: float = 0.8) -> dict[str, glyp
     }
 
 
-def build_grid(settings: GridStream, site: Site) -> Stream:
+def build_grid(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each direction over one set of pictures."""
-    source = source_of(site, settings.source)
+    source = source_of(resources, settings.source)
     recipe = recipe_of(settings)
     ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
-    folder = grid_pictures(settings, site, source)
+    folder = grid_pictures(settings, resources, source)
     sides = {
         side: (np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy", mmap_mode="r"))
         for side in ("train", "test")
@@ -139,7 +153,7 @@ def build_grid(settings: GridStream, site: Site) -> Stream:
         ways,
         sides,
         settings.per_picture,
-        site,
+        resources,
         border=settings.border,
     )
 
@@ -156,9 +170,9 @@ def language_groups(source: glyphs.Glyphs) -> list[tuple[int, ...]]:
     return [first, *((language,) for language in LATER_LANGUAGES if language < n)]
 
 
-def build_omniglot(settings: GridStream, site: Site) -> Stream:
+def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each language: the first merges five, each later one brings its own arguments and answers."""
-    source = source_of(site, settings.source)
+    source = source_of(resources, settings.source)
     groups = language_groups(source)
     recipe = recipe_of(settings)
     dx, dy = grid.parse_direction(settings.directions[0], settings.rows, settings.columns)
@@ -170,7 +184,7 @@ def build_omniglot(settings: GridStream, site: Site) -> Stream:
         n_arguments.append(len(usable))
         word = "initial" if task == 0 else source.language_names[group[0]]
         made = {}
-        folder = grid_pictures(settings, site, source, usable, task)
+        folder = grid_pictures(settings, resources, source, usable, task)
         for side in ("train", "test"):
             layout, image = np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy")
             numbered = np.vectorize(local.get)(layout).astype(np.int64)
@@ -183,7 +197,7 @@ def build_omniglot(settings: GridStream, site: Site) -> Stream:
                 task,
                 len(groups),
                 settings,
-                site.rng("questions", side, task),
+                resources.rng("questions", side, task),
             )
         stages.append(Stage(index=task, name=word, train=made["train"], info={"task": task}))
         tests.append(made["test"])
@@ -213,9 +227,9 @@ def build_omniglot(settings: GridStream, site: Site) -> Stream:
     )
 
 
-def build_cifar_classes(settings: Any, site: Site) -> Stream:
+def build_cifar_classes(settings: Any, resources: Resources) -> Stream:
     """CIFAR-100's training pictures in ten stages of ten classes; a tenth, drawn with seed 0, is the test (spec 5)."""
-    source = source_of(site, "cifar100")
+    source = source_of(resources, "cifar100")
     n = len(source.images) * 5 // 6  # the test pictures come last and are left alone
     order = np.random.RandomState(0).permutation(n)
     spec = {
@@ -231,12 +245,12 @@ def build_cifar_classes(settings: Any, site: Site) -> Stream:
         *sides,
         source.class_names,
         sizes=[len(source.class_names) // 10] * 10,
-        shuffle=site.rng("order"),
+        shuffle=resources.rng("order"),
         fingerprint=source.checksum,
     )
 
 
-def build_digit_classes(settings: Any, site: Site) -> Stream:
+def build_digit_classes(settings: Any, resources: Resources) -> Stream:
     """scikit-learn's digits in three stages: 4, 3 and 3 classes; a small stand-in for a stream of data sets."""
     source = glyphs.digits()
     halves = split_instances(source)
@@ -251,6 +265,6 @@ def build_digit_classes(settings: Any, site: Site) -> Stream:
         sides["test"],
         source.class_names,
         sizes=[4, 3, 3],
-        shuffle=site.rng("order"),
+        shuffle=resources.rng("order"),
         fingerprint=source.checksum,
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from attrs import define, field, fields
 from torch import Tensor
 
-from cl_kernel import BadInput, Parts, Samples, Stage, Stream
+from cl_kernel import BadInput, Samples, Setup, Stage, Stream
 from cl_kernel.torch import device, state
 from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
@@ -26,7 +26,7 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructio
 from cl_plugin_butd.train.schedule import cosine_rate, step_rate
 
 if TYPE_CHECKING:
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Continual
 
 FIELDS = ("image", "task", "argument", "existence", "class")
@@ -41,18 +41,18 @@ BASE_FIELDS = (
 """Settings the first task's network depends on."""
 
 
-def build(settings: Continual, parts: Parts) -> ContinualLearner:
+def build(settings: Continual, setup: Setup) -> ContinualLearner:
     """A network with room for every task of the stream, and the method's memory of earlier ones."""
-    stream = parts.stream
-    where = device.resolve(parts.site.device)
+    stream = setup.stream
+    where = device.resolve(setup.resources.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
+        torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, stream).to(where)
     if settings.channels_last:
         net.to(memory_format=torch.channels_last)
     keeper = Keeper(settings.method, net, settings.alpha, settings.walk_period, settings.temperature)
     inputs = Inputs(settings.normalise, where, settings.channels_last)
-    learner = ContinualLearner(settings, net, inputs, keeper, parts)
+    learner = ContinualLearner(settings, net, inputs, keeper, setup)
     learner.optimizer = learner.new_optimizer(0)
     return learner
 
@@ -126,13 +126,13 @@ class ContinualLearner:
     net: ContinualCounterStream
     inputs: Inputs
     keeper: Keeper
-    parts: Parts
+    parts: Setup
     optimizer: torch.optim.Optimizer = field(init=False)
     position: list[int] = field(factory=lambda: [0, 0, 0])
     curve: list[list[float]] = field(factory=list)
 
     # ---- learning -----------------------------------------------------------------------------------
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Train one direction, from wherever the position says."""
         s, task = self.settings, task_of(stage)
         self.inputs.fit(ctx.stages[0].train)
@@ -176,20 +176,20 @@ class ContinualLearner:
         """All that the first task's network depends on; None for methods that watch its training step by step."""
         if self.keeper.needs_plain_gradient():
             return None
-        site, s = self.parts.site, self.settings
+        resources, s = self.parts.resources, self.settings
         return {
             "version": 1,
             "settings": {name: getattr(s, name) for name in BASE_FIELDS},
             "weights": {name: list(value.shape) for name, value in self.net.base().items()},
             "data": self.parts.stream.fingerprint,
             "stage": [stage.name, len(stage.train)],
-            "seed": site.seed,
+            "seed": resources.seed,
             "device": self.inputs.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
 
-    def _reuse(self, inputs: dict[str, Any], ctx: Context) -> bool:
+    def _reuse(self, inputs: dict[str, Any], ctx: StreamContext) -> bool:
         """Take the first task's network from the cache, if it is there."""
         known = ctx.cache.folder(BASE, inputs)
         if known is None:
@@ -199,7 +199,7 @@ class ContinualLearner:
         self.net.load_state_dict(values, strict=False)
         return True
 
-    def _keep(self, inputs: dict[str, Any], ctx: Context) -> None:
+    def _keep(self, inputs: dict[str, Any], ctx: StreamContext) -> None:
         """Leave the first task's network in the cache for every method that starts from it."""
         values = {**self.net.base(), "curve": torch.tensor(self.curve, dtype=torch.float64)}
         ctx.cache.make(BASE, inputs, lambda folder: torch.save(values, folder / "base.pth"))
@@ -263,7 +263,7 @@ class ContinualLearner:
                     self.net.answer(self.inputs.pixels(batch["image"]), batch["argument"], task)
                 self.net.store_statistics(task)
 
-    def _sources(self, stage: Stage, ctx: Context) -> list[tuple[int, Samples]]:
+    def _sources(self, stage: Stage, ctx: StreamContext) -> list[tuple[int, Samples]]:
         """What a stage trains on: its own samples, or every stage's so far for the joint upper bound."""
         if self.settings.method != "joint":
             return [(task_of(stage), stage.train)]
@@ -333,7 +333,7 @@ class ContinualLearner:
         finally:
             self.net.train(training)
 
-    def finish(self, ctx: Context) -> None:
+    def finish(self, ctx: StreamContext) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
         evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
         if self.settings.compose:

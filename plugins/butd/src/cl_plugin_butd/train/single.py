@@ -14,7 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadSetting, Parts, Samples, Stage
+from cl_kernel import BadSetting, Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
@@ -25,13 +25,13 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructio
 from cl_plugin_butd.train.schedule import cosine_rate, cyclic_rate, is_better
 
 if TYPE_CHECKING:
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Training
 
 
-def build(settings: Training, parts: Parts) -> SingleLearner:
+def build(settings: Training, setup: Setup) -> SingleLearner:
     """The network of the stream's pictures and instructions."""
-    stream, where = parts.stream, device.resolve(parts.site.device)
+    stream, where = setup.stream, device.resolve(setup.resources.device)
     settings = apply_hyper(settings)
     spec = stream.spec
     n_arguments = int(stream.info.get("n_arguments", [spec["argument"].n])[0])
@@ -65,12 +65,12 @@ def build(settings: Training, parts: Parts) -> SingleLearner:
             fix="--set dataset.segmentation=true",
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
+        torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = CounterStream(topology).to(where)
     if settings.channels_last:
         net.to(memory_format=torch.channels_last)
     inputs = Inputs(settings.normalise, where, settings.channels_last)
-    return SingleLearner(settings, net, inputs, parts, n_tasks, n_arguments)
+    return SingleLearner(settings, net, inputs, setup, n_tasks, n_arguments)
 
 
 @define(eq=False)
@@ -80,7 +80,7 @@ class SingleLearner:
     settings: Training
     net: CounterStream
     inputs: Inputs
-    parts: Parts
+    parts: Setup
     n_tasks: int
     n_arguments: int
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -98,7 +98,7 @@ class SingleLearner:
             self.optimizer = torch.optim.Adam(self.net.parameters(), s.lr, weight_decay=s.weight_decay)
         self.run_net = torch.compile(self.net) if s.compile else self.net
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Train on one stage, from wherever the position says."""
         s = self.settings
         self.inputs.fit(ctx.stages[0].train)
@@ -131,7 +131,7 @@ class SingleLearner:
                 if s.scores_per_epoch and (step + 1) % max(1, per_epoch // s.scores_per_epoch) == 0 and not last:
                     ctx.evaluate(f"epoch {epoch} step {step + 1}")
 
-    def _keep_best(self, ctx: Context, epoch: int, *, last_epoch: bool) -> None:
+    def _keep_best(self, ctx: StreamContext, epoch: int, *, last_epoch: bool) -> None:
         """Remember the weights of a new best (0.01 above the last); the last epoch takes the best back."""
         scores = ctx.evaluate(f"epoch {epoch}")
         name = "iid_val" if "iid_val" in scores else next(iter(scores))
@@ -242,7 +242,7 @@ class SingleLearner:
             return out.task[..., 0]
         return out.task[torch.arange(len(argument), device=argument.device), :, argument * self.n_tasks + task]
 
-    def finish(self, ctx: Context) -> None:
+    def finish(self, ctx: StreamContext) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
         evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
 

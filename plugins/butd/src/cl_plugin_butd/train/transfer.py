@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Parts, Samples, Stage
+from cl_kernel import Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd.losses import distillation
 from cl_plugin_butd.model.backbones import Carried, backbone
@@ -23,24 +23,24 @@ from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches
 from cl_plugin_butd.train.schedule import step_rate
 
 if TYPE_CHECKING:
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Transfer
 
 KINDS = {"modulation": "interp", "masks": "mask"}
 
 
-def build(settings: Transfer, parts: Parts) -> TransferLearner:
+def build(settings: Transfer, setup: Setup) -> TransferLearner:
     """The net with a head for each stage; task 0 is the pretrained net itself."""
-    where = device.resolve(parts.site.device)
+    where = device.resolve(setup.resources.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
+        torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net, width = backbone(settings.net, pretrained=settings.pretrained, weights=settings.weights)
         kind = KINDS.get(settings.method, "none")
         if kind == "interp" and settings.expansion == "repeat":
             kind = "weight-1m"
         # without library weights, stage 0 is the pretraining; with them, every stage is a further task
         first = 0 if not (settings.pretrained or settings.weights) else 1
-        sizes = [1] * first + [len(stage.classes) for stage in parts.stream.stages]
+        sizes = [1] * first + [len(stage.classes) for stage in setup.stream.stages]
         carried = Carried(
             net,
             width,
@@ -51,7 +51,7 @@ def build(settings: Transfer, parts: Parts) -> TransferLearner:
             tau=settings.tau,
             hidden=settings.hidden,
         )
-    return TransferLearner(settings, carried.to(where), Inputs("centred", where), parts, first)
+    return TransferLearner(settings, carried.to(where), Inputs("centred", where), setup, first)
 
 
 @define(eq=False)
@@ -61,7 +61,7 @@ class TransferLearner:
     settings: Transfer
     net: Carried
     inputs: Inputs
-    parts: Parts
+    parts: Setup
     first: int
     optimizer: torch.optim.Optimizer = field(init=False)
     teacher: Carried | None = None
@@ -70,7 +70,7 @@ class TransferLearner:
     def __attrs_post_init__(self) -> None:
         self.optimizer = self.new_optimizer(0)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Learn one data set, from wherever the position says."""
         s, task = self.settings, stage.index + self.first
         if self.position[0] != stage.index or self.position[1:] == [0, 0]:

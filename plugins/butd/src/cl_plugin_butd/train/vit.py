@@ -14,26 +14,26 @@ import torch.nn.functional as F
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel import Parts, Samples, Stage
+from cl_kernel import Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
 from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches
 from cl_plugin_butd.train.schedule import cyclic_rate
 
 if TYPE_CHECKING:
-    from cl_kernel import Context
+    from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Vit
 
 
-def build(settings: Vit, parts: Parts) -> VitLearner:
+def build(settings: Vit, setup: Setup) -> VitLearner:
     """The transformer of the stream's instructions."""
-    stream, where = parts.stream, device.resolve(parts.site.device)
+    stream, where = setup.stream, device.resolve(setup.resources.device)
     n_tasks = stream.spec["task"].n or 1
     n_arguments = int(stream.info.get("n_arguments", [stream.spec["argument"].n])[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(parts.site.rng("weights").integers(2**62)))
+        torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, n_tasks, n_arguments, stream.n_classes).to(where)
-    return VitLearner(settings, net, Inputs("centred", where), parts, n_tasks, n_arguments)
+    return VitLearner(settings, net, Inputs("centred", where), setup, n_tasks, n_arguments)
 
 
 def network(s: Vit, n_tasks: int, n_arguments: int, n_classes: int) -> nn.Module:
@@ -77,7 +77,7 @@ class VitLearner:
     settings: Vit
     net: nn.Module
     inputs: Inputs
-    parts: Parts
+    parts: Setup
     n_tasks: int
     n_arguments: int
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -86,7 +86,7 @@ class VitLearner:
     def __attrs_post_init__(self) -> None:
         self.optimizer = torch.optim.Adam(self.net.parameters(), self.settings.lr)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Train on one stage, from wherever the position says."""
         s, n = self.settings, len(stage.train)
         if self.position[0] != stage.index:

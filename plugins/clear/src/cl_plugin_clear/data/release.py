@@ -19,7 +19,7 @@ from cl_plugin_clear.data.dataset import bucket_number, load_features, members_o
 from cl_plugin_clear.data.split import train_test, train_test_by_class
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_clear.settings import Released
 
 
@@ -352,7 +352,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return ArraySamples(first.spec, {name: np.concatenate([p.arrays[name] for p in parts]) for name in first.arrays})
 
 
-def _root(settings: Released, site: Site, name: str) -> Path:
+def _root(settings: Released, resources: Resources, name: str) -> Path:
     if settings.path:
         path = Path(settings.path).expanduser()
         if not path.is_dir():
@@ -364,63 +364,63 @@ def _root(settings: Released, site: Site, name: str) -> Path:
 
     layout, summary = RELEASES[name]
     files = ("train/class_names.txt", "test/class_names.txt") if layout == "new" else ("class_names.txt",)
-    return site.locate(Asset(name=name, summary=summary, files=files, origin=ORIGIN))
+    return resources.locate(Asset(name=name, summary=summary, files=files, origin=ORIGIN))
 
 
-def _build(settings: Released, site: Site, name: str, features: bool) -> Stream:
+def _build(settings: Released, resources: Resources, name: str, features: bool) -> Stream:
     from attrs import evolve
 
     if features and not settings.features:
         raise BadSetting("which feature set?", where="dataset.features", fix="--set dataset.features=moco_b0")
     settings = settings if features else evolve(settings, features="")
-    return build_stream(settings, _root(settings, site, name), f"clear:{name}{'-features' if features else ''}")
+    return build_stream(settings, _root(settings, resources, name), f"clear:{name}{'-features' if features else ''}")
 
 
-def build_pictures(settings: Released, site: Site) -> Stream:
+def build_pictures(settings: Released, resources: Resources) -> Stream:
     """Any labelled folder, as pictures."""
-    return _build(settings, site, "folder", False)
+    return _build(settings, resources, "folder", False)
 
 
-def build_features(settings: Released, site: Site) -> Stream:
+def build_features(settings: Released, resources: Resources) -> Stream:
     """Any labelled folder, as features."""
-    return _build(settings, site, "folder", True)
+    return _build(settings, resources, "folder", True)
 
 
-def build_clear10(settings: Released, site: Site) -> Stream:
+def build_clear10(settings: Released, resources: Resources) -> Stream:
     """CLEAR-10 as pictures."""
-    return _build(settings, site, "clear10", False)
+    return _build(settings, resources, "clear10", False)
 
 
-def build_clear10_features(settings: Released, site: Site) -> Stream:
+def build_clear10_features(settings: Released, resources: Resources) -> Stream:
     """CLEAR-10 as features."""
-    return _build(settings, site, "clear10", True)
+    return _build(settings, resources, "clear10", True)
 
 
-def build_clear100(settings: Released, site: Site) -> Stream:
+def build_clear100(settings: Released, resources: Resources) -> Stream:
     """CLEAR-100 as pictures."""
-    return _build(settings, site, "clear100", False)
+    return _build(settings, resources, "clear100", False)
 
 
-def build_clear100_features(settings: Released, site: Site) -> Stream:
+def build_clear100_features(settings: Released, resources: Resources) -> Stream:
     """CLEAR-100 as features."""
-    return _build(settings, site, "clear100", True)
+    return _build(settings, resources, "clear100", True)
 
 
-def build_clear10_neurips2021(settings: Released, site: Site) -> Stream:
+def build_clear10_neurips2021(settings: Released, resources: Resources) -> Stream:
     """CLEAR-10 of 2021 as pictures."""
-    return _build(settings, site, "clear10_neurips2021", False)
+    return _build(settings, resources, "clear10_neurips2021", False)
 
 
-def build_clear10_neurips2021_features(settings: Released, site: Site) -> Stream:
+def build_clear10_neurips2021_features(settings: Released, resources: Resources) -> Stream:
     """CLEAR-10 of 2021 as features."""
-    return _build(settings, site, "clear10_neurips2021", True)
+    return _build(settings, resources, "clear10_neurips2021", True)
 
 
-def build_clear100_cvpr2022(settings: Released, site: Site) -> Stream:
+def build_clear100_cvpr2022(settings: Released, resources: Resources) -> Stream:
     """CLEAR-100 of 2022 as pictures."""
-    return _build(settings, site, "clear100_cvpr2022", False)
+    return _build(settings, resources, "clear100_cvpr2022", False)
 
 
-def build_clear100_cvpr2022_features(settings: Released, site: Site) -> Stream:
+def build_clear100_cvpr2022_features(settings: Released, resources: Resources) -> Stream:
     """CLEAR-100 of 2022 as features."""
-    return _build(settings, site, "clear100_cvpr2022", True)
+    return _build(settings, resources, "clear100_cvpr2022", True)

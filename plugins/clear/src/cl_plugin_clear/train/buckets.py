@@ -23,25 +23,25 @@ from cl_plugin_clear.train.baselines import Past, reinitialise
 from cl_plugin_clear.weights import save_weights
 
 if TYPE_CHECKING:
-    from cl_kernel import Context, Field, Memory, Parts, Samples
+    from cl_kernel import Field, Memory, Samples, Setup, StreamContext
     from cl_plugin_clear.settings import Buckets
 
 
-def build(settings: Buckets, parts: Parts) -> Classifier:
+def build(settings: Buckets, setup: Setup) -> Classifier:
     """Learner ``buckets``.
 
     :raises Mismatch: when the training set is the memory and there is none.
     """
-    device = devices.resolve(parts.site.device)
-    state.seed_torch(parts.site.rng("torch"))
-    network = parts.model(parts.stream.spec, parts.stream.n_classes) if parts.model else None
+    device = devices.resolve(setup.resources.device)
+    state.seed_torch(setup.resources.rng("torch"))
+    network = setup.model(setup.stream.spec, setup.stream.n_classes) if setup.model else None
     if network is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model clear:linear")
-    spec = parts.stream.spec
+    spec = setup.stream.spec
     memory = None
     if settings.keep in ("memory", "two_buffer") or settings.method == "cope":
         fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
-        memory = parts.memory(fields) if parts.memory else None
+        memory = setup.memory(fields) if setup.memory else None
         if memory is None:
             raise Mismatch(
                 f"learner.keep={settings.keep}, learner.method={settings.method} needs a memory",
@@ -49,7 +49,7 @@ def build(settings: Buckets, parts: Parts) -> Classifier:
                 fix="--replay biased-reservoir+raw --memory SIZE_OF_THE_FIRST_BUCKET",
             )
     return Classifier(
-        settings, network.to(device), memory, device, parts.stream.info.get("protocol", "iid"), len(parts.stream.stages)
+        settings, network.to(device), memory, device, setup.stream.info.get("protocol", "iid"), len(setup.stream.stages)
     )
 
 
@@ -77,7 +77,7 @@ class Classifier:
         self.past = Past(self.settings, self.n_stages)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One bucket; a small head on the CPU is trained by one thread, where more only wait for each other."""
         with few_threads(self.network, self.device):
             self._learn(stage, ctx)
@@ -86,7 +86,7 @@ class Classifier:
                 ctx.folder / "clear" / "ckpt" / f"t{stage.index:02d}.safetensors", self.past.weights(self.network)
             )
 
-    def _learn(self, stage: Stage, ctx: Context) -> None:
+    def _learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One bucket: choose the training set, train, keep the best epoch, note what the next bucket must know."""
         settings, network, past = self.settings, self.network, self.past
         if settings.keep in ("all", "nap") and stage.index > 0:
@@ -100,7 +100,7 @@ class Classifier:
             if settings.method != "cope":
                 self._remember(stage, ctx)
         samples = self._training_set(stage, ctx)
-        batches = Batches(samples, self.device, on_bad=ctx.bad_sample, n_workers=max(1, ctx.site.n_workers))
+        batches = Batches(samples, self.device, on_bad=ctx.bad_sample, n_workers=max(1, ctx.resources.n_workers))
         n = len(samples)
         ctx.phase("train", (settings.epochs - self.epoch) * -(-n // settings.batch_size))
         network.train()
@@ -140,7 +140,7 @@ class Classifier:
         self.epoch = self.position = 0
         self.best = {}
 
-    def _remember(self, stage: Stage, ctx: Context) -> None:
+    def _remember(self, stage: Stage, ctx: StreamContext) -> None:
         if self.memory is None:
             return
         # two buffers: the memory takes a bucket only when the next one arrives
@@ -150,7 +150,7 @@ class Classifier:
             batch = source.train.take(np.arange(len(source.train)), [input_name(spec), label_name(spec)])
             self.memory.add(batch, np.asarray(batch[label_name(spec)], np.int64))
 
-    def _training_set(self, stage: Stage, ctx: Context) -> Samples:
+    def _training_set(self, stage: Stage, ctx: StreamContext) -> Samples:
         match self.settings.keep:
             case "single" | "nap":
                 return stage.train
@@ -187,7 +187,7 @@ class Classifier:
                 scores = self.past.scores(self.network, inputs).cpu().numpy()
                 yield {"scores": scores, "class": scores.argmax(1)}
 
-    def finish(self, ctx: Context) -> None:
+    def finish(self, ctx: StreamContext) -> None:
         """Write the paper's five figures, the heat map and the table row into the run folder."""
         from cl_plugin_clear.report import write_benchmark
 

@@ -30,7 +30,7 @@ from cl_plugin_clear.model import MoCo, contrast, encoder
 from cl_plugin_clear.train.augment import view
 
 if TYPE_CHECKING:
-    from cl_kernel import Activity
+    from cl_kernel import RunContext
     from cl_plugin_clear.settings import Moco
 
 STEPS = (120, 160)
@@ -318,7 +318,7 @@ def read_log(folder: Path) -> list[Epoch]:
     return [Epoch(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
 
 
-def run(ctx: Activity, settings: Moco) -> dict[str, Any]:
+def run(ctx: RunContext, settings: Moco) -> dict[str, Any]:
     """Experiment ``moco-b0``."""
     pictures = (
         find_pictures(settings.data, settings.root) if settings.data else stand_in(6 * settings.batch_size, ctx.seed)
@@ -329,8 +329,8 @@ def run(ctx: Activity, settings: Moco) -> dict[str, Any]:
         settings,
         ctx.folder / "moco",
         seed=ctx.seed,
-        device=ctx.site.device,
-        n_workers=max(1, ctx.site.n_workers),
+        device=ctx.resources.device,
+        n_workers=max(1, ctx.resources.n_workers),
         tick=ctx.step,
         report=lambda e: ctx.note(f"epoch {e.epoch}: loss {e.loss:.3f}, top-1 {e.top1:.3f}"),
     )

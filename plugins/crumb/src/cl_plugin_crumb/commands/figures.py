@@ -120,7 +120,7 @@ def overlay(parser: Parser) -> Handler:
 
 def _test_images(folder: Path) -> Any:
     """Test samples of a finished run, built anew from its settings."""
-    from cl_kernel import Request, Site, discover, plan, resolve
+    from cl_kernel import Request, Resources, discover, plan, resolve
 
     run = json.loads((folder / "run.json").read_text())
     asked = {
@@ -133,6 +133,6 @@ def _test_images(folder: Path) -> Any:
     registry = discover()
     planned = plan(registry, Request(**asked))
     roots = tuple(Path(root).expanduser() for root in asked["data_roots"])
-    site = Site(seed=planned.options.seed, roots=roots, locator=registry.locate)
+    resources = Resources(seed=planned.options.seed, roots=roots, locator=registry.locate)
     build = resolve(planned.pieces["dataset"][0].record.build)
-    return build(planned.resolved.sections.get("dataset"), site).test
+    return build(planned.resolved.sections.get("dataset"), resources).test

@@ -21,8 +21,8 @@ from cl_kernel import (
     BadSetting,
     Field,
     MissingAsset,
+    Resources,
     Samples,
-    Site,
     Stage,
     Stream,
     fingerprint,
@@ -163,10 +163,10 @@ def of_lists(
     )
 
 
-def build_standin(options: choices.Ministream, site: Site) -> Stream:
+def build_standin(options: choices.Ministream, resources: Resources) -> Stream:
     """The embedded stream; the class order is that of ``options.order``, or of the run's seed."""
     images = standin.stream(options.data_seed, n_objects=options.n_objects)
-    order = site.seed if options.order < 0 else options.order
+    order = resources.seed if options.order < 0 else options.order
     made = lists.make(
         "ministream",
         images.table,
@@ -193,14 +193,14 @@ def build_standin(options: choices.Ministream, site: Site) -> Stream:
     )
 
 
-def build_dirmap(dataset: str, options: choices.Dirmap, site: Site) -> Stream:
+def build_dirmap(dataset: str, options: choices.Dirmap, resources: Resources) -> Stream:
     """A prepared data set: its dirmap and images below a data root.
 
     :raises MissingAsset: saying what is missing and how to make it. :raises BadInput: for a dirmap that cannot be used.
     """
-    root, tables = _locate(dataset, options, site)
+    root, tables = _locate(dataset, options, resources)
     table = lists.prepare(dataset, tables)
-    order = site.seed if options.order < 0 else options.order
+    order = resources.seed if options.order < 0 else options.order
     made = lists.make(
         dataset,
         table,
@@ -221,7 +221,7 @@ def build_dirmap(dataset: str, options: choices.Dirmap, site: Site) -> Stream:
             fix=f"clk crumb check {dataset} says how many",
         )
     samples = ImageFiles(
-        root, paths, everything["label"].to_numpy(np.int64), options.size, len(made.classes), site.n_workers
+        root, paths, everything["label"].to_numpy(np.int64), options.size, len(made.classes), resources.n_workers
     )
     names = dict(zip(table["class"], table.get("class_str", table["class"].astype(str)), strict=True))
     return of_lists(
@@ -235,12 +235,12 @@ def build_dirmap(dataset: str, options: choices.Dirmap, site: Site) -> Stream:
     )
 
 
-def _locate(dataset: str, options: choices.Dirmap, site: Site) -> tuple[Path, dict[str, pd.DataFrame]]:
+def _locate(dataset: str, options: choices.Dirmap, resources: Resources) -> tuple[Path, dict[str, pd.DataFrame]]:
     """Folder the image paths are relative to, and the dirmaps."""
     names = dataset.split("+")
     tables, root = {}, Path()
     for name in names:
-        place = site.locate(choices.ASSETS[name])
+        place = resources.locate(choices.ASSETS[name])
         tables[name] = dirmap.read(place / f"{name}_dirmap.csv")
         prefix = {"core50": "core50_128x128/"}.get(name, "")
         if len(names) > 1:
@@ -255,39 +255,39 @@ def _own_rows(made: lists.Lists, offline: bool) -> tuple[pd.DataFrame, ...]:
     return made.tasks[-1:] if offline else made.tasks
 
 
-def build_core50(options: choices.Dirmap, site: Site) -> Stream:
+def build_core50(options: choices.Dirmap, resources: Resources) -> Stream:
     """CORe50."""
-    return build_dirmap("core50", options, site)
+    return build_dirmap("core50", options, resources)
 
 
-def build_toybox(options: choices.Dirmap, site: Site) -> Stream:
+def build_toybox(options: choices.Dirmap, resources: Resources) -> Stream:
     """Toybox."""
-    return build_dirmap("toybox", options, site)
+    return build_dirmap("toybox", options, resources)
 
 
-def build_ilab(options: choices.Dirmap, site: Site) -> Stream:
+def build_ilab(options: choices.Dirmap, resources: Resources) -> Stream:
     """iLab-2M-Light."""
-    return build_dirmap("ilab2mlight", options, site)
+    return build_dirmap("ilab2mlight", options, resources)
 
 
-def build_cifar100(options: choices.Dirmap, site: Site) -> Stream:
+def build_cifar100(options: choices.Dirmap, resources: Resources) -> Stream:
     """CIFAR-100 as a folder of images."""
-    return build_dirmap("cifar100", options, site)
+    return build_dirmap("cifar100", options, resources)
 
 
-def build_imagenet(options: choices.Dirmap, site: Site) -> Stream:
+def build_imagenet(options: choices.Dirmap, resources: Resources) -> Stream:
     """ImageNet."""
-    return build_dirmap("imagenet", options, site)
+    return build_dirmap("imagenet", options, resources)
 
 
-def build_icubworld(options: choices.Dirmap, site: Site) -> Stream:
+def build_icubworld(options: choices.Dirmap, resources: Resources) -> Stream:
     """ICubWorld Transformations."""
-    return build_dirmap("icubworldtransf", options, site)
+    return build_dirmap("icubworldtransf", options, resources)
 
 
-def build_combined(options: choices.Dirmap, site: Site) -> Stream:
+def build_combined(options: choices.Dirmap, resources: Resources) -> Stream:
     """iLab-2M-Light, then CORe50."""
-    return build_dirmap(lists.COMBINED, options, site)
+    return build_dirmap(lists.COMBINED, options, resources)
 
 
 def folder_table(root: Path) -> pd.DataFrame:
@@ -349,16 +349,16 @@ def read_classes(root: Path, size: int, skip: int = 0) -> tuple[np.ndarray, np.n
     return np.stack(pixels), np.array(labels, np.int64)
 
 
-def build_folder(options: choices.Folder, site: Site) -> Stream:
+def build_folder(options: choices.Folder, resources: Resources) -> Stream:
     """Any images in the ImageNet layout, below the first data root or ``--dataset crumb:folder:PATH``."""
     root = Path(options.path).expanduser() if options.path else None
     if root is None or not root.is_dir():
-        candidates = [r / options.path if options.path else r for r in site.roots]
+        candidates = [r / options.path if options.path else r for r in resources.roots]
         root = next((c for c in candidates if (c / "train").is_dir()), None)
         if root is None:
             raise MissingAsset(
                 f"no folder with train/CLASS/ and val/CLASS/ in it ({options.path or 'no path given'})",
-                where=", ".join(map(str, site.roots)) or "no data root given",
+                where=", ".join(map(str, resources.roots)) or "no data root given",
                 fix="--dataset crumb:folder:PATH, or --data-root DIR",
             )
     table = folder_table(root)
@@ -366,7 +366,7 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
     if options.limit:
         keep = table.groupby(["class", "session"]).cumcount() < options.limit
         table = table[keep]
-    order = site.seed if options.order < 0 else options.order
+    order = resources.seed if options.order < 0 else options.order
     made = lists.make(
         "folder",
         table,
@@ -378,10 +378,10 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
     )
     everything = pd.concat([*_own_rows(made, options.offline), made.test])
     paths, labels = everything["im_path"].tolist(), everything["label"].to_numpy(np.int64)
-    files = ImageFiles(root, paths, labels, options.size, len(made.classes), site.n_workers)
+    files = ImageFiles(root, paths, labels, options.size, len(made.classes), resources.n_workers)
     samples: Samples = files
     if options.in_memory:
-        good, images = _read_all(files, site)
+        good, images = _read_all(files, resources)
         paths = [paths[row] for row in good]
         samples = ArraySamples(files.spec, {"image": images, "class": labels[good]})
         kept = set(paths)
@@ -401,7 +401,7 @@ def build_folder(options: choices.Folder, site: Site) -> Stream:
     )
 
 
-def _read_all(files: ImageFiles, site: Site) -> tuple[list[int], np.ndarray]:
+def _read_all(files: ImageFiles, resources: Resources) -> tuple[list[int], np.ndarray]:
     """All images that can be read; the others follow ``--on-bad-sample``."""
     good, images = [], []
     for row, path in enumerate(files.paths):
@@ -409,5 +409,5 @@ def _read_all(files: ImageFiles, site: Site) -> tuple[list[int], np.ndarray]:
             images.append(read_image(files.root / path, files.size))
             good.append(row)
         except BadInput as error:
-            site.bad_sample(path, error.what)
+            resources.bad_sample(path, error.what)
     return good, np.stack(images)

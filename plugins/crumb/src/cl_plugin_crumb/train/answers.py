@@ -13,7 +13,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import Context, Samples
+from cl_kernel import Samples, StreamContext
 from cl_kernel.library.networks import Split
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.loaders import Batches, input_name, label_name, to_input
@@ -38,7 +38,7 @@ class Answers:
     _tallying: bool = field(init=False, default=False)
     _analysing: bool = field(init=False, default=False)
 
-    def score(self, ctx: Context, label: str, *, final: bool) -> None:
+    def score(self, ctx: StreamContext, label: str, *, final: bool) -> None:
         """Evaluate and tally; after the last task also image by image."""
         self._tallying, self._analysing = True, self.options.analyse and final
         ctx.evaluate(label)

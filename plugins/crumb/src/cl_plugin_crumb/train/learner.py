@@ -15,7 +15,19 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadSetting, Context, Memory, Mismatch, MissingAsset, Parts, Samples, Site, Stage, Stream, Tree
+from cl_kernel import (
+    BadSetting,
+    Memory,
+    Mismatch,
+    MissingAsset,
+    Resources,
+    Samples,
+    Setup,
+    Stage,
+    Stream,
+    StreamContext,
+    Tree,
+)
 from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
@@ -33,7 +45,7 @@ from cl_plugin_crumb.train.answers import Answers
 from cl_plugin_crumb.train.storage import Storage, memory_fields
 
 
-def build(options: Crumb, parts: Parts) -> CrumbLearner:
+def build(options: Crumb, setup: Setup) -> CrumbLearner:
     """Learner ``crumb:crumb``.
 
     :raises Mismatch: for a network without a cut, or a memory that does not fit the storage.
@@ -50,18 +62,18 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
     if not options.w_out and not options.w_direct:
         raise BadSetting("both losses have weight zero", where="learner.w_out, learner.w_direct")
     if options.style:
-        styled(parts.stream.test, options.style)
-    network, device = build_network(parts)
+        styled(setup.stream.test, options.style)
+    network, device = build_network(setup)
     if not network.is_cut:
         raise Mismatch(
             "CRUMB replays what crosses the cut of its network, and this one has none",
             where="--model",
             fix="--model crumb:squeezenet, or model.cut=LAYER and model.frozen=true",
         )
-    spec = parts.stream.spec
+    spec = setup.stream.spec
     memory = None
     if options.storage != "merec":
-        memory = parts.memory(memory_fields(options, network, spec, device)) if parts.memory is not None else None
+        memory = setup.memory(memory_fields(options, network, spec, device)) if setup.memory is not None else None
         if memory is None and options.replay_times:
             raise Mismatch(
                 "CRUMB needs a memory", where="--replay", fix="--replay crumb:balanced+crumb:blocks --memory 417"
@@ -76,17 +88,17 @@ def build(options: Crumb, parts: Parts) -> CrumbLearner:
     if options.pretrained:
         weight_files.load_files(options.pretrained, network, codebook, options.start)
     else:
-        weight_files.pretrain(network, codebook, options, parts.site)
+        weight_files.pretrain(network, codebook, options, setup.resources)
     return CrumbLearner(
         options,
         network,
         memory,
         codebook,
         device,
-        parts.stream,
-        parts.site,
-        parts.site.rng("crumb"),
-        random.Random(int(parts.site.rng("crops").integers(2**62))),
+        setup.stream,
+        setup.resources,
+        setup.resources.rng("crumb"),
+        random.Random(int(setup.resources.rng("crops").integers(2**62))),
     )
 
 
@@ -100,7 +112,7 @@ class CrumbLearner:
     codebook: Codebook | None
     device: torch.device
     stream: Stream
-    site: Site
+    resources: Resources
     rng: np.random.Generator
     crops: random.Random
     seen: SeenClasses = field(factory=SeenClasses)
@@ -135,7 +147,7 @@ class CrumbLearner:
         return torch.optim.SGD(parameters, options.lr, options.momentum, weight_decay=options.weight_decay)
 
     # ---- the loop -----------------------------------------------------------------------------
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One task: epochs over it in the stream's order, replay after every batch, the memory after every epoch."""
         options, first = self.options, stage.index == 0
         n_epochs = options.first_epochs if first else options.epochs
@@ -231,11 +243,11 @@ class CrumbLearner:
             return Weights(options.pretrain_w_out, options.pretrain_w_direct)
         return Weights(options.w_out, options.w_direct)
 
-    def _order(self, stage: Stage, ctx: Context) -> np.ndarray:
+    def _order(self, stage: Stage, ctx: StreamContext) -> np.ndarray:
         n = len(stage.train)
         return ctx.rng("order", stage.index, self.epoch).permutation(n) if self.options.shuffle else np.arange(n)
 
-    def _batches(self, samples: Samples, ctx: Context, *, cached: bool = True) -> Batches:
+    def _batches(self, samples: Samples, ctx: StreamContext, *, cached: bool = True) -> Batches:
         """Batches of maps; for samples in memory the maps are computed once for all epochs."""
         following = self.network.lower.training  # batch norm of the frozen part follows the data: nothing to cache
         transform = self.network.features if cached else None
@@ -244,20 +256,20 @@ class CrumbLearner:
             self.device,
             transform=transform,
             on_bad=ctx.bad_sample,
-            n_workers=max(1, ctx.site.n_workers),
+            n_workers=max(1, ctx.resources.n_workers),
             limit=0 if following else 1 << 30,
         )
 
-    def _end_epoch(self, stage: Stage, ctx: Context, n_epochs: int) -> None:
+    def _end_epoch(self, stage: Stage, ctx: StreamContext, n_epochs: int) -> None:
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = (
                 max(options.lr_min, group["lr"] - options.lr_decrement) if options.lr_decrement else group["lr"]
             )
         keeps = options.keep_best == "every" or (options.keep_best == "first" and stage.index == 0)
-        if options.save_every_epoch and self.site.folder is not None:
+        if options.save_every_epoch and self.resources.folder is not None:
             name = f"CRUMB_run{ctx.seed}_task{stage.index}_epoch{self.epoch - 1}"
-            place = self.records.folder(self.site.folder, self.stream, ctx.seed)
+            place = self.records.folder(self.resources.folder, self.stream, ctx.seed)
             weight_files.save_files(place / name, self.network, self.codebook)
         if not options.write_tables and not keeps:
             return
@@ -284,7 +296,7 @@ class CrumbLearner:
             if stage.index == len(ctx.stages) - 1:
                 self.answers.score(ctx, f"task {stage.index}, its best epoch", final=True)
 
-    def _end_task(self, stage: Stage, ctx: Context) -> None:
+    def _end_task(self, stage: Stage, ctx: StreamContext) -> None:
         self.records.end_task(stage.index, -1 if self.best is None else self.best["epoch"] - 1)
         if self.best is not None:
             ctx.note(
@@ -293,10 +305,10 @@ class CrumbLearner:
                 accuracy=self.best["accuracy"],
             )
         self.best = None
-        if self.site.folder is not None and self.options.write_tables:
+        if self.resources.folder is not None and self.options.write_tables:
             if stage.index < len(ctx.stages) - 1:
                 self.records.last = {}
-            place = self.records.folder(self.site.folder, self.stream, ctx.seed)
+            place = self.records.folder(self.resources.folder, self.stream, ctx.seed)
             n_blocks = 0 if self.codebook is None else len(self.codebook.blocks)
             stored = self.memory.bytes_used if self.memory else 0
             self.records.write(place, ctx.seed, stored, n_blocks, self.stream.n_classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadSetting, Request, discover, execute, parse_assignments, plan, write_json
+from cl_kernel import BadSetting, Request, discover, parse_assignments, plan, run_plan, write_json
 from cl_plugin_recall.commands import METRIC
 from cl_plugin_recall.experiments import ABLATIONS, SOURCES, TESTS
 
@@ -55,8 +55,12 @@ def ablate(parser: ArgumentParser) -> Handler:
                     name = f"{variant}-{source.split(':')[0]}-s{seed}".replace("--", "-")
                     folder = namespace.output / name
                     console.say(name)
-                    outcome = execute(
-                        registry, plan(registry, request), folder, resume=(folder / "run.json").exists(), beside=False
+                    outcome = run_plan(
+                        registry,
+                        plan(registry, request),
+                        folder,
+                        resume=(folder / "run.json").exists(),
+                        comparisons=False,
                     )
                     found.setdefault((variant, source.split(":")[0]), []).append(_end(outcome.results, namespace, seed))
                     write_json(

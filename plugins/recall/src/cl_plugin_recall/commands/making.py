@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadInput, BadSetting, Cache, Site, default_cache
+from cl_kernel import BadInput, BadSetting, Cache, Resources, default_cache
 from cl_plugin_recall.experiments import VOC_CLASSES
 from cl_plugin_recall.settings import GanReplay, Shapes, Voc
 
@@ -114,7 +114,7 @@ def _gan(namespace: Namespace, classes: list[int], names: tuple[str, ...], conso
         place.mkdir(parents=True, exist_ok=True)
         have = len(list(place.glob("*.jpg")))
         if have < settings.per_class:
-            rng = Site(seed=namespace.seed).rng("recall gan", mapping[c])
+            rng = Resources(seed=namespace.seed).rng("recall gan", mapping[c])
             for k, image in enumerate(generate(generator, mapping[c], settings, rng)):
                 _write(place / f"{k:03d}.jpg", encode_jpeg(image, 95))
             console.say(f"class {c} {names[c - 1]}: {settings.per_class} images of generator class {mapping[c]}")
@@ -234,11 +234,13 @@ def map_classes(parser: ArgumentParser) -> Handler:
         from cl_plugin_recall.replay import mapping as maps
         from cl_plugin_recall.replay.hub import load_classifier
 
-        site = Site(roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=Cache(default_cache()))
+        resources = Resources(
+            roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=Cache(default_cache())
+        )
         embedded = not namespace.data_root
         if embedded:
-            names, images = standin.CLASSES, _standin_images(site)
-            folder = namespace.classifier or site.cache.make(
+            names, images = standin.CLASSES, _standin_images(resources)
+            folder = namespace.classifier or resources.cache.make(
                 "recall-standin-classifier", {"recipe": 1}, standin.export_classifier
             )
         else:
@@ -246,7 +248,7 @@ def map_classes(parser: ArgumentParser) -> Handler:
                 raise BadSetting(
                     "a classifier is needed", where="--classifier", fix="the TF-Hub folder of EfficientNet-B2"
                 )
-            names, images = _voc_images(site, namespace.train_list)
+            names, images = _voc_images(resources, namespace.train_list)
             folder = namespace.classifier
         classes = _numbers(namespace.classes, len(names))
         override = {int(a): int(b) for a, _, b in (part.partition("=") for part in namespace.override)}
@@ -280,22 +282,22 @@ def map_classes(parser: ArgumentParser) -> Handler:
     return handle
 
 
-def _standin_images(site: Site) -> Iterator[tuple[np.ndarray, list[int]]]:
+def _standin_images(resources: Resources) -> Iterator[tuple[np.ndarray, list[int]]]:
     from cl_plugin_recall import standin
     from cl_plugin_recall.data.files import decode_png
     from cl_plugin_recall.data.images import decode_image
 
-    train, _ = standin.images(Shapes(n_val=1), site.rng("recall stand-in"))
+    train, _ = standin.images(Shapes(n_val=1), resources.rng("recall stand-in"))
     for row, (jpeg, png) in enumerate(train):
         yield decode_image(jpeg, f"stand-in image {row}"), _shown(decode_png(png))
 
 
-def _voc_images(site: Site, listing: str) -> tuple[tuple[str, ...], Iterator[tuple[np.ndarray, list[int]]]]:
+def _voc_images(resources: Resources, listing: str) -> tuple[tuple[str, ...], Iterator[tuple[np.ndarray, list[int]]]]:
     from cl_plugin_recall.data.files import decode_png
     from cl_plugin_recall.data.images import decode_image
     from cl_plugin_recall.data.voc import locate
 
-    folder = locate(Voc(), site)
+    folder = locate(Voc(), resources)
     names = folder.names(folder.training_list(listing))
 
     def images() -> Iterator[tuple[np.ndarray, list[int]]]:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from attrs import frozen
 
-from cl_kernel import BadInput, BadSetting, Cache, Site, default_cache, write_text
+from cl_kernel import BadInput, BadSetting, Cache, Resources, default_cache, write_text
 from cl_plugin_recall.commands import METRIC
 from cl_plugin_recall.evaluate import report
 from cl_plugin_recall.experiments import TESTS
@@ -192,7 +192,7 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
 
     :raises BadInput: when the run saved no such step.
     """
-    from cl_kernel import Parts, discover, resolve
+    from cl_kernel import Setup, discover, resolve
     from cl_plugin_recall.train import RecallLearner
     from cl_plugin_recall.weights import checkpoints, saved
 
@@ -203,14 +203,14 @@ def rebuilt(folder: Path, step: int | None) -> tuple[Any, int]:
     chosen = {kind: _settings(record.settings, settings.get(kind) or {}) for kind, record in offers.items()}
     registry.configure({f"{kind}.{name}": value for kind in settings for name, value in (settings[kind] or {}).items()})
     roots = tuple(Path(root).resolve() for root in info["request"]["data_roots"])
-    site = Site(seed=info["seed"], profile=info["profile"], roots=roots, cache=Cache(default_cache()))
-    stream = resolve(offers["dataset"].build)(chosen["dataset"], site)
+    resources = Resources(seed=info["seed"], profile=info["profile"], roots=roots, cache=Cache(default_cache()))
+    stream = resolve(offers["dataset"].build)(chosen["dataset"], resources)
 
     def model(fields: Any, n: int) -> Any:
-        return resolve(offers["model"].build)(chosen["model"], fields, n, site)
+        return resolve(offers["model"].build)(chosen["model"], fields, n, resources)
 
     without_replay = attrs.evolve(chosen["learner"], interleave_ratio_old=0, devices=1)
-    learner = RecallLearner(without_replay, Parts(stream=stream, site=site, model=model), None)
+    learner = RecallLearner(without_replay, Setup(stream=stream, resources=resources, model=model), None)
     steps = saved.steps(folder)
     if not steps or (step is not None and step not in steps):
         raise BadInput(

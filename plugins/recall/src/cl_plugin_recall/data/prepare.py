@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadInput, MissingAsset, Site, Stage, Stream, fingerprint, write_json
+from cl_kernel import BadInput, MissingAsset, Resources, Stage, Stream, fingerprint, write_json
 from cl_plugin_recall.data.files import decode_png, encode_png, record_fields
 from cl_plugin_recall.data.records import RecordSamples, index_records, write_records
 from cl_plugin_recall.data.steps import highest, labels_of_step, presence, rows_of_step
@@ -35,17 +35,17 @@ def step_files(n_classes: int, structure: str) -> dict[str, tuple[list[int], str
     return found
 
 
-def prepare(settings: Voc, site: Site) -> Path:
+def prepare(settings: Voc, resources: Resources) -> Path:
     """Write every training and validation tfrecord below the cache; what is already there and whole is left alone.
 
     :return: the tree's root, for ``--data-root`` with ``--set dataset.prepared=true``.
     """
-    folder = locate(settings, site)
+    folder = locate(settings, resources)
     classes = folder.classes()
-    names, present = scan(folder, folder.names(folder.training_list(settings.train_list)), len(classes), site)
-    val_names, val_present = scan(folder, folder.names(settings.val_list), len(classes), site)
+    names, present = scan(folder, folder.names(folder.training_list(settings.train_list)), len(classes), resources)
+    val_names, val_present = scan(folder, folder.names(settings.val_list), len(classes), resources)
     key = fingerprint(str(folder.root.resolve()), classes, names, val_names, present, val_present)
-    root = site.cache.root / "recall-voc" / key
+    root = resources.cache.root / "recall-voc" / key
     manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text()) if (root / MANIFEST).is_file() else {}
     jobs: list[tuple[str, Sequence[str], np.ndarray, np.ndarray | None]] = []
     for name, (step, protocol) in step_files(len(classes), settings.structure).items():
@@ -99,17 +99,17 @@ def check_tree(root: Path) -> list[tuple[str, int]]:
     return [(str(path.relative_to(root)), len(index_records(path))) for path in found]
 
 
-def tree_of(settings: Voc, site: Site) -> Path:
+def tree_of(settings: Voc, resources: Resources) -> Path:
     """The prepared tree: a root that holds ``data/``, or what was prepared from the VOC folder.
 
     :raises MissingAsset: when there is none.
     """
-    places = [Path(settings.folder).expanduser()] if settings.folder else list(site.roots)
+    places = [Path(settings.folder).expanduser()] if settings.folder else list(resources.roots)
     for place in places:
         if (place / "data" / "validation").is_dir():
             return place
     try:
-        return prepare(settings, site)
+        return prepare(settings, resources)
     except MissingAsset as error:
         raise MissingAsset(
             "no prepared tfrecords (data/training_first_step, data/validation, ...)",
@@ -118,9 +118,9 @@ def tree_of(settings: Voc, site: Site) -> Path:
         ) from error
 
 
-def build_prepared(settings: Voc, site: Site) -> Stream:
+def build_prepared(settings: Voc, resources: Resources) -> Stream:
     """Stream over prepared tfrecords, ours or those of the authors' archive."""
-    root = tree_of(settings, site)
+    root = tree_of(settings, resources)
     listing = root / "classes.txt"
     class_names = (
         tuple(line.strip() for line in listing.read_text().splitlines() if line.strip())

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
-from cl_kernel import Asset, BadInput, MissingAsset, Site, Stream, fingerprint, load_tree, save_tree
+from cl_kernel import Asset, BadInput, MissingAsset, Resources, Stream, fingerprint, load_tree, save_tree
 from cl_plugin_recall.data.files import decode_png
 from cl_plugin_recall.data.steps import build_stream, presence
 from cl_plugin_recall.experiments import VOC_CLASSES
@@ -133,7 +133,7 @@ def check_pair(image: Path, label: Path) -> np.ndarray:
     return mask
 
 
-def scan(folder: VocFolder, names: Sequence[str], n_classes: int, site: Site) -> tuple[list[str], np.ndarray]:
+def scan(folder: VocFolder, names: Sequence[str], n_classes: int, resources: Resources) -> tuple[list[str], np.ndarray]:
     """Check every pair once and say which classes each image shows; remembered until a file changes.
 
     :return: usable names, and bool [N, K + 1].
@@ -151,13 +151,13 @@ def scan(folder: VocFolder, names: Sequence[str], n_classes: int, site: Site) ->
         "folder": str(folder.root.resolve()),
         "classes": n_classes,
         "names": list(names),
-        "skip": site.on_bad_sample,
+        "skip": resources.on_bad_sample,
         "files": [[*stamp(folder.image(name)), *stamp(folder.label(name))] for name in names],
     }
-    if (known := site.cache.place("recall-scan", inputs) / "scan.tree").is_file():
+    if (known := resources.cache.place("recall-scan", inputs) / "scan.tree").is_file():
         tree = load_tree(known)
         for what, reason in tree["skipped"].items():
-            site.bad_sample(what, reason)
+            resources.bad_sample(what, reason)
         return list(tree["names"]), tree["present"]
 
     def check(name: str) -> np.ndarray | BadInput:
@@ -167,14 +167,14 @@ def scan(folder: VocFolder, names: Sequence[str], n_classes: int, site: Site) ->
         except BadInput as error:
             return error
 
-    with ThreadPoolExecutor(max(1, site.n_workers)) as pool:
+    with ThreadPoolExecutor(max(1, resources.n_workers)) as pool:
         results = list(pool.map(check, names))
     good, rows, skipped = [], [], {}
     for name, result in zip(names, results, strict=True):
         if isinstance(result, BadInput):
-            if site.on_bad_sample != "skip":
+            if resources.on_bad_sample != "skip":
                 raise result
-            site.bad_sample(result.where, result.what)
+            resources.bad_sample(result.where, result.what)
             skipped[result.where] = result.what
         else:
             good.append(name)
@@ -182,7 +182,7 @@ def scan(folder: VocFolder, names: Sequence[str], n_classes: int, site: Site) ->
     if not good:
         raise BadInput("no image is left", where=str(folder.root))
     present = np.stack(rows)
-    site.cache.make("recall-scan", inputs, lambda place: _save_scan(place, good, present, skipped))
+    resources.cache.make("recall-scan", inputs, lambda place: _save_scan(place, good, present, skipped))
     return good, present
 
 
@@ -190,7 +190,7 @@ def _save_scan(place: Path, names: list[str], present: np.ndarray, skipped: dict
     save_tree(place / "scan.tree", {"names": names, "present": present, "skipped": skipped})
 
 
-def locate(settings: Voc, site: Site) -> VocFolder:
+def locate(settings: Voc, resources: Resources) -> VocFolder:
     """The tree that the settings or the data roots name.
 
     :raises MissingAsset: when there is none.
@@ -201,14 +201,14 @@ def locate(settings: Voc, site: Site) -> VocFolder:
             if not (root / part).is_dir():
                 raise MissingAsset(f"{part} is missing: the folder is not in VOC's layout", where=str(root))
         return VocFolder(root)
-    for root in site.roots:
+    for root in resources.roots:
         for place in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
             if all((place / part).is_dir() for part in LAYOUT):
                 return VocFolder(place)
-    return VocFolder(site.locate(ASSET))
+    return VocFolder(resources.locate(ASSET))
 
 
-def build(settings: Voc, site: Site) -> Stream:
+def build(settings: Voc, resources: Resources) -> Stream:
     """Stream over a VOC tree, or over the tfrecords prepared from one.
 
     :raises MissingAsset: without data; :raises BadInput: naming the bad file.
@@ -216,11 +216,13 @@ def build(settings: Voc, site: Site) -> Stream:
     if settings.prepared:
         from cl_plugin_recall.data.prepare import build_prepared
 
-        return build_prepared(settings, site)
-    folder = locate(settings, site)
+        return build_prepared(settings, resources)
+    folder = locate(settings, resources)
     classes = folder.classes()
-    train, train_present = scan(folder, folder.names(folder.training_list(settings.train_list)), len(classes), site)
-    val, val_present = scan(folder, folder.names(settings.val_list), len(classes), site)
+    train, train_present = scan(
+        folder, folder.names(folder.training_list(settings.train_list)), len(classes), resources
+    )
+    val, val_present = scan(folder, folder.names(settings.val_list), len(classes), resources)
     if both := set(train) & set(val):
         raise BadInput(
             f"{len(both)} image(s) are in both lists, as {sorted(both)[0]!r}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cl_kernel import Context, write_text
+from cl_kernel import StreamContext, write_text
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.evaluate.palette import overlay, picture
 from cl_plugin_recall.evaluate.report import block
@@ -43,7 +43,7 @@ def names_of(learner: RecallLearner) -> Names:
     )
 
 
-def write_reports(learner: RecallLearner, ctx: Context) -> None:
+def write_reports(learner: RecallLearner, ctx: StreamContext) -> None:
     """``outputs/NAME.txt`` as the reference writes it (never appended to), ``steps.jsonl``, ``operative.gin``."""
     names = names_of(learner)
     folder = ctx.folder / "outputs"
@@ -61,7 +61,7 @@ def write_reports(learner: RecallLearner, ctx: Context) -> None:
     write_text(folder / "steps.jsonl", lines)
 
 
-def write_overlays(learner: RecallLearner, ctx: Context) -> None:
+def write_overlays(learner: RecallLearner, ctx: StreamContext) -> None:
     """One sheet: photo, truth, prediction of some validation images, spread over the set."""
     test = learner.stream.test
     rows = np.unique(np.linspace(0, len(test) - 1, min(learner.settings.overlays, len(test))).astype(np.int64))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cl_kernel import Context, Samples, Stage, fingerprint, save_tree, write_json
+from cl_kernel import Samples, Stage, StreamContext, fingerprint, save_tree, write_json
 from cl_plugin_recall.data.files import encode_jpeg, encode_png, record_fields
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.data.records import RecordSamples, write_records
@@ -74,7 +74,7 @@ def first_inputs(learner: RecallLearner, stage: Stage) -> dict[str, Any]:
     """Everything the step-0 model depends on. Tests with the same first classes share it."""
     return {
         "recipe": RECIPE,
-        "seed": learner.site.seed,
+        "seed": learner.resources.seed,
         "data": learner.stream.fingerprint,
         "images": _rows(stage.train),
         "classes": list(stage.classes),
@@ -96,7 +96,7 @@ def save_first(learner: RecallLearner, place: Path) -> None:
     )
 
 
-def warn_of_reused_index(learner: RecallLearner, ctx: Context, inputs: dict[str, Any]) -> None:
+def warn_of_reused_index(learner: RecallLearner, ctx: StreamContext, inputs: dict[str, Any]) -> None:
     """Say when an index was used before with other values."""
     s = learner.settings
     name = f"P{s.parameters_common_index}.{s.parameters_first_step_index}"
@@ -118,7 +118,7 @@ def helper_inputs(learner: RecallLearner, stage: Stage, group: Sequence[int], im
     """Everything a helper depends on."""
     return {
         "recipe": RECIPE,
-        "seed": learner.site.seed,
+        "seed": learner.resources.seed,
         "stage": stage.index,
         "encoder": learner.frozen_digest(),
         "classes": list(group),
@@ -133,7 +133,7 @@ def helper_inputs(learner: RecallLearner, stage: Stage, group: Sequence[int], im
 # ---- labels -----------------------------------------------------------------------------------------
 
 
-def pseudo_labelled(learner: RecallLearner, c: int, decoder: Decoder, back: np.ndarray, ctx: Context) -> Samples:
+def pseudo_labelled(learner: RecallLearner, c: int, decoder: Decoder, back: np.ndarray, ctx: StreamContext) -> Samples:
     """Replay images of class ``c`` with predicted labels, as a tfrecord in the cache; every n-th also as pictures.
 
     The image's class does not filter the labels, and they are never refreshed (spec 2.7).
@@ -192,7 +192,7 @@ def _labelled(
         try:
             image = decode_image(data, where)
         except Exception as error:
-            learner.site.bad_sample(where, error)
+            learner.resources.bad_sample(where, error)
             continue
         if settings.legacy_jpeg:
             data = encode_jpeg(image, 75)
@@ -204,7 +204,7 @@ def _labelled(
     yield from flush()
 
 
-def inpainted(learner: RecallLearner, stage: Stage, before: Decoder, ctx: Context) -> Samples:
+def inpainted(learner: RecallLearner, stage: Stage, before: Decoder, ctx: StreamContext) -> Samples:
     """The step's images with inpainted background, as a tfrecord in the cache (spec 2.6).
 
     Kept by the weights that predicted, so another test, source or step never gets these labels (pitfall 4).

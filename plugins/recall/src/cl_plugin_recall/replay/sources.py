@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from attrs import define, field, frozen
 
-from cl_kernel import Asset, BadInput, MissingAsset, Site
+from cl_kernel import Asset, BadInput, MissingAsset, Resources
 from cl_plugin_recall import standin
 from cl_plugin_recall.data.files import encode_jpeg, stems
 from cl_plugin_recall.settings import FlickrReplay, FolderReplay, GanReplay
@@ -115,7 +115,7 @@ class GeneratedSource:
     module: Path
     mapping: Mapping[int, int]
     settings: GanReplay
-    site: Site
+    resources: Resources
     name: str = "gan"
 
     def _inputs(self, c: int) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class GeneratedSource:
             "module": folder_digest(self.module),
             "class": self.mapping[c],
             "n": self.settings.per_class,
-            "seed": self.site.seed,
+            "seed": self.resources.seed,
             "truncation": self.settings.truncation,
             "batch": self.settings.batch,
         }
@@ -140,11 +140,11 @@ class GeneratedSource:
 
     def folder(self, c: int) -> Path:
         """The folder of generated images of a class, made if need be."""
-        return self.site.cache.make("recall-generated", self._inputs(c), lambda place: self._generate(place, c))
+        return self.resources.cache.make("recall-generated", self._inputs(c), lambda place: self._generate(place, c))
 
     def _generate(self, place: Path, c: int) -> None:
         generator = loaded_generator(self.module)
-        rng = self.site.rng("recall gan", self.mapping[c])
+        rng = self.resources.rng("recall gan", self.mapping[c])
         for k, image in enumerate(generate(generator, self.mapping[c], self.settings, rng)):
             (place / f"{k:03d}.jpg").write_bytes(encode_jpeg(image, 90))
 
@@ -195,7 +195,7 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:20]
 
 
-def build_gan(settings: GanReplay, site: Site) -> Source:
+def build_gan(settings: GanReplay, resources: Resources) -> Source:
     """Source ``gan``: a local TF-Hub module with a class mapping, ready images below a data root, or the stand-in."""
     if settings.module:
         if not settings.mapping:
@@ -206,36 +206,36 @@ def build_gan(settings: GanReplay, site: Site) -> Source:
             )
         from cl_plugin_recall.replay.mapping import read_mapping
 
-        return GeneratedSource(Path(settings.module), read_mapping(Path(settings.mapping)), settings, site)
+        return GeneratedSource(Path(settings.module), read_mapping(Path(settings.mapping)), settings, resources)
     if settings.stand_in:
         inputs = {"recipe": 1, "tensorflow": _tensorflow_version()}
-        module = site.cache.make("recall-standin-generator", inputs, standin.export_generator)
+        module = resources.cache.make("recall-standin-generator", inputs, standin.export_generator)
         mapping = {c: standin.generator_class(c) for c in range(1, len(standin.CLASSES) + 1)}
-        return GeneratedSource(module, mapping, settings, site)
+        return GeneratedSource(module, mapping, settings, resources)
     return _ready(
         "gan",
         settings.per_class,
-        site,
+        resources,
         "make them with `clk recall make-replay gan`, or give replay.module and replay.mapping",
     )
 
 
-def build_flickr(settings: FlickrReplay, site: Site) -> Source:
+def build_flickr(settings: FlickrReplay, resources: Resources) -> Source:
     """Source ``flickr``: downloaded photos in class folders, or the stand-in's."""
     if settings.folder:
         return FolderSource(Path(settings.folder).expanduser(), "flickr", settings.per_class)
     if settings.stand_in:
-        inputs = {"recipe": 2, "per_class": settings.per_class, "seed": site.seed}
-        folder = site.cache.make(
+        inputs = {"recipe": 2, "per_class": settings.per_class, "seed": resources.seed}
+        folder = resources.cache.make(
             "recall-standin-photos",
             inputs,
-            lambda place: standin.write_photos(place, settings.per_class, seed=site.seed),
+            lambda place: standin.write_photos(place, settings.per_class, seed=resources.seed),
         )
         return FolderSource(folder, "flickr", settings.per_class)
-    return _ready("flickr", settings.per_class, site, "download them with `clk recall make-replay flickr`")
+    return _ready("flickr", settings.per_class, resources, "download them with `clk recall make-replay flickr`")
 
 
-def build_folder(settings: FolderReplay, site: Site) -> Source:
+def build_folder(settings: FolderReplay, resources: Resources) -> Source:
     """Source ``folder``: any images sorted by class."""
     if not settings.path:
         raise MissingAsset("no folder of replay images given", where="--replay folder", fix="--replay folder:PATH")
@@ -245,17 +245,17 @@ def build_folder(settings: FolderReplay, site: Site) -> Source:
     return source
 
 
-def _ready(name: str, per_class: int, site: Site, fix: str) -> FolderSource:
+def _ready(name: str, per_class: int, resources: Resources, fix: str) -> FolderSource:
     asset = Asset(
         name=f"replay_images/{name}",
         summary=f"replay images of source {name}, one folder or tfrecord a class",
         origin=fix,
     )
-    for root in site.roots:
+    for root in resources.roots:
         for place in (root / "replay_images" / name, root / "data" / "replay_images" / name):
             if place.is_dir():
                 return FolderSource(place, name, per_class)
-    looked = ", ".join(str(root) for root in site.roots) or "no data root given"
+    looked = ", ".join(str(root) for root in resources.roots) or "no data root given"
     raise MissingAsset(f"{asset.summary}: none found", where=f"replay_images/{name} below {looked}", fix=fix)
 
 

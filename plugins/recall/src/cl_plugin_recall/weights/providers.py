@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import BadCheckpoint, MissingAsset, Site
+from cl_kernel import BadCheckpoint, MissingAsset, Resources
 from cl_plugin_recall.model import CAFFE_MEAN, InputSpec, ResNet, ResNetSpec
 from cl_plugin_recall.settings import Deeplab
 from cl_plugin_recall.weights import checkpoints
@@ -72,14 +72,14 @@ def resnet_spec(settings: Deeplab) -> ResNetSpec:
     )
 
 
-def load_encoder(encoder: ResNet, settings: Deeplab, site: Site) -> str:
+def load_encoder(encoder: ResNet, settings: Deeplab, resources: Resources) -> str:
     """Put ``settings.pretrained`` into the encoder. Returns a digest of the weights.
 
     :raises MissingAsset: when the file is absent; :raises BadCheckpoint: when tensors are missing or misshapen.
     """
     path = Path(settings.pretrained).expanduser()
     if not path.is_absolute() and not _present(path):
-        path = next((root / path for root in site.roots if _present(root / path)), path)
+        path = next((root / path for root in resources.roots if _present(root / path)), path)
     values = read_encoder(path, settings.weight_source)
     expected = {name: tuple(v.shape) for name, v in encoder.named.items()}
     values = {name: value for name, value in values.items() if name in expected or settings.weight_source == "caffe"}

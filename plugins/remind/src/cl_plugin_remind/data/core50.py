@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import BadInput, MissingAsset, Samples, Site, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, MissingAsset, Resources, Samples, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.data.folders import ImageFiles
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ def ordered_stream(
     )
 
 
-def core50(settings: Core50, site: Site) -> Stream:
+def core50(settings: Core50, resources: Resources) -> Stream:
     """CORe50 below a data root.
 
     :raises MissingAsset: when it is not there. :raises BadInput: for a tree with a session or object missing.
     """
-    root = find(settings.folder, site)
+    root = find(settings.folder, resources)
     paths, rows = scan(root, settings.every)
     table = np.array(rows, np.int64)
     frames = {}
@@ -180,7 +180,7 @@ def core50(settings: Core50, site: Site) -> Stream:
         sides["test"],
         frames["test"].label,
         CATEGORIES,
-        site.rng("core50", settings.permutation),
+        resources.rng("core50", settings.permutation),
         base_classes=settings.base_classes,
         increment_classes=settings.increment_classes,
         base=settings.base,
@@ -189,14 +189,14 @@ def core50(settings: Core50, site: Site) -> Stream:
     )
 
 
-def find(folder: str, site: Site) -> Path:
+def find(folder: str, resources: Resources) -> Path:
     """The folder that holds ``s1`` ... ``s11``."""
     places = (
         [Path(folder).expanduser()]
         if folder
         else [
             place
-            for root in site.roots
+            for root in resources.roots
             for place in (root / "core50_128x128", root / "core50" / "core50_128x128", root)
         ]
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import define, field
 
-from cl_kernel import BadInput, Field, MissingAsset, Site, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.replay.augment import Drawn
 
 if TYPE_CHECKING:
@@ -215,12 +215,12 @@ class ImageFiles:
         return batch
 
 
-def imagenet(settings: ImageNet, site: Site) -> Stream:
+def imagenet(settings: ImageNet, resources: Resources) -> Stream:
     """An image folder, class after class in the given order, files in alphabetical order inside a class group.
 
     :raises BadInput: for a class order or label file that does not fit the folders.
     """
-    root = _root(settings, site)
+    root = _root(settings, resources)
     train = ImageFiles.scan(root / "train", settings.resize, settings.side)
     test = ImageFiles.scan(root / "val", settings.resize, settings.side)
     if train.classes != test.classes:
@@ -248,16 +248,16 @@ def imagenet(settings: ImageNet, site: Site) -> Stream:
     )
 
 
-def _root(settings: ImageNet, site: Site) -> Path:
+def _root(settings: ImageNet, resources: Resources) -> Path:
     if settings.images:
         return Path(settings.images).expanduser()
-    for root in site.roots:
+    for root in resources.roots:
         for place in (root, root / "imagenet"):
             if (place / "train").is_dir() and (place / "val").is_dir():
                 return place
     raise MissingAsset(
         "no image folder with train/ and val/",
-        where=", ".join(map(str, site.roots)) or "no data root given",
+        where=", ".join(map(str, resources.roots)) or "no data root given",
         fix="--data-root DIR, or --set dataset.images=DIR",
     )
 

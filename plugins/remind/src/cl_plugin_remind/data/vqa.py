@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from attrs import define, frozen
 
-from cl_kernel import BadInput, Field, MissingAsset, Site, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.data import questions
 from cl_plugin_remind.replay import pq
 
@@ -240,12 +240,12 @@ def read_table(path: Path, *keys: str) -> dict[str, Any]:
         ) from error
 
 
-def prepared(name: str, settings: Questions, site: Site) -> Stream:
+def prepared(name: str, settings: Questions, resources: Resources) -> Stream:
     """CLEVR or TDIUC from the folder that ``clk remind prepare`` wrote.
 
     :raises MissingAsset: for missing files. :raises BadInput: for questions about unknown images, files cut short.
     """
-    folder = _folder(name, settings, site)
+    folder = _folder(name, settings, resources)
     table = read_table(folder / f"LUT_{name}.json", "a2idx", "qtype2idx")
     index = read_table(folder / "map.json", "image_id_to_ix")["image_id_to_ix"]
     sides = []
@@ -298,22 +298,24 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ) from error
 
 
-def clevr(settings: Questions, site: Site) -> Stream:
+def clevr(settings: Questions, resources: Resources) -> Stream:
     """CLEVR."""
-    return prepared("clevr", settings, site)
+    return prepared("clevr", settings, resources)
 
 
-def tdiuc(settings: Questions, site: Site) -> Stream:
+def tdiuc(settings: Questions, resources: Resources) -> Stream:
     """TDIUC."""
-    return prepared("tdiuc", settings, site)
+    return prepared("tdiuc", settings, resources)
 
 
-def _folder(name: str, settings: Questions, site: Site) -> Path:
+def _folder(name: str, settings: Questions, resources: Resources) -> Path:
     places = (
         [Path(settings.folder).expanduser()]
         if settings.folder
         else [
-            place for root in site.roots for place in (root / name / "prepared", root / "prepared", root / name, root)
+            place
+            for root in resources.roots
+            for place in (root / name / "prepared", root / "prepared", root / name, root)
         ]
     )
     for place in places:

@@ -20,7 +20,7 @@ from cl_kernel.library.networks import Normalise, Split
 from cl_kernel.torch.loaders import input_name, input_shape
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_remind.settings import Network
 
 UPPER = {
@@ -195,7 +195,7 @@ class Divided(nn.Module):
         self.requires_grad_(True)
 
 
-def build(settings: Network, fields: Mapping[str, Field], n_outputs: int, site: Site) -> Divided:
+def build(settings: Network, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Divided:
     """The model ``resnet18`` or one of its smaller kin, as the settings describe it.
 
     :raises BadSetting: for a cut the network has not.

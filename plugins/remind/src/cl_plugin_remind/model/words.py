@@ -15,11 +15,11 @@ from cl_kernel import BadInput, BadSetting, Field, MissingAsset
 from cl_plugin_remind.model import vqa
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_remind.settings import VqaNetwork
 
 
-def build(settings: VqaNetwork, fields: Mapping[str, Field], n_outputs: int, site: Site) -> nn.Module:
+def build(settings: VqaNetwork, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> nn.Module:
     """The network; the learner fills in word vectors, since it knows the vocabulary.
 
     :raises BadSetting: when the stream has no questions or image codes.

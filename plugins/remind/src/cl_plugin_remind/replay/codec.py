@@ -20,18 +20,18 @@ from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.replay import pq
 
 if TYPE_CHECKING:
-    from cl_kernel import Site
+    from cl_kernel import Resources
     from cl_plugin_remind.settings import Pq
 
 QUANTISED = ("map", "vector", "image")
 
 
-def build(settings: Pq, fields: Mapping[str, Field], site: Site) -> PqCodec:
+def build(settings: Pq, fields: Mapping[str, Field], resources: Resources) -> PqCodec:
     """Codec for examples of these fields.
 
     :raises BadSetting: when the codebooks do not divide the channels.
     """
-    return PqCodec(fields, settings.codebooks, settings.codebook_size, settings.patch, resolve(site.device))
+    return PqCodec(fields, settings.codebooks, settings.codebook_size, settings.patch, resolve(resources.device))
 
 
 @define(eq=False, repr=False)

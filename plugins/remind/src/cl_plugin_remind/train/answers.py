@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cl_kernel import Context, Stage, write_json
+from cl_kernel import Stage, StreamContext, write_json
 from cl_plugin_remind.evaluate import vqa_scores
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 HEAD = ("Num_classes", "Data_subset", "Epoch", "Acc", "VQAAcc")
 
 
-def write(learner: VqaLearner, stage: Stage, ctx: Context) -> dict[str, Any]:
+def write(learner: VqaLearner, stage: Stage, ctx: StreamContext) -> dict[str, Any]:
     """Answer all test questions and write the files of this boundary.
 
     :return: the scores of :func:`cl_plugin_remind.evaluate.vqa_scores`.
     """
-    folder = (ctx.site.folder or Path()) / "snapshots"
+    folder = (ctx.resources.folder or Path()) / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
     test = ctx.stream.test
     found = np.concatenate([out["class"] for out in learner.predict(test)])

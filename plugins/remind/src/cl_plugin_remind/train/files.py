@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from cl_kernel import Context, Stage, Tree, subset, write_json
+from cl_kernel import Stage, StreamContext, Tree, subset, write_json
 from cl_kernel.torch.loaders import label_name
 from cl_plugin_remind import weights
 from cl_plugin_remind.evaluate import top_k
@@ -31,9 +31,9 @@ class AuthorsFiles:
 
     lists: dict[str, list[float]] = field(factory=dict)
 
-    def write(self, stage: Stage, ctx: Context, learner: Remind) -> None:
+    def write(self, stage: Stage, ctx: StreamContext, learner: Remind) -> None:
         """Score all seen test samples and write the files into ``authors/`` of the run folder."""
-        folder = (ctx.site.folder or Path()) / "authors"
+        folder = (ctx.resources.folder or Path()) / "authors"
         folder.mkdir(parents=True, exist_ok=True)
         stages = ctx.stages
         base, seen = set(stages[0].classes), [c for s in stages[: stage.index + 1] for c in s.classes]
@@ -68,7 +68,7 @@ class AuthorsFiles:
         self.lists = {name: np.asarray(values).tolist() for name, values in tree.items()}
 
 
-def _labels(ctx: Context) -> np.ndarray:
+def _labels(ctx: StreamContext) -> np.ndarray:
     test = ctx.stream.test
     name = label_name(test.spec)
     return np.asarray(test.take(np.arange(len(test)), [name])[name])

@@ -12,7 +12,7 @@ import torch
 from attrs import define, field
 from torch.nn import functional
 
-from cl_kernel import Concatenation, Context, Memory, Mismatch, Parts, Samples, Stage, Tree
+from cl_kernel import Concatenation, Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.loaders import Batches, as_tensor
 from cl_plugin_remind.settings import Offline
@@ -22,19 +22,19 @@ from cl_plugin_remind.train.step import FEATURES, LABEL
 from cl_plugin_remind.train.stream import BaseInit, build_brain
 
 
-def build(settings: Offline, parts: Parts) -> OfflineUpper | OfflineWhole:
+def build(settings: Offline, setup: Setup) -> OfflineUpper | OfflineWhole:
     """One of the two upper bounds.
 
     :raises Mismatch: when scope ``upper`` has no memory for all codes.
     """
-    brain = build_brain(parts)
+    brain = build_brain(setup)
     if settings.scope == "whole":
-        return OfflineWhole(settings, parts, brain)
-    if parts.memory is None:
+        return OfflineWhole(settings, setup, brain)
+    if setup.memory is None:
         raise Mismatch(
             "learner remind-offline keeps all codes", where="--replay", fix="--replay remind:pq --memory all"
         )
-    return OfflineUpper(settings, parts, brain, parts.memory(brain.memory_fields(parts.stream.spec)))
+    return OfflineUpper(settings, setup, brain, setup.memory(brain.memory_fields(setup.stream.spec)))
 
 
 @define(eq=False, repr=False)
@@ -42,7 +42,7 @@ class OfflineUpper:
     """The upper part, trained anew from the base network's on all codes, at every stage."""
 
     settings: Offline
-    parts: Parts
+    parts: Setup
     brain: Brain
     memory: Memory
     ready: bool = field(init=False, default=False)
@@ -58,7 +58,7 @@ class OfflineUpper:
         self.base = BaseInit(self.settings, self.brain, self.parts)
         self._new_optimizer()
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Add the stage's codes, then train on all codes so far."""
         if not self.ready:
             self.base.learn(stage, ctx)
@@ -81,7 +81,7 @@ class OfflineUpper:
             return
         if self._tests is None:
             self._tests = TestCodes(
-                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers)
+                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.resources.n_workers)
             )
         self.brain.upper.eval()
         for features in self._tests.batches(samples):
@@ -121,7 +121,7 @@ class OfflineUpper:
             self.brain.upper.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
 
-    def _train(self, stage: Stage, ctx: Context) -> None:
+    def _train(self, stage: Stage, ctx: StreamContext) -> None:
         settings, size = self.settings, self.settings.batch_size
         n_all = len(self.memory)
         n_steps = settings.epochs * -(-n_all // size)
@@ -149,7 +149,7 @@ class OfflineWhole:
     """The whole network, trained from scratch on all images so far, at every stage, with the base schedule."""
 
     settings: Offline
-    parts: Parts
+    parts: Setup
     brain: Brain
     trainer: BaseTrainer = field(init=False)
     initial: Tree = field(init=False)
@@ -158,7 +158,7 @@ class OfflineWhole:
         self.initial = state.pack(self.brain.whole)
         self._new_trainer()
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Train on the samples of this and all earlier stages."""
         samples = Concatenation([earlier.train for earlier in ctx.stages[: stage.index + 1]])
         if self.trainer.epoch == self.trainer.position == 0:
@@ -166,7 +166,7 @@ class OfflineWhole:
             self._new_trainer()
         self.brain.thaw()
         ctx.phase("offline", self.settings.base_epochs * -(-len(samples) // self.settings.base_batch))
-        for _ in self.trainer.epochs(samples, ctx.step, ctx.bad_sample, max(1, ctx.site.n_workers)):
+        for _ in self.trainer.epochs(samples, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
             pass
         self.trainer.epoch = self.trainer.position = 0
 
@@ -189,4 +189,4 @@ class OfflineWhole:
         state.restore_generators(tree["generators"])
 
     def _new_trainer(self) -> None:
-        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.site.rng)
+        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.resources.rng)

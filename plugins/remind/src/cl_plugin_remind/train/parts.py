@@ -11,7 +11,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel import Context, Field, Memory, Mismatch, Samples, Stage, Stream, digest_tree
+from cl_kernel import Field, Memory, Mismatch, Samples, Stage, Stream, StreamContext, digest_tree
 from cl_kernel.library.networks import Split, as_split
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
@@ -134,14 +134,18 @@ class TestCodes:
         return stacked if self.memory is None else through(self.memory, stacked)[1]
 
 
-def stage_batches(brain: Brain, stage: Stage, ctx: Context) -> Batches:
+def stage_batches(brain: Brain, stage: Stage, ctx: StreamContext) -> Batches:
     """A stage's samples as features at the cut; unreadable ones follow ``--on-bad-sample``."""
     return Batches(
-        stage.train, brain.device, transform=brain.features, on_bad=ctx.bad_sample, n_workers=max(1, ctx.site.n_workers)
+        stage.train,
+        brain.device,
+        transform=brain.features,
+        on_bad=ctx.bad_sample,
+        n_workers=max(1, ctx.resources.n_workers),
     )
 
 
-def remember(brain: Brain, memory: Memory, stage: Stage, ctx: Context, batch_size: int) -> None:
+def remember(brain: Brain, memory: Memory, stage: Stage, ctx: StreamContext, batch_size: int) -> None:
     """Put all examples of a stage into the memory, in their order; the first stage trains its codec before that."""
     batches, order = stage_batches(brain, stage, ctx), np.arange(len(stage.train))
     if stage.index == 0:
@@ -161,7 +165,7 @@ def item_numbers(stream: Stream, stage: Stage, rows: np.ndarray) -> np.ndarray:
 
 
 def fit_codec(
-    brain: Brain, memory: Memory, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: Context
+    brain: Brain, memory: Memory, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: StreamContext
 ) -> None:
     """Train the memory's codec on features of the first stage, where it needs training.
 
@@ -180,7 +184,7 @@ def fit_codec(
 
 
 def _centroids(
-    brain: Brain, codec: PqCodec, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: Context
+    brain: Brain, codec: PqCodec, batches: Callable[[], Iterable[Tensor]], stage: Stage, ctx: StreamContext
 ) -> np.ndarray:
     """Codebooks of the features at the cut, shared by all runs with the same lower part and first stage."""
 
@@ -198,7 +202,7 @@ def _centroids(
         "sizes": [codec.n_codebooks, codec.n_centroids],
         "seed": ctx.seed,
         "device": brain.device.type,
-        "skipped": sorted(ctx.site.skipped),
+        "skipped": sorted(ctx.resources.skipped),
         "trainer": pq.trainer(),
     }
     return np.load(ctx.cache.make("remind-pq", inputs, train) / "centroids.npy")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from cl_kernel import Context, Memory, Mismatch, Parts, Samples, Stage, Tree
+from cl_kernel import Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import Batches
@@ -31,22 +31,22 @@ from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_op
 BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
 
 
-def build(settings: Streaming, parts: Parts) -> Remind:
+def build(settings: Streaming, setup: Setup) -> Remind:
     """The streaming learner; without a memory it keeps and quantises nothing (fine-tuning).
 
     :raises Mismatch: without a network.
     """
-    brain = build_brain(parts)
-    memory = parts.memory(brain.memory_fields(parts.stream.spec)) if parts.memory and settings.buffer else None
-    return Remind(settings, parts, brain, memory)
+    brain = build_brain(setup)
+    memory = setup.memory(brain.memory_fields(setup.stream.spec)) if setup.memory and settings.buffer else None
+    return Remind(settings, setup, brain, memory)
 
 
-def build_brain(parts: Parts) -> Brain:
+def build_brain(setup: Setup) -> Brain:
     """The network of a run, its weights drawn from the run's seed."""
-    if parts.model is None:
+    if setup.model is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model remind:resnet18")
-    state.seed_torch(parts.site.rng("torch"))
-    return Brain.of(parts.model(parts.stream.spec, parts.stream.n_classes), resolve(parts.site.device))
+    state.seed_torch(setup.resources.rng("torch"))
+    return Brain.of(setup.model(setup.stream.spec, setup.stream.n_classes), resolve(setup.resources.device))
 
 
 @define(eq=False, repr=False)
@@ -54,7 +54,7 @@ class Remind:
     """Stage 0: base network, quantiser, memory filled with all its codes. Later stages: one example a step."""
 
     settings: Streaming
-    parts: Parts
+    parts: Setup
     brain: Brain
     memory: Memory | None
     ready: bool = field(init=False, default=False)  # base initialisation is complete
@@ -66,12 +66,12 @@ class Remind:
     _tests: TestCodes | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        site = self.parts.site
-        self.chance = Drawn(site.rng("chance"))
+        resources = self.parts.resources
+        self.chance = Drawn(resources.rng("chance"))
         self.base = BaseInit(self.settings, self.brain, self.parts)
         self._start_streaming()
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Base initialisation, or the stream of one stage."""
         if not self.ready:
             self.base.learn(stage, ctx)
@@ -90,7 +90,7 @@ class Remind:
             return
         if self._tests is None:
             self._tests = TestCodes(
-                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.site.n_workers)
+                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.resources.n_workers)
             )
         self.brain.upper.eval()
         for features in self._tests.batches(samples):
@@ -130,7 +130,7 @@ class Remind:
 
     # ---- stages -----------------------------------------------------------------------------------
 
-    def _initialise(self, stage: Stage, ctx: Context) -> None:
+    def _initialise(self, stage: Stage, ctx: StreamContext) -> None:
         """Train the quantiser on base features and put all base examples into the memory, in their order."""
         self.brain.freeze(upper_trains=False)
         self._tests = None
@@ -159,7 +159,7 @@ class Remind:
         if momentum:
             weights.adopt_momentum(self.streamer.optimizer, momentum, str(folder / "classifier.pth"))
 
-    def _stream(self, stage: Stage, ctx: Context) -> None:
+    def _stream(self, stage: Stage, ctx: StreamContext) -> None:
         """One pass, one example at a time, in the order of the stage."""
         settings, streamer, size = self.settings, self.streamer, self.settings.batch_size
         self.brain.freeze(upper_trains=settings.norm == "train")
@@ -198,13 +198,13 @@ class BaseInit:
 
     settings: BaseTraining
     brain: Brain
-    parts: Parts
+    parts: Setup
     trainer: BaseTrainer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.site.rng)
+        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.resources.rng)
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Leave the trained base network in the brain.
 
         :raises BadInput: for a checkpoint that does not fit.
@@ -221,7 +221,7 @@ class BaseInit:
             return
         self.brain.thaw()
         ctx.phase("base network", settings.base_epochs * -(-len(stage.train) // settings.base_batch))
-        for _ in self.trainer.epochs(stage.train, ctx.step, ctx.bad_sample, max(1, ctx.site.n_workers)):
+        for _ in self.trainer.epochs(stage.train, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
             pass
         ctx.cache.make("remind-base", inputs, lambda folder: torch.save(whole.state_dict(), folder / "base.pth"))
 
@@ -236,9 +236,9 @@ class BaseInit:
             "data": stream.fingerprint or stream.name,
             "classes": list(stage.classes),
             "n": len(stage.train),
-            "seed": self.parts.site.seed,
+            "seed": self.parts.resources.seed,
             "device": self.brain.device.type,
-            "skipped": sorted(self.parts.site.skipped),
+            "skipped": sorted(self.parts.resources.skipped),
             "torch": torch.__version__,
         }
 

@@ -16,7 +16,7 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel import Concatenation, Context, Field, Memory, Mismatch, Parts, Samples, Stage, Tree
+from cl_kernel import Concatenation, Field, Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
@@ -28,25 +28,25 @@ CODES, QUESTION, LENGTH, ANSWER = "codes", "question", "length", "answer"
 READ = (CODES, QUESTION, LENGTH, ANSWER)
 
 
-def build(settings: Vqa, parts: Parts) -> VqaLearner:
+def build(settings: Vqa, setup: Setup) -> VqaLearner:
     """The learner; mode ``remind`` needs a memory.
 
     :raises Mismatch: without a network, or without a memory for mode ``remind``.
     """
-    if parts.model is None:
+    if setup.model is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model remind:vqa")
-    device = resolve(parts.site.device)
-    state.seed_torch(parts.site.rng("torch"))
-    spec = parts.stream.spec
-    network = parts.model(spec, spec[ANSWER].n)
+    device = resolve(setup.resources.device)
+    state.seed_torch(setup.resources.rng("torch"))
+    spec = setup.stream.spec
+    network = setup.model(spec, spec[ANSWER].n)
     if settings.words:
-        words = parts.stream.info["words"]
+        words = setup.stream.info["words"]
         set_words(network, read_glove(Path(settings.words).expanduser(), words, word_dim(network)))
     network = network.to(device)
-    memory = parts.memory({name: spec[name] for name in READ}) if parts.memory and settings.mode == "remind" else None
+    memory = setup.memory({name: spec[name] for name in READ}) if setup.memory and settings.mode == "remind" else None
     if settings.mode == "remind" and memory is None:
         raise Mismatch("mode 'remind' needs a memory", where="--replay", fix="--replay largest-class+raw --memory all")
-    return VqaLearner(settings, parts, network, memory, device)
+    return VqaLearner(settings, setup, network, memory, device)
 
 
 @define(eq=False, repr=False)
@@ -54,7 +54,7 @@ class VqaLearner:
     """Adamax on mean cross entropy; the memory keeps codes of images and words of questions."""
 
     settings: Vqa
-    parts: Parts
+    parts: Setup
     network: nn.Module
     memory: Memory | None
     device: torch.device
@@ -70,7 +70,7 @@ class VqaLearner:
         self.initial = state.pack(self.network)
         self._restart()
 
-    def learn(self, stage: Stage, ctx: Context) -> None:
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """Base training on the first stage; afterwards what the mode says."""
         mode = self.settings.mode
         if mode == "offline":
@@ -133,7 +133,7 @@ class VqaLearner:
 
     # ---- loops ------------------------------------------------------------------------------------
 
-    def _epochs(self, samples: Samples, stage: Stage, ctx: Context) -> None:
+    def _epochs(self, samples: Samples, stage: Stage, ctx: StreamContext) -> None:
         """Offline training: epochs in random order."""
         settings, size = self.settings, self.settings.batch_size
         ctx.phase(f"epochs on {len(samples)} questions", settings.epochs * -(-len(samples) // size))
@@ -150,7 +150,7 @@ class VqaLearner:
                 ctx.evaluate(f"epoch {self.epoch}")
                 self.network.train()
 
-    def _stream(self, stage: Stage, ctx: Context) -> None:
+    def _stream(self, stage: Stage, ctx: StreamContext) -> None:
         """One pass, one question at a time, each with replayed ones."""
         settings, samples = self.settings, stage.train
         ctx.phase("stream", len(samples) - self.position)
