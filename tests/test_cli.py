@@ -119,7 +119,7 @@ def test_clk_trace_shows_hook_calls(clk):
         (("run", "--test", "NO_SUCH_TEST"), "unknown test 'NO_SUCH_TEST'"),
         (("run", "--learner", "linaer", "--dataset", "blobs"), "did you mean linear"),
         (("run", "--learner", "linear"), "no dataset chosen"),
-        ((*RUN, "--model", "mlp"), "has no room for a model"),
+        ((*RUN, "--model", "mlp"), "accepts no model"),
         ((*RUN, "--replay", "reservoir+ring"), "two pieces of kind policy"),
         ((*RUN, "--replay", "reservoir", "--memory", "0"), "memory '0'"),
         ((*RUN, "--replay", "reservoir", "--memory", "3 apples"), "apples"),

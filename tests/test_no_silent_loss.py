@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "two policies": ((*RUN, "--replay", "reservoir+ring"), "two pieces of kind policy"),
     "a policy that does not exist": ((*RUN, "--replay", "resevoir"), "did you mean reservoir"),
-    "a network for a learner without room": ((*RUN, "--model", "mlp"), "has no room for a model"),
+    "a network for a learner without room": ((*RUN, "--model", "mlp"), "accepts no model"),
     "a network that does not exist": ((*RUN, "--model", "mpl"), "did you mean"),
     "an argument for a data set that takes none": ((*RUN, "--dataset", "blobs:5"), "takes no argument, but '5'"),
     "a profile that nobody has": ((*RUN, "--profile", "papr"), "unknown profile 'papr'; did you mean paper"),
