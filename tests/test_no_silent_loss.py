@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a memory size beside --replay none": ((*RUN, "--replay", "none", "--memory", "9"), "runs without a memory"),
     "a memory for a learner without room": (
         ("run", "--dataset", "blobs", "--learner", "naive", *KEEP),
-        "has no room for a memory",
+        "accepts no memory",
     ),
     "two policies": ((*RUN, "--replay", "reservoir+ring"), "two pieces of kind policy"),
     "a policy that does not exist": ((*RUN, "--replay", "resevoir"), "did you mean reservoir"),

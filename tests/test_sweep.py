@@ -108,10 +108,10 @@ def test_what_does_not_fit_stops_everything_unless_told_to_skip(tmp_path: Path, 
     grid = {"model": ["none", "clk:mlp"]}
     with pytest.raises(ClkError) as caught:
         sweep.tasks_of(registry, sweep.Spec(name="s", base=BASE, grid=grid), tmp_path)
-    assert "no room for a model" in str(caught.value)
+    assert "accepts no model" in str(caught.value)
     assert "in the combination model=clk:mlp" in str(caught.value)
     tasks = sweep.tasks_of(registry, sweep.Spec(name="s", base=BASE, grid=grid, unfit="skip"), tmp_path)
-    assert ["no room for a model" in task.refused for task in tasks] == [False, True]
+    assert ["accepts no model" in task.refused for task in tasks] == [False, True]
 
 
 # ---- running ----------------------------------------------------------------------------------------
