@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_kernel import Field, Resources
-from cl_plugin_crumb import codec, settings
-from cl_plugin_crumb.losses import STREAMING
-from cl_plugin_crumb.model import codebook, network
-from cl_plugin_crumb.replay import Balanced
-from cl_plugin_crumb.steps import step_new, step_replay
+from cl_plugin_crumb import settings
+from cl_plugin_crumb.method import codec
+from cl_plugin_crumb.method.losses import STREAMING
+from cl_plugin_crumb.method.policies import Balanced
+from cl_plugin_crumb.method.steps import step_new, step_replay
+from cl_plugin_crumb.network import codebook, networks
 
 _spec = importlib.util.spec_from_file_location("_report", Path(__file__).parent / "_report.py")
 assert _spec and _spec.loader
@@ -42,7 +43,7 @@ LIMITS = (
 def parts(size: int) -> tuple[Any, codec.BlocksCodec, Tensor, Tensor]:
     """Network, codec, a batch of images and labels."""
     torch.manual_seed(0)
-    net = network.squeezenet(CLASSES, cut=12, size=size).train()
+    net = networks.squeezenet(CLASSES, cut=12, size=size).train()
     shape = tuple(net.features(torch.zeros(1, 3, size, size)).shape[1:])
     fields = {
         "features": Field(shape=shape, dtype="float32", kind="map"),
@@ -102,7 +103,7 @@ class Floor(Ours):
 
 
 class Plain:
-    """The step in the way of spec 10's account of the original, restated: maps in plain layout, both head passes,
+    """The step in the original's way, restated: maps in plain layout, both head passes,
     all B x h x w x S x K scores at once, codes as int64 one by one, gradients clamped one by one.
     """
 

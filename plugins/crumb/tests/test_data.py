@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, run
-from cl_plugin_crumb import settings, standin
+from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, launch
+from cl_plugin_crumb import settings
 from cl_plugin_crumb.commands import data as data_commands
 from cl_plugin_crumb.commands import figures
-from cl_plugin_crumb.data import dirmap, ilab, indexes, lists, stream, toybox
+from cl_plugin_crumb.data import base, dirmap, folder, ilab, images, indexes, lists, stream, toy, toybox
 
 
 class Quiet:
@@ -42,7 +42,7 @@ def command(name: str, *words: str) -> tuple[int, Quiet]:
     return handler(parser.parse_args(list(words)), console), console
 
 
-def images(root: Path, sides: dict[str, int], classes: tuple[str, ...] = ("apple", "bear", "cup", "dog")) -> Path:
+def image_tree(root: Path, sides: dict[str, int], classes: tuple[str, ...] = ("apple", "bear", "cup", "dog")) -> Path:
     rng = np.random.default_rng(0)
     for side, n in sides.items():
         for name in classes:
@@ -114,7 +114,7 @@ def test_iid_tasks_overlap_only_as_shipped() -> None:
 
 
 def test_the_combined_set_keeps_every_class_and_is_balanced() -> None:
-    """Q17: class 11 is absent, and no real class may be dropped for it."""
+    """Class 11 is absent, and no real class may be dropped for it."""
     ilab_rows = [
         (c, o, s, f, f"i{c}/{o}/{s}/{f}.png")
         for c in range(1, 16)
@@ -160,64 +160,64 @@ def test_a_list_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_becomes_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = images(tmp_path, {"train": 5, "val": 2})
+    root = image_tree(tmp_path, {"train": 5, "val": 2})
     monkeypatch.chdir(root)
-    assert stream.build_folder(settings.Folder(path=".", size=16), Resources()).name == root.name
-    made = stream.build_folder(settings.Folder(path=str(root), size=16), Resources(seed=1))
+    assert folder.build_folder(settings.Folder(path=".", size=16), Resources()).name == root.name
+    made = folder.build_folder(settings.Folder(path=str(root), size=16), Resources(seed=1))
     made.check()
     assert [len(s.train) for s in made.stages] == [10, 10]
     batch = made.stages[0].train.take(np.arange(3))
     assert batch["image"].shape == (3, 16, 16, 3)
     assert set(batch["class"]) <= {0, 1}
-    held = stream.build_folder(settings.Folder(path=str(root), size=16, in_memory=True), Resources(seed=1))
+    held = folder.build_folder(settings.Folder(path=str(root), size=16, in_memory=True), Resources(seed=1))
     np.testing.assert_array_equal(batch["image"], held.stages[0].train.take(np.arange(3))["image"])
 
 
 def test_a_broken_image_is_named_or_left_out(tmp_path: Path) -> None:
-    root = images(tmp_path, {"train": 5, "val": 2})
+    root = image_tree(tmp_path, {"train": 5, "val": 2})
     (root / "train" / "bear" / "bear_1.png").write_bytes(b"no image")
     options = settings.Folder(path=str(root), size=16, in_memory=True)
     with pytest.raises(BadInput, match="bear_1"):
-        stream.build_folder(options, Resources())
+        folder.build_folder(options, Resources())
     resources = Resources(on_bad_sample="skip")
-    made = stream.build_folder(options, resources)
+    made = folder.build_folder(options, resources)
     assert sum(len(s.train) for s in made.stages) == 19
     assert list(resources.skipped) == ["train/bear/bear_1.png"]
 
 
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
-    root = images(tmp_path, {"train": 2, "val": 1})
+    root = image_tree(tmp_path, {"train": 2, "val": 1})
     for path in (root / "val" / "cup").iterdir():
         path.unlink()
     with pytest.raises(BadInput, match="class cup has no images in val"):
-        stream.build_folder(settings.Folder(path=str(root)), Resources())
+        folder.build_folder(settings.Folder(path=str(root)), Resources())
 
 
 def test_a_base_folder_leaves_out_what_the_stream_uses(tmp_path: Path) -> None:
-    root = images(tmp_path, {"train": 3})
-    pixels, labels = stream.read_classes(root / "train", 16, skip=1)
+    root = image_tree(tmp_path, {"train": 3})
+    pixels, labels = base.read_classes(root / "train", 16, skip=1)
     assert pixels.shape == (8, 16, 16, 3)
     assert labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert np.array_equal(pixels[0], stream.read_image(root / "train" / "apple" / "apple_1.png", 16))
+    assert np.array_equal(pixels[0], images.read_image(root / "train" / "apple" / "apple_1.png", 16))
     with pytest.raises(BadInput, match="class apple has no images after the first 3"):
-        stream.read_classes(root / "train", 16, skip=3)
+        base.read_classes(root / "train", 16, skip=3)
     with pytest.raises(MissingAsset, match="nowhere"):
-        stream.read_classes(tmp_path / "nowhere", 16)
+        base.read_classes(tmp_path / "nowhere", 16)
 
 
-def test_the_standin_is_the_same_again_and_differs_by_seed() -> None:
-    a, b, c = (standin.stream(seed, n_objects=1, n_frames=2) for seed in (0, 0, 1))
+def test_the_toy_data_are_the_same_again_and_differs_by_seed() -> None:
+    a, b, c = (toy.stream(seed, n_objects=1, n_frames=2) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a.pixels, b.pixels)
     assert not np.array_equal(a.pixels, c.pixels)
-    made = stream.build_standin(settings.Ministream(n_objects=1), Resources(seed=2))
+    made = stream.build_toy(settings.Ministream(n_objects=1), Resources(seed=2))
     made.check()
     assert [len(s.classes) for s in made.stages] == [2, 2, 2, 2]
 
 
 def test_cifar_and_imagenet_and_icub_are_indexed(tmp_path: Path) -> None:
-    root = images(tmp_path / "cifar", {"train": 2, "test": 1})
+    root = image_tree(tmp_path / "cifar", {"train": 2, "test": 1})
     assert set(indexes.cifar100(root)["session"]) == {0, 1}
-    root = images(tmp_path / "imagenet", {"train": 2, "val": 1})
+    root = image_tree(tmp_path / "imagenet", {"train": 2, "val": 1})
     made, classes = indexes.imagenet(root)
     assert made["class"].max() == 3
     assert classes["wnid"].tolist() == ["apple", "bear", "cup", "dog"]
@@ -334,7 +334,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
     for path in sorted((root / "images").rglob("*.png")):
         pair = tmp_path / "style" / path.relative_to(root)
         pair.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(255 - stream.read_image(path, 16)).save(pair)
+        Image.fromarray(255 - images.read_image(path, 16)).save(pair)
     settings_of_run = {
         "dataset.scenario": "class_instance",
         "dataset.size": 32,
@@ -354,7 +354,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
         "memory": "20",
         "data_roots": [str(tmp_path)],
     }
-    out = run(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
+    out = launch(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
     assert out.results["finished"]
     place = next((tmp_path / "run").rglob("mem_stats.csv")).parent
     biased = pd.read_csv(place / "shape_bias_accs_run0_top1.csv")
@@ -370,7 +370,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
             assert image.size[0] <= 3 * 32
     next(iter((tmp_path / "style").rglob("*tz_x_3.png"))).unlink()
     with pytest.raises(MissingAsset, match="have no pair"):
-        run(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
+        launch(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
 
 
 def test_a_video_that_cannot_be_read_is_named_or_left_out(tmp_path: Path) -> None:

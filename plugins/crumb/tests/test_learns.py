@@ -1,4 +1,4 @@
-"""CRUMB beats fine-tuning and no replay on the embedded clips, and joint training is above it: mean of three orders."""
+"""CRUMB beats fine-tuning and no replay on the toy clips, and joint training is above it: mean of three orders."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cl_kernel import BadSetting, Field, Mismatch, Resources
-from cl_plugin_crumb import codec, settings
-from cl_plugin_crumb.model import codebook, network
+from cl_plugin_crumb import settings
+from cl_plugin_crumb.method import codec
+from cl_plugin_crumb.network import codebook, maps, networks
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_assignment_never_holds_all_scores(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("cut", "shape", "frozen"), [(12, (512, 13, 13), 538_240), (3, (96, 54, 54), 14_208)])
 def test_squeezenet_has_the_sizes_of_the_paper(cut: int, shape: tuple[int, ...], frozen: int) -> None:
-    net = network.squeezenet(10, cut=cut)
+    net = networks.squeezenet(10, cut=cut)
     assert net.features(torch.zeros(1, 3, 32, 32)).shape[1:] == shape
     assert sum(p.numel() for p in net.lower.parameters()) == frozen
     if cut == 12:
@@ -106,23 +107,23 @@ def test_squeezenet_has_the_sizes_of_the_paper(cut: int, shape: tuple[int, ...],
 
 
 def test_mobilenet_is_cut_at_64_channels_and_its_frozen_batch_norm_stays() -> None:
-    net = network.mobilenet(5).train()
+    net = networks.mobilenet(5).train()
     before = {name: tensor.clone() for name, tensor in net.lower.state_dict().items()}
     assert net.features(torch.rand(2, 3, 64, 64)).shape == (2, 64, 14, 14)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.lower.state_dict().items())
-    live = network.mobilenet(5, live_batchnorm=True).train()
+    live = networks.mobilenet(5, live_batchnorm=True).train()
     mean = live.lower[2][1].running_mean.clone()
     live.features(torch.rand(2, 3, 64, 64))
     assert not torch.equal(mean, live.lower[2][1].running_mean)
 
 
 def test_a_frozen_part_gives_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = network.squeezenet(3, size=32)
+    net = networks.squeezenet(3, size=32)
     images = torch.rand(5, 3, 40, 40)
     whole = net.features(images)
     seen: list[int] = []
     net.lower[0].register_forward_hook(lambda layer, given, out: seen.append(len(out)))
-    monkeypatch.setattr(network.InParts, "PIXELS", 2 * 32**2)
+    monkeypatch.setattr(networks.InParts, "PIXELS", 2 * 32**2)
     torch.testing.assert_close(net.features(images), whole)
     assert seen == [2, 2, 1]
     net.lower(images)  # learns: as a whole
@@ -130,8 +131,8 @@ def test_a_frozen_part_gives_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_live_batch_norm_sees_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network.InParts, "PIXELS", 32**2)
-    net = network.mobilenet(3, size=32, live_batchnorm=True)
+    monkeypatch.setattr(networks.InParts, "PIXELS", 32**2)
+    net = networks.mobilenet(3, size=32, live_batchnorm=True)
     seen: list[int] = []
     net.lower[0].register_forward_hook(lambda layer, given, out: seen.append(len(out)))
     net.features(torch.rand(4, 3, 32, 32))
@@ -151,7 +152,7 @@ def test_the_lowest_of_equal_blocks_wins(n_blocks: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("cut", [0, 14])
 def test_an_impossible_cut_is_refused(cut: int) -> None:
     with pytest.raises(BadSetting, match="cannot be cut"):
-        network.squeezenet(10, cut=cut)
+        networks.squeezenet(10, cut=cut)
 
 
 def test_every_start_has_the_size_asked_for() -> None:
@@ -184,11 +185,11 @@ def test_a_start_that_cannot_be_is_refused(strategy: str, n: int, length: int, m
         codebook.start_values(strategy, n, length, sigma=1.0, sparsity=0.5)
 
 
-@pytest.mark.parametrize("kind", network.PERTURBATIONS)
+@pytest.mark.parametrize("kind", maps.PERTURBATIONS)
 def test_a_disturbance_keeps_shape_and_original(kind: str) -> None:
     features = torch.rand(2, 6, 4, 5)
     kept = features.clone()
-    out = network.perturb(features, kind, torch.Generator().manual_seed(0))
+    out = maps.perturb(features, kind, torch.Generator().manual_seed(0))
     assert out.shape == features.shape
     assert torch.equal(features, kept)
     assert not torch.equal(out, features)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_kernel.torch import exemplars, projection, regularisation
-from cl_plugin_crumb import losses, replay
-from cl_plugin_crumb import steps as train
 from cl_plugin_crumb.data import ilab, lists, toybox
 from cl_plugin_crumb.evaluate import accuracy, statistics, tables
-from cl_plugin_crumb.model import codebook, network
+from cl_plugin_crumb.method import losses, policies
+from cl_plugin_crumb.method import steps as train
+from cl_plugin_crumb.network import codebook, maps
 
 PLUGIN = "crumb"
 OWN = Path(__file__).parent / "golden"
@@ -228,7 +228,7 @@ def _(z: Case, case: dict) -> None:
     kinds = [name.removeprefix("perturbed_") for name in z if name.startswith("perturbed_")]
     assert kinds
     for kind in kinds:
-        found = network.perturb(features, kind, torch.Generator().manual_seed(int(z["seed"])))
+        found = maps.perturb(features, kind, torch.Generator().manual_seed(int(z["seed"])))
         close(found, z[f"perturbed_{kind}"])
         close(tiny.head(found), z[f"direct_{kind}"])
         close(tiny.head(tiny.book(found)), z[f"out_{kind}"])
@@ -259,17 +259,17 @@ def _(z: Case, case: dict) -> None:
     length = z["init_codebook"].shape[1]
     shape = tuple(tiny.extractor(tensor(z["images"][0])).shape[1:])
     stored = {int(name.split("_")[-1]): rows for name, rows in z.items() if name.startswith("memory_")}
-    moments: dict[int, replay.Moments] = {}
+    moments: dict[int, policies.Moments] = {}
     for name in z:
         if name.startswith("welford_examples_"):
             c = int(name.split("_")[-1])
-            moments[c] = replay.Moments()
+            moments[c] = policies.Moments()
             moments[c].add(z[name])
             close(moments[c].mean, z[f"welford_mean_{c}"], 1e-5, 1e-7)
             close(moments[c].variance, z[f"welford_varp_{c}"], 1e-5, 1e-7)
     uses_codes = bool(stored) and next(iter(stored.values())).dtype.kind == "i"
     rng, normal = random.Random(int(z["seed"])), np.random.RandomState(int(z["seed"]))
-    store = replay.ClassStore(permute=lambda n: np.arange(n))
+    store = policies.ClassStore(permute=lambda n: np.arange(n))
     for c in stored or moments:
         store.rows[c] = np.arange(len(stored[c])) if stored else np.zeros(1, np.int64)
     picks: list[tuple[int, int, int]] = []
@@ -317,7 +317,7 @@ def _(z: Case, case: dict) -> None:
 @check("replay_buffer")
 def _(z: Case, case: dict) -> None:
     generator = torch.Generator().manual_seed(int(z["seed"]))
-    store = replay.ClassStore(permute=lambda n: torch.randperm(n, generator=generator).numpy())
+    store = policies.ClassStore(permute=lambda n: torch.randperm(n, generator=generator).numpy())
     capacity, size = int(z["capacity"]), int(z["batch_size"])
     seen: set[int] = set()
     n_tasks = sum(name.endswith("_ids") for name in z)
@@ -326,7 +326,7 @@ def _(z: Case, case: dict) -> None:
         seen |= set(labels.tolist())
         batches = [(ids[at : at + size], labels[at : at + size]) for at in range(0, len(ids), size)]
         before = np.concatenate([*store.rows.values(), ids])
-        gone = replay.update(store, batches, sorted(seen), capacity, size)
+        gone = policies.update(store, batches, sorted(seen), capacity, size)
         for c in sorted(seen):
             np.testing.assert_array_equal(store.rows[c], z[f"t{task}_store_c{c}"])
         assert len(store) <= capacity
@@ -336,11 +336,11 @@ def _(z: Case, case: dict) -> None:
 @check("random_resize_crop")
 def _(z: Case, case: dict) -> None:
     scale = tuple(z["scale"].tolist())
-    assert scale == pytest.approx(network.crop_scale(z["maps"].shape[2]))
+    assert scale == pytest.approx(maps.crop_scale(z["maps"].shape[2]))
     rng = random.Random(int(z["seed"]))
-    boxes = [network.crop_box(*z["maps"].shape[2:], scale, rng) for _ in z["maps"]]
+    boxes = [maps.crop_box(*z["maps"].shape[2:], scale, rng) for _ in z["maps"]]
     np.testing.assert_array_equal(boxes, z["params"])
-    close(network.resized_crops(tensor(z["maps"]), random.Random(int(z["seed"])), scale), z["outputs"], 1e-5, 1e-5)
+    close(maps.resized_crops(tensor(z["maps"]), random.Random(int(z["seed"])), scale), z["outputs"], 1e-5, 1e-5)
 
 
 # ---- scores and files ------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def _(z: Case, case: dict) -> None:
         place = lists.folder(dataset, scenario, run, offline)
         found |= {str(place / name): text for name, text in lists.texts(made).items()}
     if scenario == "instance":
-        # As shipped, clips are cut by the wrong columns (Q15): ours must differ, and be whole clips in temporal order.
+        # As shipped, clips are cut by the wrong columns: ours must differ, and be whole clips in temporal order.
         assert found != expected
         for run in range(int(value["--n_runs"])):
             made = lists.make(dataset, table, scenario, run=run, offline=offline, test_sessions=sessions, **options)

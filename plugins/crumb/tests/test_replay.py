@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cl_kernel import BadSetting
-from cl_plugin_crumb import replay
+from cl_plugin_crumb.method import policies
 
 
-def stream(policy: replay.Balanced, tasks: list[list[int]], size: int, seed: int = 0) -> list[int]:
+def stream(policy: policies.Balanced, tasks: list[list[int]], size: int, seed: int = 0) -> list[int]:
     """Offer tasks of two classes each; the count of stored examples of each class at the end."""
     rng = np.random.default_rng(seed)
     seen: list[int] = []
@@ -27,19 +27,19 @@ def stream(policy: replay.Balanced, tasks: list[list[int]], size: int, seed: int
 
 def test_quotas_follow_the_paper_s_example() -> None:
     """CORe50 with 417 examples: 208, 104, 69, 52 a class after tasks 1 to 4."""
-    policy = replay.Balanced(417)
+    policy = policies.Balanced(417)
     for done, expected in enumerate((208, 104, 69, 52), 1):
-        assert stream(replay.Balanced(417), [[2 * t, 2 * t + 1] for t in range(done)], 21) == [expected] * 2 * done
-    assert replay.stride(58, 21, 417) == 2
+        assert stream(policies.Balanced(417), [[2 * t, 2 * t + 1] for t in range(done)], 21) == [expected] * 2 * done
+    assert policies.stride(58, 21, 417) == 2
     assert len(policy) == 0
 
 
 def test_slots_are_unique_and_survive_a_round_trip() -> None:
-    policy = replay.Balanced(50)
+    policy = policies.Balanced(50)
     stream(policy, [[0, 1], [2, 3], [4, 5]], 16)
     slots = policy.draw(1000, np.random.default_rng(0))
     assert len(set(slots.tolist())) == len(slots) == 48
-    again = replay.Balanced(50)
+    again = policies.Balanced(50)
     again.load(policy.state())
     assert again.counts() == policy.counts()
     a, b = np.random.default_rng(3), np.random.default_rng(3)
@@ -48,7 +48,7 @@ def test_slots_are_unique_and_survive_a_round_trip() -> None:
 
 
 def test_replay_is_balanced_over_the_classes_asked_for() -> None:
-    policy = replay.Balanced(60)
+    policy = policies.Balanced(60)
     stream(policy, [[0, 1], [2, 3]], 16)
     slots, labels = policy.balanced_draw([3, 0], 21, np.random.default_rng(0))
     assert labels.tolist() == [3, 0] * 11
@@ -58,16 +58,16 @@ def test_replay_is_balanced_over_the_classes_asked_for() -> None:
 
 def test_a_memory_below_the_number_of_classes_is_refused() -> None:
     with pytest.raises(BadSetting, match="smaller than the 4 classes"):
-        replay.Balanced(3).begin([0, 1, 2, 3], 5, 10)
+        policies.Balanced(3).begin([0, 1, 2, 3], 5, 10)
 
 
 def test_a_memory_without_room_is_refused() -> None:
     with pytest.raises(BadSetting, match="0 examples"):
-        replay.stride(5, 10, 0)
+        policies.stride(5, 10, 0)
 
 
 def test_the_learner_s_choice_is_obeyed() -> None:
-    policy = replay.Chosen(5)
+    policy = policies.Chosen(5)
     rng = np.random.default_rng(0)
     assert policy.place(np.array([1, 1, 2]), rng).tolist() == [0, 1, 2]
     policy.drop(np.array([1]))
@@ -78,7 +78,7 @@ def test_the_learner_s_choice_is_obeyed() -> None:
 
 def test_moments_match_the_whole() -> None:
     values = np.random.default_rng(0).normal(size=(20, 3, 2))
-    moments = replay.Moments()
+    moments = policies.Moments()
     moments.add(values[:7])
     moments.add(values[7:])
     np.testing.assert_allclose(moments.mean, values.mean(0))

@@ -1,6 +1,6 @@
 """Named runs as data: the main runs, every arm of the ablation, and the baselines with each data set's values.
 
-Profile ``tiny`` runs each on the embedded clips; ``paper`` has the publication's values (spec 5 and 6).
+Profile ``tiny`` runs each on the toy clips; ``paper`` has the publication's values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cl_plugin_crumb import settings
 
 Values = Mapping[str, Any]
 
-# ---- what the stand-in needs -----------------------------------------------------------------
+# ---- what the toy data need -----------------------------------------------------------------
 
 TINY_BLOCKS = {"n_blocks": 64, "length": 8, "sigma": 0.9, "sparsity": 0.5}
 TINY_STEPS = {"batch_size": 16, "first_epochs": 5, "lr": 2e-3}
@@ -102,7 +102,7 @@ BASELINES: tuple[tuple[str, str, str, type, str, str], ...] = (
     ),
     (
         "gem-shipped",
-        "GEM as released, which is fine-tuning (Q4)",
+        "GEM as released, which is fine-tuning",
         f"{_TORCH}.regularisation:build_fine_tuning",
         settings.Regularised,
         "",
@@ -126,7 +126,7 @@ BASELINES: tuple[tuple[str, str, str, type, str, str], ...] = (
     ),
     (
         "icarl-shipped",
-        "iCaRL as released: copies of one image a class (Q6)",
+        "iCaRL as released: copies of one image a class",
         f"{_TORCH}.exemplars:build_icarl_shipped",
         settings.Rehearsing,
         "crumb:chosen+clk:raw",
@@ -219,7 +219,7 @@ def _main() -> list[Experiment]:
     runs = [
         Experiment(
             name="ministream",
-            summary="CRUMB on the embedded clips, beside fine-tuning, no replay and joint",
+            summary="CRUMB on the toy clips, beside fine-tuning, no replay and joint",
             default=True,
             settings={"learner": "crumb:crumb"},
             profiles={"tiny": TINY},
@@ -285,7 +285,7 @@ def _presets() -> list[Experiment]:
         ),
         Experiment(
             name="shipped-flags",
-            summary="the losses that the released scripts really use (Q1)",
+            summary="the losses that the released scripts really use",
             settings={**both, "learner.pretrain_w_direct": 0.0},
             profiles={"tiny": TINY, "paper": _paper()},
         ),
@@ -369,7 +369,7 @@ def _arms() -> list[Arm]:
             "enhanced-raw-feature-replay",
             "maps weighted by their gradients",
             {**RAW, "learner.storage": "enhanced_raw_feature"},
-            {"learner.lr": 1e-3},  # the paper's: at the stand-in's 2e-3 such large maps silence every class
+            {"learner.lr": 1e-3},  # the paper's: at the toy profile's 2e-3 such large maps silence every class
             {},
         ),
         ("half-capacity", "half the examples", {}, {"run.memory": "48"}, {"run.memory": "100"}),
@@ -459,7 +459,7 @@ _GROUPS = {
     "cifar100": "cifar100",
     "imagenet": "imagenet",
 }
-"""Data set -> column of spec 5's table of baselines."""
+"""Data set -> column of the table of baselines."""
 
 _TABLE: dict[str, dict[str, Values]] = {
     "fine-tuning": {
@@ -595,7 +595,7 @@ def _table() -> Experiment:
             }
     return Experiment(
         name="baselines",
-        summary="CRUMB and every baseline on the embedded clips, in one table",
+        summary="CRUMB and every baseline on the toy clips, in one table",
         settings={"learner": "crumb:crumb"},
         profiles={"tiny": TINY},
         comparisons=comparisons,

@@ -7,7 +7,7 @@ from typing import Any
 
 from cl_kernel import Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
 from cl_plugin_crumb import experiments, settings
-from cl_plugin_crumb.commands_index import COMMANDS
+from cl_plugin_crumb.commands.index import COMMANDS
 
 TORCH: dict[str, Any] = {"framework": "torch", "requires": ("torch",)}
 LABELS = ("image -> class", "vector -> class", "map -> class")
@@ -26,7 +26,7 @@ def clk_plugin() -> Plugin:
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
-    """The embedded stream, a folder of images, and the paper's seven."""
+    """The toy stream, a folder of images, and the paper's seven."""
     files = {
         "core50": ("core50", "CORe50: 10 classes of objects in clips"),
         "toybox": ("toybox", "Toybox: 12 classes of toys in clips"),
@@ -39,9 +39,9 @@ def clk_datasets() -> Sequence[Dataset]:
     return [
         Dataset(
             name="ministream",
-            summary="embedded clips of turning shapes, 8 classes, 2 a task",
+            summary="toy clips of turning shapes, 8 classes, 2 a task",
             task="image -> class",
-            build="cl_plugin_crumb.data.stream:build_standin",
+            build="cl_plugin_crumb.data.stream:build_toy",
             settings=settings.Ministream,
             argument="scenario",
             requires=("pandas",),
@@ -50,7 +50,7 @@ def clk_datasets() -> Sequence[Dataset]:
             name="folder",
             summary="your images as train/CLASS/ and val/CLASS/, some classes a task",
             task="image -> class",
-            build="cl_plugin_crumb.data.stream:build_folder",
+            build="cl_plugin_crumb.data.folder:build_folder",
             settings=settings.Folder,
             profiles={"tiny": {"size": 32, "in_memory": True}},
             argument="path",
@@ -80,7 +80,7 @@ def clk_models() -> Sequence[Model]:
             name="squeezenet",
             summary="SqueezeNet 1.0 with a 3x3 class layer, cut late (12) or early (3)",
             framework="torch",
-            build="cl_plugin_crumb.weights:build_squeezenet",
+            build="cl_plugin_crumb.weights.providers:build_squeezenet",
             settings=settings.Squeezenet,
             profiles={"tiny": {"weights": "none"}},
             argument="weights",
@@ -90,7 +90,7 @@ def clk_models() -> Sequence[Model]:
             name="mobilenet",
             summary="MobileNetV2, cut at 8",
             framework="torch",
-            build="cl_plugin_crumb.weights:build_mobilenet",
+            build="cl_plugin_crumb.weights.providers:build_mobilenet",
             settings=settings.Mobilenet,
             profiles={"tiny": {"weights": "none"}},
             argument="weights",
@@ -98,9 +98,9 @@ def clk_models() -> Sequence[Model]:
         ),
         Model(
             name="tiny",
-            summary="small residual network for 32x32 images, pretrained on the embedded base set",
+            summary="small residual network for 32x32 images, pretrained on the toy base set",
             framework="torch",
-            build="cl_plugin_crumb.weights:build_tiny",
+            build="cl_plugin_crumb.weights.providers:build_tiny",
             settings=settings.Tiny,
             argument="weights",
             requires=("torch", "torchvision"),
@@ -116,7 +116,7 @@ def clk_replays() -> Sequence[Replay]:
             name="blocks",
             kind="codec",
             summary="maps as numbers of trainable memory blocks, one byte a slice",
-            build="cl_plugin_crumb.codec:build",
+            build="cl_plugin_crumb.method.codec:build",
             framework="torch",
             stores="map",
             settings=settings.Blocks,
@@ -127,13 +127,13 @@ def clk_replays() -> Sequence[Replay]:
             name="balanced",
             kind="policy",
             summary="every class seen keeps floor(capacity / classes) examples",
-            build="cl_plugin_crumb.replay:build_balanced",
+            build="cl_plugin_crumb.method.policies:build_balanced",
         ),
         Replay(
             name="chosen",
             kind="policy",
             summary="keeps what its learner chooses",
-            build="cl_plugin_crumb.replay:build_chosen",
+            build="cl_plugin_crumb.method.policies:build_chosen",
         ),
     ]
 
@@ -144,7 +144,7 @@ def clk_learners() -> Sequence[Learner]:
     crumb = Learner(
         name="crumb",
         summary="compositional replay with memory blocks",
-        build="cl_plugin_crumb.train.learner:build",
+        build="cl_plugin_crumb.method.learner:build",
         takes=("image -> class", "map -> class"),
         accepts=("model", "memory"),
         defaults={"model": "crumb:squeezenet", "replay": "crumb:balanced+crumb:blocks", "memory": "417"},

@@ -1,4 +1,7 @@
-"""Settings of data sets, models, memories and learners. Every default is the paper's; profiles make them small."""
+"""Settings of data sets, models, memories and learners. Every default is the paper's; profiles make them small.
+
+Sources name a section of the paper, or a file of the authors' code, https://github.com/MorganBDT/crumb.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,9 @@ class Ordered:
     scenario: str = field(
         default="class_instance",
         validator=validators.in_(SCENARIOS),
-        metadata=doc("order of the images: " + ", ".join(SCENARIOS), source="spec 4.3"),
+        metadata=doc(
+            "order of the images: " + ", ".join(SCENARIOS), source="MorganBDT/crumb, dataloaders/task_setup.py"
+        ),
     )
     offline: bool = field(default=False, metadata=doc("each task holds everything so far, shuffled (upper bound)"))
     classes_per_task: int = field(default=0, validator=not_negative, metadata=doc("classes a task; 0: the data set's"))
@@ -85,12 +90,12 @@ class Ordered:
 
 @frozen(kw_only=True)
 class Ministream(Ordered):
-    """The embedded stream."""
+    """The toy stream."""
 
-    classes_per_task: int = field(default=2, validator=positive, metadata=doc("classes a task", source="spec 4.4"))
+    classes_per_task: int = field(default=2, validator=positive, metadata=doc("classes a task"))
     clips_per_task: int = field(default=48, validator=positive, metadata=doc("clips a task, scenario instance"))
     images_per_task: int = field(default=576, validator=positive, metadata=doc("images a task, scenario iid"))
-    n_objects: int = field(default=6, validator=positive, metadata=doc("objects a class", source="spec 4.4"))
+    n_objects: int = field(default=6, validator=positive, metadata=doc("objects a class"))
     data_seed: int = field(default=0, metadata=doc("seed of the images themselves"))
 
 
@@ -98,9 +103,15 @@ class Ministream(Ordered):
 class Dirmap(Ordered):
     """A data set with a dirmap."""
 
-    size: int = field(default=224, validator=positive, metadata=doc("side of the square images", source="spec 4.1"))
+    size: int = field(
+        default=224,
+        validator=positive,
+        metadata=doc("side of the square images", source="MorganBDT/crumb, dataloaders/"),
+    )
     test_sessions: tuple[int, ...] = field(
-        default=(), converter=tuple, metadata=doc("sessions held out; empty: the paper's", source="spec 4.3")
+        default=(),
+        converter=tuple,
+        metadata=doc("sessions held out; empty: the paper's", source="MorganBDT/crumb, dataloaders/task_setup.py"),
     )
     clips_per_task: int = field(default=80, validator=positive, metadata=doc("clips a task, scenario instance"))
     images_per_task: int = field(default=1200, validator=positive, metadata=doc("images a task, scenario iid"))
@@ -143,7 +154,8 @@ class Squeezenet(Network):
     rectified: bool = field(
         default=True,
         metadata=doc(
-            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)", source="spec 3"
+            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)",
+            source="MorganBDT/crumb, agents/crumb_net.py",
         ),
     )
     cut: int = field(default=12, metadata=doc("first layer that learns: 12 (late) or 3 (early)", source="sec. 2"))
@@ -156,7 +168,7 @@ class Mobilenet(Network):
 
     cut: int = field(default=8, metadata=doc("first layer that learns", source="sec. 2"))
     size: int = field(default=224, validator=positive, metadata=doc("images are resized to this side"))
-    live_batchnorm: bool = field(default=False, metadata=doc("frozen batch norm follows the data, as shipped (Q10)"))
+    live_batchnorm: bool = field(default=False, metadata=doc("frozen batch norm follows the data, as shipped"))
 
 
 @frozen(kw_only=True)
@@ -166,18 +178,17 @@ class Tiny(Network):
     rectified: bool = field(
         default=True,
         metadata=doc(
-            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)", source="spec 3"
+            "ReLU after the class layer; off for learners that take sigmoids of scores (lwf)",
+            source="MorganBDT/crumb, agents/crumb_net.py",
         ),
     )
     weights: str = field(default="base", metadata=doc("base: pretrained on the base set; none; or a file"))
     base: str = field(
-        default="main", metadata=doc("base set: main (embedded, 20 classes), or a folder of your images, CLASS/*")
+        default="main", metadata=doc("base set: main (toy, 20 classes), or a folder of your images, CLASS/*")
     )
     base_skip: int = field(default=0, validator=not_negative, metadata=BASE_SKIP)
-    base_epochs: int = field(
-        default=12, validator=positive, metadata=doc("epochs over the base set", source="spec 4.4")
-    )
-    base_images: int = field(default=150, validator=positive, metadata=doc("base images a class", source="spec 4.4"))
+    base_epochs: int = field(default=12, validator=positive, metadata=doc("epochs over the base set"))
+    base_images: int = field(default=150, validator=positive, metadata=doc("base images a class"))
     base_seed: int = field(default=0, metadata=doc("seed of the base set and of the pretraining"))
 
 
@@ -190,18 +201,24 @@ class Blocks:
 
     n_blocks: int = field(default=256, validator=positive, metadata=doc("memory blocks K", source="sec. 2"))
     length: int = field(default=16, validator=positive, metadata=doc("length L of a block", source="sec. 2"))
-    init: str = field(default="random_distmatch_sparse", metadata=doc("start values", source="spec 2.3"))
+    init: str = field(
+        default="random_distmatch_sparse", metadata=doc("start values", source="MorganBDT/crumb, agents/crumbr.py")
+    )
     sigma: float = field(
         default=14.0,
         validator=not_negative,
         metadata=doc(
-            "spread of the maps that matched starts copy; 14 for SqueezeNet cut 12, 0.73 for cut 3", source="spec 2.3"
+            "spread of the maps that matched starts copy; 14 for SqueezeNet cut 12, 0.73 for cut 3",
+            source="MorganBDT/crumb, agents/crumbr.py",
         ),
     )
     sparsity: float = field(
         default=0.64,
         validator=share,
-        metadata=doc("share of zeros of matched starts; 0.64 for SqueezeNet cut 12, 0.25 for cut 3", source="spec 2.3"),
+        metadata=doc(
+            "share of zeros of matched starts; 0.64 for SqueezeNet cut 12, 0.25 for cut 3",
+            source="MorganBDT/crumb, agents/crumbr.py",
+        ),
     )
     jitter: float = field(default=0.1, validator=not_negative, metadata=doc("noise of rigid_everyperm"))
     seed: int = field(default=0, metadata=doc("seed of the start values: that of the pretraining, shared by all runs"))
@@ -212,16 +229,32 @@ class Blocks:
 
 @frozen(kw_only=True)
 class Steps:
-    """What every learner of the framework has (spec 2.10, 6)."""
+    """What every learner of the framework has."""
 
-    lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate", source="spec 6"))
-    momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum of SGD", source="spec 6"))
-    weight_decay: float = field(default=1e-4, validator=not_negative, metadata=doc("weight decay", source="spec 6"))
-    batch_size: int = field(default=21, validator=positive, metadata=doc("new examples a step", source="spec 6"))
-    first_epochs: int = field(
-        default=10, validator=positive, metadata=doc("passes over the first task", source="spec 6")
+    lr: float = field(
+        default=1e-3, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, experiment_aug.py")
     )
-    epochs: int = field(default=1, validator=positive, metadata=doc("passes over later tasks", source="spec 6"))
+    momentum: float = field(
+        default=0.9,
+        validator=not_negative,
+        metadata=doc("momentum of SGD", source="MorganBDT/crumb, experiment_aug.py"),
+    )
+    weight_decay: float = field(
+        default=1e-4, validator=not_negative, metadata=doc("weight decay", source="MorganBDT/crumb, experiment_aug.py")
+    )
+    batch_size: int = field(
+        default=21, validator=positive, metadata=doc("new examples a step", source="MorganBDT/crumb, experiment_aug.py")
+    )
+    first_epochs: int = field(
+        default=10,
+        validator=positive,
+        metadata=doc("passes over the first task", source="MorganBDT/crumb, experiment_aug.py"),
+    )
+    epochs: int = field(
+        default=1,
+        validator=positive,
+        metadata=doc("passes over later tasks", source="MorganBDT/crumb, experiment_aug.py"),
+    )
     shuffle: bool = field(default=False, metadata=doc("shuffle a task; the papers keep the stream's order"))
     predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
 
@@ -233,20 +266,33 @@ class Crumb(Steps):
     storage: str = field(
         default="feature",
         validator=validators.in_(("feature", "image", "raw_feature", "enhanced_raw_feature", "merec")),
-        metadata=doc("what is kept: block numbers, images, maps, weighted maps, or moments", source="spec 2.7"),
+        metadata=doc(
+            "what is kept: block numbers, images, maps, weighted maps, or moments",
+            source="MorganBDT/crumb, agents/crumb.py",
+        ),
     )
     replay_times: int = field(
-        default=1, validator=not_negative, metadata=doc("replay steps a new batch", source="spec 6")
+        default=1,
+        validator=not_negative,
+        metadata=doc("replay steps a new batch", source="MorganBDT/crumb, experiment_aug.py"),
     )
     replay_coef: float = field(
-        default=5.0, validator=not_negative, metadata=doc("weight of the replay loss", source="spec 6")
+        default=5.0,
+        validator=not_negative,
+        metadata=doc("weight of the replay loss", source="MorganBDT/crumb, experiment_aug.py"),
     )
-    replay_in_first_task: bool = field(default=False, metadata=doc("replay in the first task too", source="spec 6"))
+    replay_in_first_task: bool = field(
+        default=False, metadata=doc("replay in the first task too", source="MorganBDT/crumb, experiment_aug.py")
+    )
     w_out: float = field(
-        default=1.0, validator=not_negative, metadata=doc("weight of the loss through the codebook", source="spec 2.5")
+        default=1.0,
+        validator=not_negative,
+        metadata=doc("weight of the loss through the codebook", source="MorganBDT/crumb, agents/crumb.py"),
     )
     w_direct: float = field(
-        default=0.0, validator=not_negative, metadata=doc("weight of the direct loss", source="spec 2.5")
+        default=0.0,
+        validator=not_negative,
+        metadata=doc("weight of the direct loss", source="MorganBDT/crumb, agents/crumb.py"),
     )
     freeze_codebook: bool = field(default=False, metadata=doc("the codebook does not learn in the stream"))
     extractor_epochs: int = field(
@@ -256,20 +302,24 @@ class Crumb(Steps):
         default=0, validator=not_negative, metadata=doc("first-task epochs with the losses of the pretraining")
     )
     lr_decrement: float = field(
-        default=0.0, validator=not_negative, metadata=doc("taken off the rate after each epoch", source="spec 6")
+        default=0.0,
+        validator=not_negative,
+        metadata=doc("taken off the rate after each epoch", source="MorganBDT/crumb, experiment_aug.py"),
     )
-    lr_min: float = field(default=0.0, validator=not_negative, metadata=doc("floor of the rate", source="spec 6"))
+    lr_min: float = field(
+        default=0.0,
+        validator=not_negative,
+        metadata=doc("floor of the rate", source="MorganBDT/crumb, experiment_aug.py"),
+    )
     flip: bool = field(default=False, metadata=doc("mirror replayed maps at random"))
     flip_axis: str = field(
-        default="width",
-        validator=validators.in_(("width", "height")),
-        metadata=doc("height is what the original does (Q13)"),
+        default="width", validator=validators.in_(("width", "height")), metadata=doc("height is what the original does")
     )
     crop: bool = field(default=False, metadata=doc("random resized crops of maps"))
     keep_best: str = field(
         default="no",
         validator=validators.in_(("no", "first", "every")),
-        metadata=doc("take the best epoch of the first or of every task; on test data unless validate is set (Q11)"),
+        metadata=doc("take the best epoch of the first or of every task; on test data unless validate is set"),
     )
     best_by: str = field(
         default="direct", validator=validators.in_(("direct", "mem")), metadata=doc("accuracy keep_best goes by")
@@ -278,15 +328,21 @@ class Crumb(Steps):
     predict: str = field(
         default="direct",
         validator=validators.in_(("direct", "mem")),
-        metadata=doc("scores from the map, or from its reconstruction", source="spec 2.9"),
+        metadata=doc("scores from the map, or from its reconstruction", source="MorganBDT/crumb, agents/crumb_net.py"),
     )
     perturb: str = field(
-        default="", metadata=doc("disturb maps of test images: spatial, feature, ...", source="spec 2.9")
+        default="",
+        metadata=doc(
+            "disturb maps of test images: spatial, feature, ...", source="MorganBDT/crumb, agents/crumb_net.py"
+        ),
     )
     start: str = field(
         default="pretrained",
         validator=validators.in_(("pretrained", "weights", "codebook", "none")),
-        metadata=doc("what is taken from pretraining: weights and codebook, one of them, or nothing", source="spec 5"),
+        metadata=doc(
+            "what is taken from pretraining: weights and codebook, one of them, or nothing",
+            source="MorganBDT/crumb, scripts/",
+        ),
     )
     pretrained: str = field(
         default="",
@@ -295,38 +351,48 @@ class Crumb(Steps):
     base: str = field(
         default="",
         metadata=doc(
-            "pretrain head and codebook on the embedded base set, main (20 classes) or small (4, the CIFAR-100 arm), "
+            "pretrain head and codebook on the toy base set, main (20 classes) or small (4, the CIFAR-100 arm), "
             "or on a folder of your images, CLASS/*"
         ),
     )
     base_skip: int = field(default=0, validator=not_negative, metadata=BASE_SKIP)
     pretrain_lr: float = field(
-        default=1e-3, validator=positive, metadata=doc("learning rate of the pretraining", source="spec 5")
+        default=1e-3,
+        validator=positive,
+        metadata=doc("learning rate of the pretraining", source="MorganBDT/crumb, scripts/"),
     )
     pretrain_batch: int = field(
-        default=128, validator=positive, metadata=doc("examples a pretraining step", source="spec 5")
+        default=128, validator=positive, metadata=doc("examples a pretraining step", source="MorganBDT/crumb, scripts/")
     )
     pretrain_epochs: int = field(
-        default=10, validator=positive, metadata=doc("passes over the base set", source="spec 5")
+        default=10, validator=positive, metadata=doc("passes over the base set", source="MorganBDT/crumb, scripts/")
     )
     pretrain_w_out: float = field(
         default=1.0,
         validator=not_negative,
-        metadata=doc("pretraining weight of the loss through the codebook", source="spec 2.5"),
+        metadata=doc("pretraining weight of the loss through the codebook", source="MorganBDT/crumb, agents/crumb.py"),
     )
     pretrain_w_direct: float = field(
         default=1.0,
         validator=not_negative,
-        metadata=doc("pretraining weight of the direct loss; the released scripts have 0 (Q1)", source="spec 2.5"),
+        metadata=doc(
+            "pretraining weight of the direct loss; the released scripts have 0",
+            source="MorganBDT/crumb, agents/crumb.py",
+        ),
     )
     analyse: bool = field(
         default=False, metadata=doc("after the last task, also score disturbed maps and count the use of blocks")
     )
     style: str = field(
         default="",
-        metadata=doc("folder of the same test images in another style, as .png: analysed too", source="spec 7"),
+        metadata=doc(
+            "folder of the same test images in another style, as .png: analysed too",
+            source="MorganBDT/crumb, experiment_aug.py",
+        ),
     )
-    save_every_epoch: bool = field(default=False, metadata=doc("keep the weights of every epoch", source="spec 6"))
+    save_every_epoch: bool = field(
+        default=False, metadata=doc("keep the weights of every epoch", source="MorganBDT/crumb, experiment_aug.py")
+    )
     arm: str = field(default="unablated", metadata=doc("name of the ablation arm in the csv files"))
     top_k: tuple[int, ...] = field(default=(1,), converter=tuple, metadata=doc("accuracies in the csv files"))
     write_tables: bool = field(default=True, metadata=doc("csv files of the original's form in the run folder"))
@@ -336,18 +402,22 @@ class Crumb(Steps):
 class Regularised(Steps):
     """Fine-tuning, L2, EWC, SI, MAS."""
 
-    lr: float = field(default=1e-4, validator=positive, metadata=doc("learning rate", source="spec 5"))
-    strength: float = field(
-        default=100.0, validator=not_negative, metadata=doc("weight of the penalty", source="spec 5")
+    lr: float = field(
+        default=1e-4, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, scripts/")
     )
-    every_epoch: bool = field(default=False, metadata=doc("compute importance after every epoch, as shipped (Q16)"))
+    strength: float = field(
+        default=100.0, validator=not_negative, metadata=doc("weight of the penalty", source="MorganBDT/crumb, scripts/")
+    )
+    every_epoch: bool = field(default=False, metadata=doc("compute importance after every epoch, as shipped"))
 
 
 @frozen(kw_only=True)
 class Rehearsing(Steps):
     """Learners that keep examples and have nothing more to choose."""
 
-    lr: float = field(default=1e-4, validator=positive, metadata=doc("learning rate", source="spec 5"))
+    lr: float = field(
+        default=1e-4, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, scripts/")
+    )
     keep: str = field(
         default="sample",
         validator=validators.in_(("sample", "features")),
@@ -360,7 +430,9 @@ class Gem(Rehearsing):
     """GEM and A-GEM."""
 
     margin: float = field(
-        default=1.0, validator=not_negative, metadata=doc("lower bound of the dual variables", source="spec 5")
+        default=1.0,
+        validator=not_negative,
+        metadata=doc("lower bound of the dual variables", source="MorganBDT/crumb, scripts/"),
     )
     reference_batch: int = field(
         default=0, validator=not_negative, metadata=doc("mini-batch of the memory; 0: a tenth of the batch plus one")
@@ -371,9 +443,15 @@ class Gem(Rehearsing):
 class Distilling(Steps):
     """LwF."""
 
-    lr: float = field(default=0.02, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
-    weight_decay: float = field(default=1e-5, validator=not_negative, metadata=doc("weight decay", source="spec 2.11"))
-    batch_size: int = field(default=128, validator=positive, metadata=doc("new examples a step", source="spec 2.11"))
+    lr: float = field(
+        default=0.02, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, other_models/")
+    )
+    weight_decay: float = field(
+        default=1e-5, validator=not_negative, metadata=doc("weight decay", source="MorganBDT/crumb, other_models/")
+    )
+    batch_size: int = field(
+        default=128, validator=positive, metadata=doc("new examples a step", source="MorganBDT/crumb, other_models/")
+    )
 
 
 @frozen(kw_only=True)
@@ -381,13 +459,17 @@ class Cope(Rehearsing):
     """CoPE."""
 
     lr: float = field(default=0.01, validator=positive, metadata=doc("learning rate"))
-    batch_size: int = field(default=10, validator=positive, metadata=doc("new examples a step", source="spec 2.11"))
+    batch_size: int = field(
+        default=10, validator=positive, metadata=doc("new examples a step", source="MorganBDT/crumb, other_models/")
+    )
     first_epochs: int = field(default=1, validator=positive, metadata=doc("passes over the first task"))
     prototype_momentum: float = field(
-        default=0.99, validator=share, metadata=doc("momentum of prototypes", source="spec 2.11")
+        default=0.99, validator=share, metadata=doc("momentum of prototypes", source="MorganBDT/crumb, other_models/")
     )
     temperature: float = field(
-        default=1.0, validator=positive, metadata=doc("temperature of the loss", source="spec 2.11")
+        default=1.0,
+        validator=positive,
+        metadata=doc("temperature of the loss", source="MorganBDT/crumb, other_models/"),
     )
 
 
@@ -395,14 +477,23 @@ class Cope(Rehearsing):
 class Gss(Rehearsing):
     """GSS-greedy."""
 
-    lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
-    batch_size: int = field(default=10, validator=positive, metadata=doc("new examples a step", source="spec 2.11"))
-    n_iter: int = field(default=1, validator=positive, metadata=doc("steps a batch", source="spec 2.11"))
+    lr: float = field(
+        default=1e-3, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, other_models/")
+    )
+    batch_size: int = field(
+        default=10, validator=positive, metadata=doc("new examples a step", source="MorganBDT/crumb, other_models/")
+    )
+    n_iter: int = field(
+        default=1, validator=positive, metadata=doc("steps a batch", source="MorganBDT/crumb, other_models/")
+    )
     strength: int = field(
-        default=10, validator=positive, metadata=doc("memory batches whose gradients are compared", source="spec 2.11")
+        default=10,
+        validator=positive,
+        metadata=doc("memory batches whose gradients are compared", source="MorganBDT/crumb, other_models/"),
     )
     threshold: float = field(
-        default=0.0, metadata=doc("a newcomer below this similarity replaces one", source="spec 2.11")
+        default=0.0,
+        metadata=doc("a newcomer below this similarity replaces one", source="MorganBDT/crumb, other_models/"),
     )
 
 
@@ -410,15 +501,25 @@ class Gss(Rehearsing):
 class Rainbow(Rehearsing):
     """Rainbow Memory."""
 
-    lr: float = field(default=0.004, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
+    lr: float = field(
+        default=0.004, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, other_models/")
+    )
     first_epochs: int = field(
-        default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+        default=15,
+        validator=positive,
+        metadata=doc("passes over the first task", source="MorganBDT/crumb, other_models/"),
     )
-    epochs: int = field(default=5, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
+    epochs: int = field(
+        default=5, validator=positive, metadata=doc("passes over later tasks", source="MorganBDT/crumb, other_models/")
+    )
     batch_size: int = field(
-        default=64, validator=positive, metadata=doc("examples a step, half of them replayed", source="spec 2.11")
+        default=64,
+        validator=positive,
+        metadata=doc("examples a step, half of them replayed", source="MorganBDT/crumb, other_models/"),
     )
-    cutmix: float = field(default=0.5, validator=share, metadata=doc("probability of cutmix", source="spec 2.11"))
+    cutmix: float = field(
+        default=0.5, validator=share, metadata=doc("probability of cutmix", source="MorganBDT/crumb, other_models/")
+    )
     n_views: int = field(default=6, validator=positive, metadata=doc("augmented views that measure uncertainty"))
     augment: bool = field(default=True, metadata=doc("mirror and shift images while training"))
 
@@ -427,12 +528,20 @@ class Rainbow(Rehearsing):
 class Bic(Rehearsing):
     """BiC."""
 
-    lr: float = field(default=1e-3, validator=positive, metadata=doc("learning rate", source="spec 2.11"))
-    first_epochs: int = field(
-        default=15, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+    lr: float = field(
+        default=1e-3, validator=positive, metadata=doc("learning rate", source="MorganBDT/crumb, other_models/")
     )
-    epochs: int = field(default=15, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
-    batch_size: int = field(default=128, validator=positive, metadata=doc("examples a step", source="spec 2.11"))
+    first_epochs: int = field(
+        default=15,
+        validator=positive,
+        metadata=doc("passes over the first task", source="MorganBDT/crumb, other_models/"),
+    )
+    epochs: int = field(
+        default=15, validator=positive, metadata=doc("passes over later tasks", source="MorganBDT/crumb, other_models/")
+    )
+    batch_size: int = field(
+        default=128, validator=positive, metadata=doc("examples a step", source="MorganBDT/crumb, other_models/")
+    )
     temperature: float = field(default=2.0, validator=positive, metadata=doc("temperature of the distillation"))
     held_out: float = field(default=0.1, validator=share, metadata=doc("share of examples kept for the bias layer"))
     bias_epochs: int = field(default=50, validator=positive, metadata=doc("passes for the bias layer"))
@@ -443,16 +552,30 @@ class Stable(Steps):
     """Stable SGD."""
 
     lr: float = field(
-        default=0.15, validator=positive, metadata=doc("learning rate of the first task", source="spec 2.11")
+        default=0.15,
+        validator=positive,
+        metadata=doc("learning rate of the first task", source="MorganBDT/crumb, other_models/"),
     )
     first_epochs: int = field(
-        default=25, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+        default=25,
+        validator=positive,
+        metadata=doc("passes over the first task", source="MorganBDT/crumb, other_models/"),
     )
-    epochs: int = field(default=25, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
-    batch_size: int = field(default=64, validator=positive, metadata=doc("examples a step", source="spec 2.11"))
-    gamma: float = field(default=0.99, validator=share, metadata=doc("factor of the rate a task", source="spec 2.11"))
+    epochs: int = field(
+        default=25, validator=positive, metadata=doc("passes over later tasks", source="MorganBDT/crumb, other_models/")
+    )
+    batch_size: int = field(
+        default=64, validator=positive, metadata=doc("examples a step", source="MorganBDT/crumb, other_models/")
+    )
+    gamma: float = field(
+        default=0.99,
+        validator=share,
+        metadata=doc("factor of the rate a task", source="MorganBDT/crumb, other_models/"),
+    )
     dropout: float = field(
-        default=0.05, validator=share, metadata=doc("dropout before the last layer", source="spec 2.11")
+        default=0.05,
+        validator=share,
+        metadata=doc("dropout before the last layer", source="MorganBDT/crumb, other_models/"),
     )
 
 
@@ -461,7 +584,11 @@ class Aan(Rehearsing):
     """AAN on iCaRL."""
 
     first_epochs: int = field(
-        default=30, validator=positive, metadata=doc("passes over the first task", source="spec 2.11")
+        default=30,
+        validator=positive,
+        metadata=doc("passes over the first task", source="MorganBDT/crumb, other_models/"),
     )
-    epochs: int = field(default=30, validator=positive, metadata=doc("passes over later tasks", source="spec 2.11"))
+    epochs: int = field(
+        default=30, validator=positive, metadata=doc("passes over later tasks", source="MorganBDT/crumb, other_models/")
+    )
     mix_lr: float = field(default=1e-2, validator=positive, metadata=doc("learning rate of the aggregation weights"))

@@ -253,7 +253,7 @@ def lists(parser: Parser) -> Handler:
     parser.add_argument("--clips-per-task", type=int, default=80)
     parser.add_argument("--images-per-task", type=int, default=1200)
     parser.add_argument("--test-sessions", type=int, nargs="+")
-    parser.add_argument("--shipped", action="store_true", help="keep the original's overlap of iid tasks (Q14)")
+    parser.add_argument("--shipped", action="store_true", help="keep the original's overlap of iid tasks")
 
     def handle(namespace: argparse.Namespace, console: Any) -> int:
         from cl_plugin_crumb.data import dirmap

@@ -1,4 +1,4 @@
-"""Dirmaps: one csv row per image with class, object, session and frame (spec 4.2); reading, checking, counting."""
+"""Dirmaps: one csv row per image with class, object, session and frame; reading, checking, counting."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(table: pd.DataFrame, where: str) -> None:
 
 
 def statistics(table: pd.DataFrame, *, full_session: int = 15) -> dict[str, dict[str, float]]:
-    """Counts of spec 4.2: images per class and session, sessions and objects, and what short sessions cost.
+    """Counts: images per class and session, sessions and objects, and what short sessions cost.
 
     :param full_session: sessions with fewer images count as short.
     :return: heading -> name -> number.

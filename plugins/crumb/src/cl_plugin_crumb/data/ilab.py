@@ -1,4 +1,4 @@
-"""iLab-2M-Light: index from file names, the balanced sample, and its distribution into folders (spec 4.2)."""
+"""iLab-2M-Light: index from file names, the balanced sample, and its distribution into folders."""
 
 from __future__ import annotations
 

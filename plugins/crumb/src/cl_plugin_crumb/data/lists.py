@@ -1,4 +1,4 @@
-"""Task file lists: which images each task holds, in which order, with which label (spec 4.3).
+"""Task file lists: which images each task holds, in which order, with which label.
 
 Orders come from NumPy's and pandas' legacy generators seeded with the run's number, so lists made by the original
 are reproduced line by line.
@@ -75,7 +75,7 @@ def balance_clips(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_order(table: pd.DataFrame, dataset: str, rng: np.random.RandomState) -> np.ndarray:
-    """Classes in a random order; the combined set brings all of iLab before all of CORe50 (classes present, Q17)."""
+    """Classes in a random order; the combined set brings all of iLab before all of CORe50 (classes present)."""
     present = table["class"].unique()
     if dataset != COMBINED:
         rng.shuffle(present)
@@ -110,7 +110,7 @@ def _class_tasks(
     tasks = []
     for end in range(n_class, len(order) + n_class, n_class):
         if offline:
-            rng.shuffle(order[:end])  # the reference draws here, in place: later orders depend on it (Q18)
+            rng.shuffle(order[:end])  # the reference draws here, in place: later orders depend on it
         rows = table[table["class"].isin(order[0 if offline else end - n_class : end])]
         if scenario == "class_iid":
             tasks.append(rows.sample(frac=1, random_state=run))
@@ -152,7 +152,7 @@ def make(
     :param table: as :func:`prepare` gives it.
     :param offline: task b holds everything up to b, shuffled anew (upper bound).
     :param n_class: classes per task; 0 takes the data set's.
-    :param shipped: keep the original's overlap of neighbouring iid tasks (Q14).
+    :param shipped: keep the original's overlap of neighbouring iid tasks.
     :raises BadInput: without training or test images. :raises BadSetting: for an unknown scenario.
     """
     if scenario not in SCENARIOS:

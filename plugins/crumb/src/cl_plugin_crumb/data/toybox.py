@@ -1,4 +1,4 @@
-"""Toybox: frames from videos, the index of them, and the balanced sample (spec 4.2)."""
+"""Toybox: frames from videos, the index of them, and the balanced sample."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def hits(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5)) -> np.ndarray:
-    """Whether the label is among the k highest scores; k is cut to the number of columns (Q7).
+    """Whether the label is among the k highest scores; k is cut to the number of columns.
 
     :param scores: [N, K]; ``labels``: int64 [N].
     :return: bool [len(ks), N]. Among equal scores the lower column counts first.
@@ -33,7 +33,7 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 5))
 def by_task(
     scores: np.ndarray, labels: np.ndarray, seen: Sequence[Iterable[int]], ks: Sequence[int] = (1, 5)
 ) -> dict[str, list[float | None]]:
-    """The three accuracies of spec 7 from one pass over the test images.
+    """The three accuracies of those files from one pass over the test images.
 
     :param seen: classes that each task brought so far.
     :return: ``all``, ``1st`` and ``current_task`` -> percent for each k.

@@ -1,4 +1,4 @@
-"""What a CRUMB run notes along the way, and the files it makes of it: the csv files of spec 7.
+"""What a CRUMB run notes along the way, and the files it makes of it: the csv files of the authors' scripts.
 
 Shapes: N test images, K classes, k as in top-k.
 """

@@ -1,4 +1,4 @@
-"""Tests of significance (spec 7): paired t-test between arms, and how much shape or feature disturbances cost."""
+"""Tests of significance: paired t-test between arms, and how much shape or feature disturbances cost."""
 
 from __future__ import annotations
 

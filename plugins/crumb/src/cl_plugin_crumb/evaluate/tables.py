@@ -1,4 +1,4 @@
-"""The csv files of spec 7, so that scripts written for the original read our results."""
+"""The csv files of the authors' scripts, so that scripts written for the original read our results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CRUMB answers on test images, and in the same pass the accuracies of the csv files (specs 2.9 and 7).
+"""What CRUMB answers on test images, and in the same pass the accuracies of the csv files.
 
 Shapes: n images of a batch, K classes.
 """
@@ -17,10 +17,10 @@ from cl_kernel import Samples, StreamContext
 from cl_kernel.library.networks import Split
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.loaders import Batches, input_name, label_name, to_input
-from cl_plugin_crumb.data.stream import ImageFiles, styled
+from cl_plugin_crumb.data.images import ImageFiles, styled
 from cl_plugin_crumb.evaluate.records import DISTURBED, Records
-from cl_plugin_crumb.model.codebook import Codebook
-from cl_plugin_crumb.model.network import perturb
+from cl_plugin_crumb.network.codebook import Codebook
+from cl_plugin_crumb.network.maps import perturb
 from cl_plugin_crumb.settings import Crumb
 
 

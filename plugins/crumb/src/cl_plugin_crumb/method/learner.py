@@ -1,4 +1,4 @@
-"""CRUMB as a learner: the loop of specs 2.6 and 2.7, read from top to bottom in :meth:`CrumbLearner.learn`.
+"""CRUMB as a learner: the loop of steps, replay and memory, read from top to bottom in :meth:`CrumbLearner.learn`.
 
 Shapes: B batch, C h w the map at the cut, n classes seen so far, K memory blocks.
 """
@@ -33,16 +33,17 @@ from cl_kernel.torch import state
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import build_network
 from cl_kernel.torch.loaders import Batches, label_name
-from cl_plugin_crumb import weights as weight_files
-from cl_plugin_crumb.data.stream import styled
+from cl_plugin_crumb.data.images import styled
 from cl_plugin_crumb.evaluate.records import Records
-from cl_plugin_crumb.losses import Weights
-from cl_plugin_crumb.model.codebook import Codebook, statistics
-from cl_plugin_crumb.model.network import flip, resized_crops
+from cl_plugin_crumb.method.answers import Answers
+from cl_plugin_crumb.method.losses import Weights
+from cl_plugin_crumb.method.pretraining import pretrain
+from cl_plugin_crumb.method.steps import step_new, step_replay
+from cl_plugin_crumb.method.storage import Storage, memory_fields
+from cl_plugin_crumb.network.codebook import Codebook, statistics
+from cl_plugin_crumb.network.maps import flip, resized_crops
 from cl_plugin_crumb.settings import Crumb
-from cl_plugin_crumb.steps import step_new, step_replay
-from cl_plugin_crumb.train.answers import Answers
-from cl_plugin_crumb.train.storage import Storage, memory_fields
+from cl_plugin_crumb.weights import files as weight_files
 
 
 def build(options: Crumb, setup: Setup) -> CrumbLearner:
@@ -88,7 +89,7 @@ def build(options: Crumb, setup: Setup) -> CrumbLearner:
     if options.pretrained:
         weight_files.load_files(options.pretrained, network, codebook, options.start)
     else:
-        weight_files.pretrain(network, codebook, options, setup.resources)
+        pretrain(network, codebook, options, setup.resources)
     return CrumbLearner(
         options,
         network,
@@ -199,7 +200,7 @@ class CrumbLearner:
         return self.codebook(resized_crops(self.codebook(features), self.crops).detach())
 
     def _replay(self, new_labels: np.ndarray, batch_size: int) -> Tensor | None:
-        """One replay step: class-balanced over classes seen, not in the current batch, and remembered (2.6.2)."""
+        """One replay step: class-balanced over classes seen, not in the current batch, and remembered."""
         options = self.options
         drawn = self.storage.draw(set(new_labels.tolist()), batch_size)
         if drawn is None or not options.replay_coef:
@@ -216,7 +217,7 @@ class CrumbLearner:
 
     # ---- memory -------------------------------------------------------------------------------
     def _remember(self, stage: Stage, given: Batches, lives: bool, labels_of: np.ndarray) -> None:
-        """Offer the task to the memory, batch by batch in stream order, in evaluation mode (2.7)."""
+        """Offer the task to the memory, batch by batch in stream order, in evaluation mode."""
         options = self.options
         if not options.replay_times or (self.memory is None and options.storage != "merec"):
             return

@@ -5,8 +5,6 @@ Shapes: B batch, C channels, h w map at the cut, n classes.
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +17,7 @@ from cl_kernel.library.networks import Normalise, Split
 
 
 class Resize(nn.Module):
-    """Images in [0, 1] to a square, bilinear, aspect not kept (spec 4.1)."""
+    """Images in [0, 1] to a square, bilinear, aspect not kept."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -57,7 +55,7 @@ def split(
     """``layers`` cut before number ``cut``: frozen below, plastic above; or all of it plastic.
 
     :param before: what is done to images first.
-    :param live_batchnorm: let the frozen part's batch norm follow the data, as the original does (Q10).
+    :param live_batchnorm: let the frozen part's batch norm follow the data, as the original does.
     """
     if not frozen:
         return Split(None, nn.Sequential(*before, *layers))
@@ -93,7 +91,7 @@ def renew_last(network: nn.Module, n_outputs: int) -> None:
 
 
 def class_layer(n_in: int, n_outputs: int, *, rectified: bool = True) -> nn.Sequential:
-    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map (spec 3).
+    """CRUMB's class layer: 3x3 convolution, ReLU, average over the map.
 
     :param rectified: with the ReLU, so that scores are never negative; losses on sigmoids of scores need it off.
     """
@@ -109,7 +107,7 @@ def _started(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int = 224, rectified: bool = True) -> Split:
-    """SqueezeNet 1.0 with CRUMB's 3x3 class layer, cut before ``features[cut]`` (spec 3). Random weights.
+    """SqueezeNet 1.0 with CRUMB's 3x3 class layer, cut before ``features[cut]``. Random weights.
 
     :param size: images are resized to this square first.
     :raises BadSetting: for a cut outside the 13 feature layers.
@@ -125,7 +123,7 @@ def squeezenet(n_outputs: int, *, cut: int = 12, frozen: bool = True, size: int 
 def mobilenet(
     n_outputs: int, *, cut: int = 8, frozen: bool = True, size: int = 224, live_batchnorm: bool = False
 ) -> Split:
-    """MobileNetV2 cut before ``features[cut]`` (spec 3). Random weights.
+    """MobileNetV2 cut before ``features[cut]``. Random weights.
 
     :raises BadSetting: for a cut outside the 19 feature layers.
     """
@@ -156,7 +154,7 @@ class Residual(nn.Module):
 
 
 def tiny(n_outputs: int, *, frozen: bool = True, rectified: bool = True) -> Split:
-    """The stand-in's network: a residual extractor 3x32x32 -> 64x8x8 and a three-layer head (spec 4.4)."""
+    """The network of the toy data: a residual extractor 3x32x32 -> 64x8x8 and a three-layer head."""
     layers = [
         nn.Conv2d(3, 16, 3, 1, 1, bias=False),
         nn.BatchNorm2d(16),
@@ -173,80 +171,3 @@ def tiny(n_outputs: int, *, frozen: bool = True, rectified: bool = True) -> Spli
 
 
 TINY_CUT = 5
-
-
-# ---- what may be done to a map ---------------------------------------------------------------
-
-PERTURBATIONS = ("spatial", "feature", "spatial_shuffle_rows_cols", "feature_complete", "feature_swap")
-
-
-def perturb(features: Tensor, kind: str, generator: torch.Generator | None = None) -> Tensor:
-    """Disturb each map on its own before the head sees it (spec 2.9).
-
-    ``spatial`` mixes all places, ``spatial_shuffle_rows_cols`` mixes rows and columns, ``feature`` zeroes half of
-    the channels, ``feature_complete`` mixes all channels, ``feature_swap`` copies half of them onto others.
-
-    :raises BadSetting: for an unknown kind.
-    """
-    if kind not in PERTURBATIONS:
-        raise BadSetting(
-            f"unknown perturbation {kind!r}", where="perturbation", fix=f"one of {', '.join(PERTURBATIONS)}"
-        )
-    _, channels, height, width = features.shape
-    half = round(0.5 * channels)
-
-    def order(n: int) -> Tensor:
-        return torch.randperm(n, generator=generator).to(features.device)
-
-    out = features.clone(memory_format=torch.contiguous_format)
-    for one in out:
-        match kind:
-            case "spatial":
-                one.copy_(one.flatten(1)[:, order(height * width)].view_as(one))
-            case "spatial_shuffle_rows_cols":
-                one.copy_(one[:, order(height)][:, :, order(width)])
-            case "feature":
-                one[order(channels)[:half]] = 0
-            case "feature_complete":
-                one.copy_(one[order(channels)])
-            case "feature_swap":
-                source, target = order(channels)[:half], order(channels)[:half]
-                one[target] = one[source].clone()
-    return out
-
-
-def crop_box(
-    height: int, width: int, scale: tuple[float, float], rng: random.Random, ratio: tuple[float, float] = (3 / 4, 4 / 3)
-) -> tuple[int, int, int, int]:
-    """A random part of a map: top, left, height, width; ten tries, then the whole map (spec 6)."""
-    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
-    for _ in range(10):
-        area = rng.uniform(*scale) * height * width
-        aspect = math.exp(rng.uniform(*log_ratio))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return rng.randint(0, height - h), rng.randint(0, width - w), h, w
-    return 0, 0, height, width
-
-
-def crop_scale(size: int) -> tuple[float, float]:
-    """Range of the area a crop keeps, for maps of this size: ``(round(2 h / 7) / h, 1)``."""
-    return round(2 * size / 7) / size, 1.0
-
-
-def resized_crops(features: Tensor, rng: random.Random, scale: tuple[float, float] | None = None) -> Tensor:
-    """A random resized crop of each map on its own, bilinear, corners not aligned."""
-    height, width = features.shape[2:]
-    scale = scale or crop_scale(height)
-    out = []
-    for one in features:
-        top, left, h, w = crop_box(height, width, scale, rng)
-        part = one[None, :, top : top + h, left : left + w]
-        out.append(F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False))
-    return torch.cat(out)
-
-
-def flip(features: Tensor, rng: random.Random, *, axis: int = 3) -> Tensor:
-    """Mirror each map with probability one half: the width (axis 3), or the height as shipped (axis 2, Q13)."""
-    chosen = torch.tensor([rng.random() < 0.5 for _ in range(len(features))], device=features.device)
-    return torch.where(chosen[:, None, None, None], features.flip(axis), features)

@@ -19,7 +19,7 @@ from cl_kernel.library.networks import Split
 from cl_kernel.torch.classes import SeenClasses
 from cl_kernel.torch.learners import FEATURES
 from cl_kernel.torch.loaders import as_tensor, input_name, label_name, to_input
-from cl_plugin_crumb.replay import Moments
+from cl_plugin_crumb.method.policies import Moments
 from cl_plugin_crumb.settings import Crumb
 
 
@@ -66,7 +66,7 @@ class Storage:
         self.memory.add({FEATURES: kept, label: labels}, labels)
 
     def _enhanced(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Maps weighted by how much the loss depends on each of their values (2.7)."""
+        """Maps weighted by how much the loss depends on each of their values."""
         with torch.enable_grad():
             watched = features.detach().requires_grad_()
             scores = self.network.upper(watched)[:, : len(self.seen)]

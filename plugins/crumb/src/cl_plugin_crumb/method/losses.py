@@ -13,7 +13,7 @@ from cl_kernel import BadInput
 
 @frozen
 class Weights:
-    """Weights of the two losses of a step (spec 2.5): through the codebook, and directly from the map."""
+    """Weights of the two losses of a step: through the codebook, and directly from the map."""
 
     out: float = field(default=1.0)
     direct: float = field(default=1.0)
@@ -22,11 +22,11 @@ class Weights:
 PRETRAINING = Weights(1.0, 1.0)
 STREAMING = Weights(1.0, 0.0)
 SHIPPED_PRETRAINING = Weights(1.0, 0.0)
-"""What the released scripts do, against their own comments (Q1)."""
+"""What the released scripts do, against their own comments."""
 
 
 def check_active(active: Sequence[int]) -> int:
-    """How many score columns count: labels seen so far must be 0 .. k-1 (Q19).
+    """How many score columns count: labels seen so far must be 0 .. k-1.
 
     :raises BadInput: otherwise; a loss on other columns would train the wrong outputs silently.
     """

@@ -1,11 +1,11 @@
-"""The steps of CRUMB (spec 2.6): what one batch does to head and codebook."""
+"""The steps of CRUMB: what one batch does to head and codebook."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from cl_plugin_crumb.losses import Weights, cross_entropy
+from cl_plugin_crumb.method.losses import Weights, cross_entropy
 
 CLAMP = 10.0
 """Bound of every element of the gradient."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from cl_kernel import BadSetting, Batch, Field, Mismatch, Resources
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
-from cl_plugin_crumb.model.codebook import Codebook, check_length, code_dtype, rebuild, sampled_values, start_values
+from cl_plugin_crumb.network.codebook import Codebook, check_length, code_dtype, rebuild, sampled_values, start_values
 from cl_plugin_crumb.settings import Blocks
 
 
@@ -71,7 +71,7 @@ class BlocksCodec:
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of an example's block numbers (spec 2.8), its label apart."""
+        """Bytes of an example's block numbers, its label apart."""
         return self.n_codes * self._code.itemsize
 
     @property

@@ -2,7 +2,7 @@
 
 Stream classes are 4 shapes in 2 hues; an object has its own shade and size; a session has its own background, light
 and start pose; a clip turns and drifts slowly over 12 frames. Objects of the base set have the same shapes in five
-other hues. Nothing is downloaded; everything follows from the seed (spec 4.4, second prototype).
+other hues. Nothing is downloaded; everything follows from the seed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ SCORES_AT_ONCE = 1 << 20
 """Scores held at a time while assigning: 4 MB in float32, so that a chunk stays in the processor's cache."""
 
 MATCHED = {12: (14.0, 0.64), 3: (0.73, 0.25)}
-"""Cut layer of SqueezeNet -> (standard deviation, share of zeros) of its maps over ImageNet (spec 2.3)."""
+"""Cut layer of SqueezeNet -> (standard deviation, share of zeros) of its maps over ImageNet."""
 
 SCRATCH = (0.8523, 0.38)
 """The same for a network trained from scratch."""
@@ -73,7 +73,7 @@ def start_values(
     generator: torch.Generator | None = None,
     rng: np.random.RandomState | None = None,
 ) -> Tensor:
-    """Start values of a codebook (spec 2.3); the draws come in the order that the reference makes them.
+    """Start values of a codebook; the draws come in the order that the reference makes them.
 
     :param sigma: standard deviation the matched strategies copy; ``sparsity``: their share of zeros.
     :param jitter: noise of ``rigid_everyperm``.
@@ -155,7 +155,7 @@ STRATEGIES = (
 
 
 def sampled_values(features: Tensor, n_blocks: int, length: int, rng: np.random.RandomState) -> Tensor:
-    """Start values drawn from the first batch: single numbers with replacement, not slices (spec 2.3)."""
+    """Start values drawn from the first batch: single numbers with replacement, not slices."""
     flat = features.detach().reshape(-1).cpu().numpy()
     return torch.from_numpy(rng.choice(flat, (n_blocks, length))).to(features)
 
@@ -184,7 +184,7 @@ def slices(features: Tensor, length: int) -> Tensor:
 
 
 def similarity(features: Tensor, codebook: Tensor) -> Tensor:
-    """Scores of every slice against every block (spec 2.2): the block is normalised, the slice is not.
+    """Scores of every slice against every block: the block is normalised, the slice is not.
 
     For inspection; :func:`assign` never holds this whole.
 
@@ -295,7 +295,7 @@ class Codebook(nn.Module):
 
 
 def statistics(codebook: Tensor, features: Tensor, rebuilt: Tensor) -> dict[str, float]:
-    """The columns of ``mem_stats.csv`` (spec 7): unbiased spread; share of exact zeros with 2 decimals, others 5."""
+    """The columns of ``mem_stats.csv``: unbiased spread; share of exact zeros with 2 decimals, others 5."""
     out: dict[str, float] = {}
     for name, values in (("codebook", codebook), ("orig_fbanks", features), ("reconstr_fbanks", rebuilt)):
         values = values.detach()

@@ -27,9 +27,9 @@ def quota(capacity: int, n_active: int) -> int:
 
 
 def stride(n_batches: int, batch_size: int, capacity: int) -> int:
-    """Every how-many-eth example of a class in a batch is considered (spec 2.7).
+    """Every how-many-eth example of a class in a batch is considered.
 
-    :raises BadSetting: for a memory without room (the original divides by zero, Q8).
+    :raises BadSetting: for a memory without room (the original divides by zero).
     """
     if capacity < 1:
         raise BadSetting(
@@ -42,7 +42,7 @@ def stride(n_batches: int, batch_size: int, capacity: int) -> int:
 
 @define
 class ClassStore:
-    """Row numbers kept per class, in storage order (spec 2.7).
+    """Row numbers kept per class, in storage order.
 
     :param permute: source of the random orders of evictions.
     """
@@ -195,7 +195,7 @@ class Pool:
 
 
 class Balanced:
-    """Policy ``crumb:balanced``: every class seen keeps at most ``floor(capacity / classes)`` examples (spec 2.7).
+    """Policy ``crumb:balanced``: every class seen keeps at most ``floor(capacity / classes)`` examples.
 
     Told by a learner of classes, batches and their size (:meth:`begin`), it goes through batches exactly as the paper
     does and says when every class is full. Untold, it fills up, and then each newcomer of a class below its quota takes
@@ -284,7 +284,7 @@ class Balanced:
     def balanced_draw(
         self, classes: Sequence[int], batch_size: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The class-balanced replay batch of spec 2.6: slots and labels, the classes repeated in order."""
+        """A class-balanced replay batch: slots and labels, the classes repeated in order."""
         rounds = ceil(batch_size / len(classes))
         tables = [self.store.rows[c] for c in classes]
         picks = (rng.random((rounds, len(classes))) * np.array([len(t) for t in tables])).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Weights: networks by name with the weights asked for, and files of the original's form."""
