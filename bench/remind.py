@@ -27,11 +27,11 @@ from torch.nn import functional
 from cl_kernel import Field, Memory
 from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass as LargestClassSettings
-from cl_plugin_remind.model.resnet import ResNet, split
-from cl_plugin_remind.replay import augment
-from cl_plugin_remind.replay.codec import PqCodec
+from cl_plugin_remind.method import augment
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
+from cl_plugin_remind.network.resnet import ResNet, split
 from cl_plugin_remind.settings import Streaming
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
 
 SIDE, CLASSES, STREAM = 7, 1000, 1_281_167 - 129_000
 

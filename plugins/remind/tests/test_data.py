@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from cl_kernel import BadInput, MissingAsset, Resources
-from cl_plugin_remind import standin
-from cl_plugin_remind.data import core50, features, folders, prepare, questions, vqa
+from cl_plugin_remind.data import core50, features, folders, prepare, questions, toy, vqa
 from cl_plugin_remind.settings import Core50, ImageNet, Questions, TinyCore, TinyQuestions, TinyShapes
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -92,7 +91,7 @@ def test_missing_folders_and_too_many_base_classes_are_named(tmp_path: Path, ima
 
 @pytest.mark.parametrize("kind", core50.ORDERS)
 def test_each_order_streams_every_frame_once(kind: str) -> None:
-    stream = standin.tinycore(TinyCore(order=kind, n_frames=6), Resources())
+    stream = toy.tinycore(TinyCore(order=kind, n_frames=6), Resources())
     stream.check()
     items = np.concatenate([stage.info["items"] for stage in stream.stages])
     assert sorted(items.tolist()) == list(range(4 * 3 * 3 * 6))
@@ -137,7 +136,7 @@ def test_a_tree_in_the_form_of_core50_is_read(tmp_path: Path) -> None:
 
 def test_base_classes_of_the_stand_in_cover_every_figure_and_hue() -> None:
     for seed in range(4):
-        stream = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=seed))
+        stream = toy.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=seed))
         base = stream.stages[0].classes
         assert {c // 3 for c in base} == set(range(4)) and {c % 3 for c in base} == set(range(3))
         assert [len(s.classes) for s in stream.stages] == [6, 2, 2, 2]
@@ -151,14 +150,14 @@ def write_clevr(root: Path) -> None:
     (root / "questions").mkdir(parents=True)
     for side, n_images, n_questions in (("train", 12, 60), ("val", 4, 15)):
         (root / "images" / side).mkdir(parents=True)
-        scenes, pictures = standin.draw_scenes(n_images, rng)
+        scenes, pictures = toy.draw_scenes(n_images, rng)
         for k, picture in enumerate(pictures):
             array = (picture.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
             Image.fromarray(array).save(root / "images" / side / f"CLEVR_{side}_{k:06d}.png")
         entries = []
         while len(entries) < n_questions:
             image = int(rng.integers(n_images))
-            asked = standin.ask_clevr(standin.CLEVR_TYPES[len(entries) % 5], scenes[image], rng)
+            asked = toy.ask_clevr(toy.CLEVR_TYPES[len(entries) % 5], scenes[image], rng)
             if asked is not None:
                 entries.append(
                     {
@@ -292,7 +291,7 @@ def test_full_size_boundaries_are_tenths() -> None:
     assert len(order) == 95 and boundaries == [9, 19, 28, 38, 47, 57, 66, 76, 85, 95]
 
 
-@pytest.mark.parametrize("make", [standin.tinyclevr, standin.tinytdiuc])
+@pytest.mark.parametrize("make", [toy.tinyclevr, toy.tinytdiuc])
 @pytest.mark.parametrize("order", ["iid", "qtype"])
 def test_question_streams_are_sound(make: object, order: str) -> None:
     stream = make(
@@ -305,6 +304,6 @@ def test_question_streams_are_sound(make: object, order: str) -> None:
 
 
 def test_the_fingerprint_depends_on_the_data() -> None:
-    one = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=0))
-    two = standin.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=1))
+    one = toy.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=0))
+    two = toy.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=1))
     assert one.fingerprint != two.fingerprint

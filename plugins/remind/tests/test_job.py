@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from cl_kernel import BadInput, Resources
+from cl_plugin_remind.commands import base_job as job
 from cl_plugin_remind.data.folders import imagenet
 from cl_plugin_remind.settings import BaseTraining, ImageNet, Network
-from cl_plugin_remind.train import job
 
 NETWORK = Network(stem=4, stem_kind="small", widths=(4, 4, 8, 8), blocks=(1, 1, 1, 2))
 

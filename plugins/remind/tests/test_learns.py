@@ -1,4 +1,4 @@
-"""On the stand-in the method beats fine-tuning by its margin; minutes, so only with the slow tests."""
+"""On the toy data the method beats fine-tuning by its margin; minutes, so only with the slow tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cl_kernel import Request, discover, plan, run_plan
-from cl_plugin_remind.evaluate import omega_of_runs
+from cl_plugin_remind.evaluate.metrics import omega_of_runs
 
 
 @pytest.mark.slow

@@ -13,12 +13,12 @@ from torch import Tensor
 from cl_kernel import Field, Memory
 from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass
-from cl_plugin_remind.model.resnet import ResNet, split
-from cl_plugin_remind.replay.augment import Drawn
-from cl_plugin_remind.replay.codec import PqCodec
+from cl_plugin_remind.method.augment import Drawn
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.method.recorded import Recorder, cuda_graph
+from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
+from cl_plugin_remind.network.resnet import ResNet, split
 from cl_plugin_remind.settings import Streaming
-from cl_plugin_remind.train.recorded import Recorder, cuda_graph
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
 
 CHANNELS, SIDE, CLASSES, CAPACITY = 16, 4, 5, 24
 

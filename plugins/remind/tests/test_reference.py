@@ -18,16 +18,15 @@ from cl_kernel import Field, Memory
 from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass as LargestClassSettings
 from cl_kernel.memory import RawCodec
-from cl_plugin_remind import evaluate, losses
 from cl_plugin_remind.data import folders as folders_data
 from cl_plugin_remind.data import questions
-from cl_plugin_remind.model import vqa
-from cl_plugin_remind.model.resnet import Part, _block
-from cl_plugin_remind.replay import augment, pq
-from cl_plugin_remind.replay.codec import PqCodec
+from cl_plugin_remind.evaluate import metrics as evaluate
+from cl_plugin_remind.method import augment, losses, pq, step
+from cl_plugin_remind.method import questions as vqa_train
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.network import questions as vqa
+from cl_plugin_remind.network.resnet import Part, _block
 from cl_plugin_remind.settings import Streaming
-from cl_plugin_remind.train import step
-from cl_plugin_remind.train import vqa as vqa_train
 
 PLUGIN = "remind"
 Arrays = Mapping[str, Any]

@@ -12,8 +12,8 @@ from torch.nn import functional
 from cl_kernel import BadInput, BadSetting, Field, Memory, Mismatch
 from cl_kernel.library.memories import policies
 from cl_kernel.library.settings import LargestClass
-from cl_plugin_remind.replay import augment, pq
-from cl_plugin_remind.replay.codec import PqCodec
+from cl_plugin_remind.method import augment, pq
+from cl_plugin_remind.method.codec import PqCodec
 
 CPU = torch.device("cpu")
 LABEL = Field(shape=(), dtype="int64", kind="class")

@@ -13,9 +13,10 @@ from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, plan, run_plan
 from cl_kernel.running.session import request_of
-from cl_plugin_remind import evaluate
+from cl_plugin_remind.evaluate import metrics as evaluate
+from cl_plugin_remind.method import base, step
+from cl_plugin_remind.method import questions as vqa
 from cl_plugin_remind.settings import BaseTraining
-from cl_plugin_remind.train import base, step, vqa
 
 SHORT = {
     "dataset.n_train": 16,
@@ -145,7 +146,7 @@ def test_one_corrupt_image_follows_on_bad_sample(augment: str, photographs: Path
 
 
 def test_the_authors_files_are_written_and_can_be_taken_up(photographs: Path, tmp_path: Path) -> None:
-    from cl_plugin_remind import weights
+    from cl_plugin_remind.weights import buffers
 
     settings = {**SMALL, "dataset.images": str(photographs), "codec.codebook_size": 16}
     run(tmp_path / "run", settings={**settings, "learner.authors_files": True}, profile="small")
@@ -160,7 +161,7 @@ def test_the_authors_files_are_written_and_can_be_taken_up(photographs: Path, tm
     assert scores.shape == (6, 3) and scores.sum(1) == pytest.approx(np.ones(6), abs=1e-5)
     start = tmp_path / "start"
     assert (
-        weights.convert_legacy(
+        buffers.convert_legacy(
             folder / "remind_model" / "remind_buffer_2.pkl",
             folder / "remind_model" / "remind_classifier_F_2.pth",
             start,
@@ -245,7 +246,7 @@ def test_a_stopped_question_stream_ends_like_an_uninterrupted_one(tmp_path: Path
 
 
 def test_padding_does_not_change_an_answer() -> None:
-    from cl_plugin_remind.model.vqa import Sizes, make
+    from cl_plugin_remind.network.questions import Sizes, make
 
     net = make("updown", Sizes(n_words=9, n_answers=3, region_dim=4, word_dim=4, lstm=4, hidden=4, attention=4)).eval()
     question, image, length = torch.tensor([[1, 2, 9], [3, 4, 5]]), torch.rand(2, 4, 4), torch.tensor([2, 3])

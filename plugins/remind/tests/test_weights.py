@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cl_kernel import BadInput, BadSetting, MissingAsset
-from cl_plugin_remind import weights
-from cl_plugin_remind.model.resnet import UPPER, Base, Divided, ResNet, split
+from cl_plugin_remind.method.step import make_optimizer
+from cl_plugin_remind.network.resnet import UPPER, Base, Divided, ResNet, split
 from cl_plugin_remind.settings import Streaming
-from cl_plugin_remind.train.step import make_optimizer
+from cl_plugin_remind.weights import buffers, checkpoints
 
 SMALL = {"stem": 4, "widths": (4, 4, 8, 8)}
 
@@ -27,7 +27,7 @@ def checkpoint(path: Path, network: ResNet, prefix: str = "module.model.", key: 
 @pytest.mark.parametrize("key", ["state_dict", "model_state"])
 def test_a_base_checkpoint_in_the_authors_naming_loads(prefix: str, key: str, tmp_path: Path) -> None:
     theirs, ours = ResNet(6, **SMALL), ResNet(6, **SMALL)
-    weights.load_base(ours, checkpoint(tmp_path / "base.pth", theirs, prefix, key))
+    checkpoints.load_base(ours, checkpoint(tmp_path / "base.pth", theirs, prefix, key))
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(theirs.eval()(images), ours.eval()(images))
 
@@ -37,19 +37,19 @@ def test_a_missing_or_renamed_block_is_refused(tmp_path: Path) -> None:
     renamed = {name.replace("layer4.1.", "layer4.2."): tensor for name, tensor in theirs.items()}
     torch.save({"state_dict": renamed}, tmp_path / "renamed.pth")
     with pytest.raises(BadInput, match=r"missing: layer4\.1\.conv1\.weight(?s:.*)unexpected: layer4\.2\.conv1\.weight"):
-        weights.load_base(ResNet(6, **SMALL), tmp_path / "renamed.pth")
+        checkpoints.load_base(ResNet(6, **SMALL), tmp_path / "renamed.pth")
     torch.save({"state_dict": {n: t for n, t in theirs.items() if "layer4.1" not in n}}, tmp_path / "missing.pth")
     with pytest.raises(BadInput, match="missing"):
-        weights.load_base(ResNet(6, **SMALL), tmp_path / "missing.pth")
+        checkpoints.load_base(ResNet(6, **SMALL), tmp_path / "missing.pth")
 
 
 def test_a_classifier_of_another_size_is_an_error_or_an_explicit_option(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "base.pth", ResNet(6, **SMALL))
     with pytest.raises(BadInput, match="classifies 6 classes, the network 9"):
-        weights.load_base(ResNet(9, **SMALL), path)
+        checkpoints.load_base(ResNet(9, **SMALL), path)
     network = ResNet(9, **SMALL)
     before = network.fc.weight.clone()
-    weights.load_base(network, path, new_head=True)
+    checkpoints.load_base(network, path, new_head=True)
     assert torch.equal(before, network.fc.weight)
 
 
@@ -97,9 +97,9 @@ def test_momentum_loads_from_one_group_or_one_a_tensor(grouped: bool, tmp_path: 
         {"model_state_dict": upper.state_dict(), "optimizer_state_dict": theirs.state_dict()}, tmp_path / "f.pth"
     )
     other = split(ResNet(5, **SMALL), "layer4.1").upper
-    saved = weights.load_upper(other, tmp_path / "f.pth")
+    saved = checkpoints.load_upper(other, tmp_path / "f.pth")
     ours = make_optimizer(other, Streaming())
-    weights.adopt_momentum(ours, saved, "f.pth")
+    checkpoints.adopt_momentum(ours, saved, "f.pth")
     for mine, their in zip(other.parameters(), upper.parameters(), strict=True):
         assert torch.equal(ours.state[mine]["momentum_buffer"], theirs.state[their]["momentum_buffer"])
 
@@ -112,7 +112,7 @@ def test_a_buffer_file_goes_out_and_comes_back(tmp_path: Path) -> None:
         np.array([9, 3, 4, 1, 0, 7]),
     )
     centroids = rng.random((4, 256, 2)).astype(np.float32)
-    weights.save_buffer(tmp_path / "b.pkl", codes, labels, items, centroids)
+    buffers.save_buffer(tmp_path / "b.pkl", codes, labels, items, centroids)
     content = pickle.loads((tmp_path / "b.pkl").read_bytes())
     assert content["class_id_to_item_ix_dict"] == {1: [9, 3], 2: [4, 0, 7], 0: [1]}
     content["latent_dict"] = {
@@ -121,7 +121,7 @@ def test_a_buffer_file_goes_out_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "old.pkl").write_bytes(pickle.dumps(content, protocol=2))
     for name in ("b.pkl", "old.pkl"):
         for found, expected in zip(
-            weights.read_buffer(tmp_path / name), (codes, labels, items, centroids), strict=True
+            buffers.read_buffer(tmp_path / name), (codes, labels, items, centroids), strict=True
         ):
             assert np.array_equal(found, expected)
 
@@ -133,10 +133,10 @@ def test_a_buffer_file_that_would_run_something_is_refused(tmp_path: Path) -> No
 
     (tmp_path / "trap.pkl").write_bytes(pickle.dumps({"rehearsal_ixs": Trap()}))
     with pytest.raises(BadInput, match="no part of a buffer"):
-        weights.read_buffer(tmp_path / "trap.pkl")
+        buffers.read_buffer(tmp_path / "trap.pkl")
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "cut.pkl").write_bytes(pickle.dumps({"a": np.zeros(1000)})[:100])
     with pytest.raises(BadInput):
-        weights.read_buffer(tmp_path / "cut.pkl")
+        buffers.read_buffer(tmp_path / "cut.pkl")
     with pytest.raises(MissingAsset, match="import-legacy"):
-        weights.read_start(tmp_path)
+        buffers.read_start(tmp_path)

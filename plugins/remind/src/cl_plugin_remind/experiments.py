@@ -1,4 +1,4 @@
-"""Named runs as data: every row of the paper's experiments, with profiles ``tiny`` (stand-in) and ``paper``."""
+"""Named runs as data: every row of the paper's experiments, with profiles ``tiny`` (toy data) and ``paper``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cl_kernel import Expected, Experiment
 
 Values = Mapping[str, Any]
 
-# ---- profile tiny: what the stand-ins need ------------------------------------------------------------
+# ---- profile tiny: what the toy data need ------------------------------------------------------------
 TINY_NETWORK = {
     "stem": 16,
     "stem_kind": "small",
@@ -117,7 +117,7 @@ ABLATIONS: Mapping[str, tuple[str, Values]] = {
         for name in ("layer3.1", "layer4.0", "layer4.1", "fc")
     },
 }
-TINY_ARMS: Mapping[str, Values] = {"split-layer3_1": {"model.cut": "layer2.0"}}  # the stand-in's network has no layer3
+TINY_ARMS: Mapping[str, Values] = {"split-layer3_1": {"model.cut": "layer2.0"}}  # the toy network has no layer3
 BUFFERS: Mapping[str, tuple[str, str]] = {
     "quarter": ("239916", "240"),
     "half": ("479832", "480"),

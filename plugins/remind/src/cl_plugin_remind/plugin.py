@@ -52,16 +52,16 @@ def clk_datasets() -> Sequence[Dataset]:
     return [
         Dataset(
             name="tinyshapes",
-            summary="embedded stand-in for ImageNet: 12 classes of coloured figures, 32x32",
+            summary="toy data shaped like ImageNet: 12 classes of coloured figures, 32x32",
             task="image -> class",
-            build="cl_plugin_remind.standin:tinyshapes",
+            build="cl_plugin_remind.data.toy:tinyshapes",
             settings=settings.TinyShapes,
         ),
         Dataset(
             name="tinycore",
-            summary="embedded stand-in for CORe50: clips of four figures, four orders",
+            summary="toy data shaped like CORe50: clips of four figures, four orders",
             task="image -> class",
-            build="cl_plugin_remind.standin:tinycore",
+            build="cl_plugin_remind.data.toy:tinycore",
             settings=settings.TinyCore,
             argument="order",
         ),
@@ -85,18 +85,18 @@ def clk_datasets() -> Sequence[Dataset]:
         ),
         Dataset(
             name="tinyclevr",
-            summary="embedded stand-in for CLEVR: five types of questions about small scenes",
+            summary="toy data shaped like CLEVR: five types of questions about small scenes",
             task=VQA,
-            build="cl_plugin_remind.standin:tinyclevr",
+            build="cl_plugin_remind.data.toy:tinyclevr",
             settings=settings.TinyQuestions,
             profiles={"*": TINY_VQA},
             argument="order",
         ),
         Dataset(
             name="tinytdiuc",
-            summary="embedded stand-in for TDIUC: twelve types of questions about small scenes",
+            summary="toy data shaped like TDIUC: twelve types of questions about small scenes",
             task=VQA,
-            build="cl_plugin_remind.standin:tinytdiuc",
+            build="cl_plugin_remind.data.toy:tinytdiuc",
             settings=settings.TinyQuestions,
             profiles={"*": {**TINY_VQA, "n_train": 100}},
             argument="order",
@@ -133,7 +133,7 @@ def clk_models() -> Sequence[Model]:
             name="resnet18",
             summary="ResNet-18 cut at any block into a frozen lower and a plastic upper part",
             framework="torch",
-            build="cl_plugin_remind.model.resnet:build",
+            build="cl_plugin_remind.network.resnet:build",
             settings=settings.Network,
             profiles={"tiny": experiments.TINY_NETWORK},
             requires=TORCH,
@@ -142,7 +142,7 @@ def clk_models() -> Sequence[Model]:
             name="vqa",
             summary="S-MAC, MAC, UpDown, RAMEN, question only, question and pooled image",
             framework="torch",
-            build="cl_plugin_remind.model.words:build",
+            build="cl_plugin_remind.network.words:build",
             takes="question",
             settings=settings.VqaNetwork,
             profiles={"tiny": experiments.TINY_VQA_NETWORK},
@@ -160,7 +160,7 @@ def clk_replays() -> Sequence[Replay]:
             name="pq",
             kind="codec",
             summary="codes of a product quantiser: a byte a codebook and position",
-            build="cl_plugin_remind.replay.codec:build",
+            build="cl_plugin_remind.method.codec:build",
             framework="torch",
             settings=settings.Pq,
             profiles={"tiny": {"codebooks": 16}},
@@ -177,7 +177,7 @@ def clk_learners() -> Sequence[Learner]:
         Learner(
             name="remind",
             summary="one example at a time with replayed codes, after base initialisation",
-            build="cl_plugin_remind.train.stream:build",
+            build="cl_plugin_remind.method.learner:build",
             accepts=("model", "memory"),
             defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
             metrics=("accuracy", "top5"),
@@ -192,7 +192,7 @@ def clk_learners() -> Sequence[Learner]:
         Learner(
             name="remind-offline",
             summary="upper bound: trained on all data seen so far at every stage",
-            build="cl_plugin_remind.train.offline:build",
+            build="cl_plugin_remind.method.offline:build",
             accepts=("model", "memory"),
             defaults={"model": "remind:resnet18", "replay": "clk:largest-class+remind:pq"},
             metrics=("accuracy", "top5"),
@@ -203,7 +203,7 @@ def clk_learners() -> Sequence[Learner]:
         Learner(
             name="remind-vqa",
             summary="questions one at a time, with replay, without, or offline",
-            build="cl_plugin_remind.train.vqa:build",
+            build="cl_plugin_remind.method.questions:build",
             takes=(VQA,),
             framework="torch",
             accepts=("model", "memory"),
@@ -226,15 +226,15 @@ def clk_experiments() -> Sequence[Experiment]:
 def clk_commands() -> Sequence[Command]:
     """Preparation, base training, import, Omega."""
     table = (
-        ("label-files", "write the label arrays of a class order", "label_files"),
-        ("train-base", "train the base network, alone or under torchrun", "train_base"),
-        ("prepare", "CLEVR or TDIUC annotations to HDF5", "prepare"),
-        ("features", "image features of CLEVR or TDIUC", "features"),
-        ("encode", "these features as codes of a product quantiser", "encode"),
-        ("import-legacy", "the authors' buffer and classifier as safe files", "import_legacy"),
-        ("omega", "Omega of a run beside its offline run", "omega"),
+        ("label-files", "write the label arrays of a class order", "images:label_files"),
+        ("train-base", "train the base network, alone or under torchrun", "images:train_base"),
+        ("prepare", "CLEVR or TDIUC annotations to HDF5", "questions:prepare"),
+        ("features", "image features of CLEVR or TDIUC", "questions:features"),
+        ("encode", "these features as codes of a product quantiser", "questions:encode"),
+        ("import-legacy", "the authors' buffer and classifier as safe files", "results:import_legacy"),
+        ("omega", "Omega of a run beside its offline run", "results:omega"),
     )
     return [
-        Command(name=name, summary=summary, build=f"cl_plugin_remind.commands:{function}")
+        Command(name=name, summary=summary, build=f"cl_plugin_remind.commands.{function}")
         for name, summary, function in table
     ]

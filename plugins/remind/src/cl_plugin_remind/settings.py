@@ -161,7 +161,7 @@ class Offline(Streaming):
 
 @frozen(kw_only=True)
 class TinyShapes:
-    """Stand-in for ImageNet: figures in hues."""
+    """Toy data in place of ImageNet: figures in hues."""
 
     n_train: int = field(default=160, validator=positive, metadata=doc("training images a class"))
     n_test: int = field(default=30, validator=positive, metadata=doc("test images a class"))
@@ -299,7 +299,7 @@ class Questions:
 
 @frozen(kw_only=True)
 class TinyQuestions(Questions):
-    """Stand-in scenes with questions about them."""
+    """Toy scenes with questions about them."""
 
     n_train: int = field(default=300, validator=positive, metadata=doc("training questions a type"))
     n_test: int = field(default=60, validator=positive, metadata=doc("test questions a type"))
@@ -347,7 +347,7 @@ class Core50:
 
 @frozen(kw_only=True)
 class TinyCore:
-    """Stand-in for CORe50: clips of drifting figures."""
+    """Toy data in place of CORe50: clips of drifting figures."""
 
     order: str = field(
         default="class_instance",

@@ -190,7 +190,7 @@ def encode(name: str, folder: Path, settings: Any, *, decoded: bool = False) -> 
 def _write_decoded(path: Path, codes: np.ndarray, centroids: np.ndarray) -> None:
     import h5py
 
-    from cl_plugin_remind.train.vqa import decode_regions
+    from cl_plugin_remind.method.pq import decode_regions
 
     table = torch.from_numpy(centroids)
     with h5py.File(path, "w") as file:

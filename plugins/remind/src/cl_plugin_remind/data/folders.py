@@ -17,7 +17,7 @@ import numpy as np
 from attrs import define, field
 
 from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
-from cl_plugin_remind.replay.augment import Drawn
+from cl_plugin_remind.method.augment import Drawn
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import ImageNet

@@ -16,7 +16,7 @@ from attrs import define, frozen
 
 from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.data import questions
-from cl_plugin_remind.replay import pq
+from cl_plugin_remind.method import pq
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import Questions

@@ -15,11 +15,11 @@ from torch.nn import functional
 from cl_kernel import Concatenation, Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.loaders import Batches, as_tensor
+from cl_plugin_remind.method.base import BaseTrainer
+from cl_plugin_remind.method.base_init import BaseInit, build_brain
+from cl_plugin_remind.method.parts import Brain, TestCodes, remember
+from cl_plugin_remind.method.step import FEATURES, LABEL
 from cl_plugin_remind.settings import Offline
-from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.train.parts import Brain, TestCodes, remember
-from cl_plugin_remind.train.step import FEATURES, LABEL
-from cl_plugin_remind.train.stream import BaseInit, build_brain
 
 
 def build(settings: Offline, setup: Setup) -> OfflineUpper | OfflineWhole:

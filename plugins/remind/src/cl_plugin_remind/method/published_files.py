@@ -14,13 +14,13 @@ from attrs import define, field
 
 from cl_kernel import Stage, StreamContext, Tree, subset, write_json
 from cl_kernel.torch.loaders import label_name
-from cl_plugin_remind import weights
-from cl_plugin_remind.evaluate import top_k
-from cl_plugin_remind.replay.codec import PqCodec
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
+from cl_plugin_remind.evaluate.metrics import top_k
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL
+from cl_plugin_remind.weights import buffers, checkpoints
 
 if TYPE_CHECKING:
-    from cl_plugin_remind.train.stream import Remind
+    from cl_plugin_remind.method.learner import Remind
 
 GROUPS = ("base_classes", "non_base_classes", "seen_classes")
 
@@ -53,11 +53,11 @@ class AuthorsFiles:
             write_json(folder / f"{prefix}accuracies_{ends}.json", self.lists)
         model = folder / "remind_model"
         model.mkdir(exist_ok=True)
-        weights.save_upper(
+        checkpoints.save_upper(
             learner.brain.upper, learner.streamer.optimizer, model / f"remind_classifier_F_{len(seen)}.pth"
         )
         if learner.memory is not None and isinstance(learner.memory.codec, PqCodec):
-            weights.save_buffer(model / f"remind_buffer_{len(seen)}.pkl", *_buffer(learner))
+            buffers.save_buffer(model / f"remind_buffer_{len(seen)}.pkl", *_buffer(learner))
 
     def state(self) -> Tree:
         """The lists."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_kernel import BadInput, BadSetting, Field, MissingAsset
-from cl_plugin_remind.model import vqa
+from cl_plugin_remind.network import layers, questions
 
 if TYPE_CHECKING:
     from cl_kernel import Resources
@@ -30,14 +30,14 @@ def build(settings: VqaNetwork, fields: Mapping[str, Field], n_outputs: int, res
             where="--model/--dataset",
             fix="--dataset remind:tinyclevr",
         )
-    own = {a.name for a in attrs.fields(type(settings))} & {a.name for a in attrs.fields(vqa.Sizes)}
-    sizes = vqa.Sizes(
+    own = {a.name for a in attrs.fields(type(settings))} & {a.name for a in attrs.fields(layers.Sizes)}
+    sizes = layers.Sizes(
         n_words=fields["question"].n - 1,
         n_answers=n_outputs,
         region_dim=int(fields["codes"].encoding.split()[1]),
         **{name: getattr(settings, name) for name in own},
     )
-    return vqa.make(settings.network, sizes)
+    return questions.make(settings.network, sizes)
 
 
 def read_glove(path: Path, words: Sequence[str], dim: int) -> Tensor:
@@ -68,11 +68,11 @@ def read_glove(path: Path, words: Sequence[str], dim: int) -> Tensor:
 def set_words(network: nn.Module, table: Tensor) -> None:
     """Fill the rows of the vocabulary; the padding row stays."""
     for module in network.modules():
-        if isinstance(module, vqa.Words):
+        if isinstance(module, layers.Words):
             with torch.no_grad():
                 module.emb.weight[: len(table)] = table
 
 
 def word_dim(network: nn.Module) -> int:
     """Length of a network's word vectors."""
-    return next(module.emb.embedding_dim for module in network.modules() if isinstance(module, vqa.Words))
+    return next(module.emb.embedding_dim for module in network.modules() if isinstance(module, layers.Words))

@@ -18,7 +18,7 @@ from torch.nn import functional
 from cl_kernel import Samples
 from cl_kernel.torch import distributed, state
 from cl_kernel.torch.loaders import Batches, ahead, as_tensor, in_memory, input_name, label_name, take_good, to_input
-from cl_plugin_remind.replay.augment import Drawn, crop
+from cl_plugin_remind.method.augment import Drawn, crop
 from cl_plugin_remind.settings import BaseTraining
 
 BadSample = Callable[[str, Exception], None]

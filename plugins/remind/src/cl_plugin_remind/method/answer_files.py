@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from cl_kernel import Stage, StreamContext, write_json
-from cl_plugin_remind.evaluate import vqa_scores
+from cl_plugin_remind.evaluate.metrics import vqa_scores
 
 if TYPE_CHECKING:
-    from cl_plugin_remind.train.vqa import VqaLearner
+    from cl_plugin_remind.method.questions import VqaLearner
 
 HEAD = ("Num_classes", "Data_subset", "Epoch", "Acc", "VQAAcc")
 
@@ -25,7 +25,7 @@ HEAD = ("Num_classes", "Data_subset", "Epoch", "Acc", "VQAAcc")
 def write(learner: VqaLearner, stage: Stage, ctx: StreamContext) -> dict[str, Any]:
     """Answer all test questions and write the files of this boundary.
 
-    :return: the scores of :func:`cl_plugin_remind.evaluate.vqa_scores`.
+    :return: the scores of :func:`cl_plugin_remind.evaluate.metrics.vqa_scores`.
     """
     folder = (ctx.resources.folder or Path()) / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)

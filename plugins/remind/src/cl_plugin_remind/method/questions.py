@@ -20,9 +20,10 @@ from cl_kernel import Concatenation, Field, Memory, Mismatch, Samples, Setup, St
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
-from cl_plugin_remind.model.words import read_glove, set_words, word_dim
+from cl_plugin_remind.method import answer_files
+from cl_plugin_remind.method.pq import decode_regions
+from cl_plugin_remind.network.words import read_glove, set_words, word_dim
 from cl_plugin_remind.settings import Vqa
-from cl_plugin_remind.train import answers
 
 CODES, QUESTION, LENGTH, ANSWER = "codes", "question", "length", "answer"
 READ = (CODES, QUESTION, LENGTH, ANSWER)
@@ -89,7 +90,7 @@ class VqaLearner:
             self._stream(stage, ctx)
         self.epoch = self.position = 0
         if self.settings.authors_files:
-            answers.write(self, stage, ctx)
+            answer_files.write(self, stage, ctx)
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, A] and ``class`` int64 [n], the answer."""
@@ -216,16 +217,6 @@ class VqaLearner:
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
                 parameter.copy_(tensors[name])
-
-
-def decode_regions(codes: Tensor, centroids: Tensor) -> Tensor:
-    """Codes [n, R, M] -> float32 [n, R, D] by the centroids [M, K, d]; floats pass unchanged."""
-    if codes.is_floating_point():
-        return codes.float()
-    from cl_plugin_remind.replay.pq import Quantiser
-
-    n, regions, _ = codes.shape
-    return Quantiser(centroids).decode(codes.reshape(n * regions, -1)).reshape(n, regions, -1)
 
 
 def merge(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,14 @@ def rows_of(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()
 
 
+def decode_regions(codes: Tensor, centroids: Tensor) -> Tensor:
+    """Codes [n, R, M] -> float32 [n, R, D] by the centroids [M, K, d]; floats pass unchanged."""
+    if codes.is_floating_point():
+        return codes.float()
+    n, regions, _ = codes.shape
+    return Quantiser(centroids).decode(codes.reshape(n * regions, -1)).reshape(n, regions, -1)
+
+
 def check_sizes(dim: int, n_codebooks: int, n_centroids: int, where: str = "codec.codebooks") -> int:
     """Bits a code.
 

@@ -5,13 +5,10 @@ Shapes: B batch, L words, R regions, D region channels, d = dim of control and m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from cl_plugin_remind.model.vqa import Sizes
+from cl_plugin_remind.network.layers import Sizes, Words, read_words
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
@@ -143,8 +140,6 @@ class Input(nn.Module):
 
     def forward(self, image: Tensor, words: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Words [B, L, d], question [B, 2 d], regions and projected regions [B, R, d]."""
-        from cl_plugin_remind.model.vqa import read_words
-
         n, n_regions, channels = image.shape
         side = int(n_regions**0.5 + 0.5)
         regions = self.conv(image.transpose(1, 2).reshape(n, channels, side, -1)).flatten(2).transpose(1, 2)
@@ -170,8 +165,6 @@ class Mac(nn.Module):
 
     def __init__(self, sizes: Sizes, *, simple: bool) -> None:
         super().__init__()
-        from cl_plugin_remind.model.vqa import Words
-
         self.embedding = Words(sizes.n_words, sizes.word_dim, sizes.dropout_word)
         self.input_unit = Input(sizes)
         self.mac_unit = Cell(sizes.dim, sizes.n_steps, sizes.dropout_memory, simple=simple)

@@ -18,10 +18,10 @@ import torch
 from cl_kernel import BadInput, Samples, Stream
 from cl_kernel.torch import distributed, evaluate, state
 from cl_kernel.torch.state import read_file
-from cl_plugin_remind.model.resnet import BASES, Base, ResNet
+from cl_plugin_remind.method.base import BaseTrainer
+from cl_plugin_remind.network.resnet import BASES, Base, ResNet
 from cl_plugin_remind.settings import BaseTraining, Network
-from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.weights import load_base
+from cl_plugin_remind.weights.checkpoints import load_base
 
 
 def run(

@@ -15,10 +15,10 @@ from cl_kernel import Field, Memory, Mismatch, Samples, Stage, Stream, StreamCon
 from cl_kernel.library.networks import Split, as_split
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
-from cl_plugin_remind.model.resnet import Divided
-from cl_plugin_remind.replay import pq
-from cl_plugin_remind.replay.codec import PqCodec
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL
+from cl_plugin_remind.method import pq
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL
+from cl_plugin_remind.network.resnet import Divided
 
 
 @define(eq=False, repr=False)

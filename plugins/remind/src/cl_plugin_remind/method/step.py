@@ -15,9 +15,9 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_plugin_remind.losses import mixed_cross_entropy
-from cl_plugin_remind.replay.augment import Chance, matrices, mix, resample
-from cl_plugin_remind.train.recorded import Recorded, Recorder, cuda_graph, momentum_buffers, momentum_sgd
+from cl_plugin_remind.method.augment import Chance, matrices, mix, resample
+from cl_plugin_remind.method.losses import mixed_cross_entropy
+from cl_plugin_remind.method.recorded import Recorded, Recorder, cuda_graph, momentum_buffers, momentum_sgd
 
 if TYPE_CHECKING:
     from cl_kernel import Memory

@@ -9,26 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
 from attrs import define, field
 
 from cl_kernel import Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import evaluate, state
-from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import Batches
-from cl_plugin_remind import weights
-from cl_plugin_remind.model.resnet import Base
-from cl_plugin_remind.replay.augment import Drawn
-from cl_plugin_remind.replay.codec import PqCodec
-from cl_plugin_remind.settings import BaseTraining, Streaming
-from cl_plugin_remind.train import files
-from cl_plugin_remind.train.base import BaseTrainer
-from cl_plugin_remind.train.parts import Brain, TestCodes, item_numbers, remember, stage_batches, through
-from cl_plugin_remind.train.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
-
-BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
+from cl_plugin_remind.method import published_files
+from cl_plugin_remind.method.augment import Drawn
+from cl_plugin_remind.method.base_init import BaseInit, build_brain
+from cl_plugin_remind.method.codec import PqCodec
+from cl_plugin_remind.method.parts import Brain, TestCodes, item_numbers, remember, stage_batches, through
+from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
+from cl_plugin_remind.settings import Streaming
+from cl_plugin_remind.weights import buffers, checkpoints
 
 
 def build(settings: Streaming, setup: Setup) -> Remind:
@@ -39,14 +34,6 @@ def build(settings: Streaming, setup: Setup) -> Remind:
     brain = build_brain(setup)
     memory = setup.memory(brain.memory_fields(setup.stream.spec)) if setup.memory and settings.buffer else None
     return Remind(settings, setup, brain, memory)
-
-
-def build_brain(setup: Setup) -> Brain:
-    """The network of a run, its weights drawn from the run's seed."""
-    if setup.model is None:
-        raise Mismatch("this learner needs a network", where="--model", fix="--model remind:resnet18")
-    state.seed_torch(setup.resources.rng("torch"))
-    return Brain.of(setup.model(setup.stream.spec, setup.stream.n_classes), resolve(setup.resources.device))
 
 
 @define(eq=False, repr=False)
@@ -62,7 +49,7 @@ class Remind:
     chance: Drawn = field(init=False)
     streamer: Streamer = field(init=False)
     base: BaseInit = field(init=False)
-    results: files.AuthorsFiles = field(init=False, factory=lambda: files.AuthorsFiles())
+    results: published_files.AuthorsFiles = field(init=False, factory=lambda: published_files.AuthorsFiles())
     _tests: TestCodes | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -146,7 +133,7 @@ class Remind:
 
         :raises Mismatch: when the run keeps no codes of the same form.
         """
-        codes, labels, items, centroids = weights.read_start(folder)
+        codes, labels, items, centroids = buffers.read_start(folder)
         if self.memory is None or not isinstance(self.memory.codec, PqCodec):
             raise Mismatch(
                 "an imported buffer holds codes, this run keeps none",
@@ -155,9 +142,9 @@ class Remind:
             )
         self.memory.codec.use(FEATURES, centroids)
         self.memory.add({FEATURES: torch.from_numpy(codes), LABEL: labels, ITEM: items}, labels)
-        momentum = weights.load_upper(self.brain.upper, folder / "classifier.pth")
+        momentum = checkpoints.load_upper(self.brain.upper, folder / "classifier.pth")
         if momentum:
-            weights.adopt_momentum(self.streamer.optimizer, momentum, str(folder / "classifier.pth"))
+            checkpoints.adopt_momentum(self.streamer.optimizer, momentum, str(folder / "classifier.pth"))
 
     def _stream(self, stage: Stage, ctx: StreamContext) -> None:
         """One pass, one example at a time, in the order of the stage."""
@@ -190,62 +177,3 @@ class Remind:
             self.chance,
             self.brain.device,
         )
-
-
-@define(eq=False, repr=False)
-class BaseInit:
-    """The base network: from a checkpoint, from the cache of an equal earlier run, or trained here."""
-
-    settings: BaseTraining
-    brain: Brain
-    parts: Setup
-    trainer: BaseTrainer = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.resources.rng)
-
-    def learn(self, stage: Stage, ctx: StreamContext) -> None:
-        """Leave the trained base network in the brain.
-
-        :raises BadInput: for a checkpoint that does not fit.
-        """
-        settings, whole = self.settings, self.brain.whole
-        if settings.base:
-            network = whole.model if isinstance(whole, Base) else whole
-            weights.load_base(network, settings.base, new_head=settings.new_head)
-            return
-        inputs = self.inputs(stage)
-        known = ctx.cache.folder("remind-base", inputs)
-        if known is not None:
-            state.assign(whole, state.read_weights(known / "base.pth"), where=str(known / "base.pth"))
-            return
-        self.brain.thaw()
-        ctx.phase("base network", settings.base_epochs * -(-len(stage.train) // settings.base_batch))
-        for _ in self.trainer.epochs(stage.train, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
-            pass
-        ctx.cache.make("remind-base", inputs, lambda folder: torch.save(whole.state_dict(), folder / "base.pth"))
-
-    def inputs(self, stage: Stage) -> dict[str, Any]:
-        """All that the base network depends on."""
-        stream = self.parts.stream
-        shapes = {name: list(tensor.shape) for name, tensor in self.brain.whole.state_dict().items()}
-        return {
-            "settings": {name: getattr(self.settings, name) for name in BASE_FIELDS},
-            "shapes": shapes,
-            "network": str(self.brain.whole),
-            "data": stream.fingerprint or stream.name,
-            "classes": list(stage.classes),
-            "n": len(stage.train),
-            "seed": self.parts.resources.seed,
-            "device": self.brain.device.type,
-            "skipped": sorted(self.parts.resources.skipped),
-            "torch": torch.__version__,
-        }
-
-    def state(self) -> Tree:
-        """Position and optimiser of base training."""
-        return self.trainer.state()
-
-    def load(self, tree: Tree) -> None:
-        """Take over what :meth:`state` gave."""
-        self.trainer.load(tree)

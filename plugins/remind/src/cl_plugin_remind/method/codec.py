@@ -17,7 +17,7 @@ from torch import Tensor
 from cl_kernel import BadSetting, Batch, Field, Mismatch
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
-from cl_plugin_remind.replay import pq
+from cl_plugin_remind.method import pq
 
 if TYPE_CHECKING:
     from cl_kernel import Resources

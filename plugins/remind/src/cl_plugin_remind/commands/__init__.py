@@ -1,0 +1,1 @@
+"""``clk remind ...``; importing these modules imports no torch."""

@@ -1,0 +1,1 @@
+"""Learners, their losses and optimiser, product quantisation and what a memory keeps of an example."""

@@ -1,1 +1,0 @@
-"""Learners: streaming with replay, its offline upper bounds, base-network training, and VQA."""

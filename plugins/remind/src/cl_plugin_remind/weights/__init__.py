@@ -1,0 +1,1 @@
+"""Weight and buffer files, the authors' and ours."""
