@@ -22,7 +22,8 @@ from cl_kernel.library.memories.policies import (
     Reservoir,
     Ring,
 )
-from cl_kernel.memory import Memory, RawCodec
+from cl_kernel.library.memories.raw import RawCodec
+from cl_kernel.memory import Memory
 
 SIZES = (10**3, 10**4, 10**5, 10**6)
 BATCH, N_GROUPS, N_FEATURES = 32, 50, 64

@@ -28,12 +28,13 @@ from cl_kernel.contract.offers import Metric
 from cl_kernel.contract.stream import Stream, subset
 from cl_kernel.library.datasets.digits import build as build_digits
 from cl_kernel.library.memories.policies import Reservoir
+from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.metrics.classification import build_accuracy
 from cl_kernel.library.networks import build_mlp
 from cl_kernel.library.settings import Digits
 from cl_kernel.library.torch_settings import Mlp, Replay
 from cl_kernel.library.trackers import build_jsonl
-from cl_kernel.memory import Memory, RawCodec
+from cl_kernel.memory import Memory
 from cl_kernel.running.loop import StreamContext, run_stream
 from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.running.scoring import Scorer

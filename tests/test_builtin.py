@@ -10,8 +10,9 @@ from cl_kernel.contract.stream import ArraySamples, Field, Stage, Stream
 from cl_kernel.library import linear
 from cl_kernel.library.datasets import blobs
 from cl_kernel.library.memories.policies import ClassBalanced
+from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.settings import Blobs, Digits, Linear
-from cl_kernel.memory import Memory, RawCodec
+from cl_kernel.memory import Memory
 from cl_kernel.running.resources import Resources, Setup
 
 

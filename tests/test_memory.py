@@ -17,7 +17,9 @@ from cl_kernel.library.memories.policies import (
     Reservoir,
     Ring,
 )
-from cl_kernel.memory import GroupTables, Memory, RawCodec, build_memory, parse_capacity, without_replacement
+from cl_kernel.library.memories.raw import RawCodec
+from cl_kernel.library.memories.slots import GroupTables, without_replacement
+from cl_kernel.memory import Memory, build_memory, parse_capacity
 
 POLICIES = {
     "reservoir": Reservoir,

@@ -16,9 +16,10 @@ from cl_kernel.contract.errors import ClkError
 from cl_kernel.contract.offers import Metric
 from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_groups, class_incremental, subset
 from cl_kernel.library.memories.policies import ClassBalanced, Reservoir
+from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.metrics.classification import TopK, build_confusion
 from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix
-from cl_kernel.memory import Memory, RawCodec, build_memory
+from cl_kernel.memory import Memory, build_memory
 from cl_kernel.running import accuracy_matrix as matrix
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score

@@ -19,10 +19,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
+_HOST = __name__.rpartition(".")[0]
 PROMISED = {"sweep": "sweeps.sweep", "errors": "contract.errors", "streams": "contract.stream"}
 MOVED = {
     "alongside": "sweeps.comparisons",
     "builtin": "library",
+    "builtin.plugin": "plugin",
+    "library.plugin": "plugin",
+    "memory.raw": "library.memories.raw",
+    "memory.slots": "library.memories.slots",
     "compare": "reports.compare",
     "config": "running.settings",
     "console": "cli.console",
@@ -56,10 +61,15 @@ RENAMED_NAMES = {
     "heeded": "handling_signals",
     "Alongside": "Comparisons",
 }
+MOVED_NAMES = {
+    f"{_HOST}.memory.RawCodec": f"{_HOST}.library.memories.raw",
+    f"{_HOST}.memory.GroupTables": f"{_HOST}.library.memories.slots",
+    f"{_HOST}.memory.SlotGroups": f"{_HOST}.library.memories.slots",
+    f"{_HOST}.memory.without_replacement": f"{_HOST}.library.memories.slots",
+}
 FLAGS = {"--no-beside": "--no-comparisons"}
 ARGUMENTS = {"beside": "comparisons", "n_beside": "n_comparisons"}
 T = TypeVar("T")
-_HOST = __name__.rpartition(".")[0]
 
 
 class _OldNames:
@@ -109,6 +119,17 @@ def renamed_name(name: str, find: Callable[[str], Any]) -> Any:
         raise AttributeError(f"module {_HOST!r} has no attribute {name!r}")
     warnings.warn(f"{_HOST}.{name} is now {_HOST}.{RENAMED_NAMES[name]}", DeprecationWarning, stacklevel=3)
     return _with_old_arguments(find(RENAMED_NAMES[name]))
+
+
+def moved_name(module: str, name: str) -> Any:
+    """A name that left its module for another.
+
+    :raises AttributeError: when it never was there.
+    """
+    if not (target := MOVED_NAMES.get(f"{module}.{name}")):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{module}.{name} is now {target}.{name}", DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(target), name)
 
 
 def _with_old_arguments(found: Any) -> Any:

@@ -20,6 +20,7 @@ from cl_kernel.contract import hooks as hookspecs
 from cl_kernel.contract.errors import BrokenPlugin, ClkError, DuplicateName, UnknownName, nearest
 from cl_kernel.contract.events import Event
 from cl_kernel.contract.hooks import PROJECT
+from cl_kernel.contract.interfaces import Companions
 from cl_kernel.contract.offers import SPEC_VERSION, Asset, Plugin
 
 KINDS: Mapping[str, str] = {
@@ -34,6 +35,8 @@ KINDS: Mapping[str, str] = {
     "executor": "clk_executors",
 }
 BUILTIN = "clk"
+OWN = metadata.EntryPoint(BUILTIN, "cl_kernel.plugin", PROJECT)
+"""The kernel's own pieces, loaded as any plugin is; written out here so that a source tree works uninstalled."""
 
 
 @frozen
@@ -220,10 +223,15 @@ class Registry:
     # ---- calls ----------------------------------------------------------------------------------
     def locate(self, asset: Asset, roots: Sequence[Path]) -> Path | None:
         """First plugin that knows where ``asset`` is, else the kernel's own search."""
-        from cl_kernel.running.resources import find_asset
-
         found: Path | None = self._pm.hook.clk_locate(asset=asset, roots=roots)
         return found if found is not None else find_asset(asset, roots)
+
+    def companions(
+        self, runs: Mapping[str, tuple[Path, Mapping[str, Any]]], n: int, listen: Sequence[Callable[[Event], None]]
+    ) -> Companions | None:
+        """Whoever makes comparison runs while their main run goes on; None when there is nothing to make so."""
+        found: Companions | None = self._pm.hook.clk_companions(runs=runs, n=n, listen=listen) if runs and n else None
+        return found
 
     def emit(self, event: Event, folder: Path) -> None:
         """Tell plugins what happened."""
@@ -236,10 +244,8 @@ class Registry:
 
 def discover(only: Iterable[str] | None = None) -> Registry:
     """The built-in pieces and every installed plugin; ``CLK_PLUGINS=a,b`` restricts to some."""
-    from cl_kernel.library import plugin as builtin
-
     registry = Registry()
-    registry.add(BUILTIN, lambda: builtin, "cl-kernel", _version("cl-kernel"))
+    registry.add(BUILTIN, OWN.load, "cl-kernel", _version("cl-kernel"))
     allowed = os.environ.get("CLK_PLUGINS")
     wanted = set(only) if only is not None else {n.strip() for n in allowed.split(",")} if allowed is not None else None
     for entry in entry_points():
@@ -249,6 +255,15 @@ def discover(only: Iterable[str] | None = None) -> Registry:
     if registry.quarantine and any(owner.name == BUILTIN for owner in registry.quarantine):
         raise ClkError(f"the built-in pieces are broken: {registry.quarantine[0].broken}")
     return registry
+
+
+def find_asset(asset: Asset, roots: Sequence[Path]) -> Path | None:
+    """The kernel's own search: a root, or a folder of the asset's name in it, that holds all its files."""
+    for root in roots:
+        for place in (root, root / asset.name):
+            if place.is_dir() and all((place / name).exists() for name in asset.files):
+                return place
+    return None
 
 
 def entry_points() -> Iterator[metadata.EntryPoint]:

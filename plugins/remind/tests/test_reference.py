@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from cl_kernel import Field, Memory
 from cl_kernel.library.memories import policies
+from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.settings import LargestClass as LargestClassSettings
-from cl_kernel.memory import RawCodec
 from cl_plugin_remind.data import folders as folders_data
 from cl_plugin_remind.data import questions
 from cl_plugin_remind.evaluate import metrics as evaluate

@@ -95,16 +95,16 @@ def run(parser: ArgumentParser) -> Handler:
     parser.add_argument("--dry-run", action="store_true", help="with --all: list the runs only")
 
     def handle(namespace: Namespace, console: Console) -> int:
-        from cl_kernel.registry import discover
+        from cl_kernel.registry import discover, resolve
         from cl_kernel.running import session
+        from cl_kernel.running.resources import n_cores
         from cl_kernel.storage.run_folder import new_folder
-        from cl_kernel.sweeps.tasks import n_cores
 
         registry = discover()
         if namespace.all:
-            from cl_kernel.sweeps import commands as sweeping
-
-            return sweeping.go(registry, sweeping.everything(registry, namespace), namespace, console)
+            offer, _ = registry.find("command", "clk:run-all")
+            everything: Handler = resolve(offer.record.build)(ArgumentParser())
+            return everything(namespace, console)
         planned = plan(registry, request_from(namespace))
         banner(console, planned)
         folder = namespace.output or new_folder(
@@ -133,7 +133,7 @@ def resume(parser: ArgumentParser) -> Handler:
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.registry import discover
         from cl_kernel.running import session
-        from cl_kernel.sweeps.tasks import n_cores
+        from cl_kernel.running.resources import n_cores
 
         registry = discover()
         return _guarded(

@@ -1,4 +1,4 @@
-"""Every hook of the contract, version 1.
+"""Every hook of the contract, version 2.
 
 All ``clk_*s`` hooks collect: they take nothing, do no I/O, import no deep-learning library and return a list of
 frozen records. They are called once, one plugin at a time, so one that raises is quarantined alone.
@@ -6,13 +6,14 @@ frozen records. They are called once, one plugin at a time, so one that raises i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from cl_kernel.contract.events import Event
+from cl_kernel.contract.interfaces import Companions
 from cl_kernel.contract.offers import (
     Asset,
     Command,
@@ -142,6 +143,20 @@ def clk_locate(asset: Asset, roots: Sequence[Path]) -> Path | None:
     :return: the folder that holds ``asset.files``, or None to let the next plugin try.
 
     Since spec 1.
+    """
+
+
+@hookspec(firstresult=True)
+def clk_companions(
+    runs: Mapping[str, tuple[Path, Mapping[str, Any]]], n: int, listen: Sequence[Callable[[Event], None]]
+) -> Companions | None:
+    """Make comparison runs in processes of their own while their main run goes on; the first answer counts.
+
+    :param runs: label -> run folder and request, in plain values.
+    :param n: processes at once.
+    :param listen: to be told what begins.
+
+    Since spec 2.
     """
 
 

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
 
+    from cl_kernel.contract.events import Event
     from cl_kernel.contract.stream import Field, Stage
     from cl_kernel.running.loop import StreamContext
 
@@ -131,3 +134,24 @@ class Executor(Protocol):
 
     def map(self, tasks: Sequence[Mapping[str, Any]], n_jobs: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Run each task, a plain description, through :func:`cl_kernel.sweeps.sweep.run_task`."""
+
+
+class Companions(Protocol):
+    """Comparison runs that wait for somebody to make them; a listener of the main run, and a context around it."""
+
+    def __enter__(self) -> Companions: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """After an error the running ones save themselves and end."""
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event of the main run."""
+
+    def take(self) -> str | None:
+        """A run that nobody has begun, for the caller to make; None when there is none."""
+
+    def wait(self) -> None:
+        """Wait until the others are made.
+
+        :raises Interrupted: after a signal; what runs has saved itself.
+        """

@@ -260,7 +260,10 @@ class Command:
 
 @frozen(kw_only=True)
 class Tracker:
-    """Where progress and scores go. ``build(folder) -> (event) -> None``."""
+    """Where progress and scores go. ``build(folder) -> (event) -> None``.
+
+    :param default: tracks every run, where what it requires is installed; others only when ``--tracker`` names them.
+    """
 
     name: str = field(validator=_name)
     summary: str

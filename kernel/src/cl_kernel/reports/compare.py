@@ -20,9 +20,9 @@ from attrs import define, field, frozen
 from cl_kernel.contract.errors import RunConflict, UnknownName
 from cl_kernel.contract.offers import Expected
 from cl_kernel.registry import Registry
+from cl_kernel.running.plan import NEUTRAL, SHORT
 from cl_kernel.storage.files import content_key
 from cl_kernel.storage.run_folder import read_json
-from cl_kernel.sweeps.sweep import NEUTRAL, SHORT
 
 _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+
+from cl_kernel.contract import events
+from cl_kernel.storage.run_folder import read_json
+
+
+def build_plots(folder: Path) -> Callable[[events.Event], None]:
+    """The tracker ``plots``: draws a run when it ends, unless it is a comparison run or ``run.plots`` is false."""
+
+    def tell(event: events.Event) -> None:
+        if not isinstance(event, events.RunEnded) or read_json(folder / "run.json").get("label"):
+            return
+        settings = yaml.safe_load((folder / "settings.yaml").read_text())
+        results = read_json(folder / "metrics.json")
+        if settings["run"]["plots"] and results.get("metrics"):
+            draw_run(folder, results)
+
+    return tell
 
 
 def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:

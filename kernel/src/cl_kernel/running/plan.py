@@ -26,6 +26,9 @@ PIECES = ("dataset", "model", "replay", "learner", "metrics")
 CONFIGURATIONS = ("config", "gin_file", "gin_param")
 CHOICES = PIECES + CONFIGURATIONS
 RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
+SHORT = {"seed": "run.seed", "memory": "run.memory", "device": "run.device", "evaluate": "run.evaluate"}
+NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_workers", "stop_at_step"))
+"""Settings that change no number."""
 ACCEPTED_AS = {"policy": "memory", "codec": "memory", "source": "source"}
 
 
@@ -177,12 +180,17 @@ def check_installed(planned: Plan) -> None:
 
 
 def _require(offer: Offer) -> None:
-    if missing := [module for module in offer.record.requires if not importable(module)]:
+    if missing := missing_packages(offer):
         raise MissingAsset(
             f"{offer.name} needs the package {', '.join(missing)}",
             where="this Python environment",
             fix=f"pip install {' '.join(missing)}",
         )
+
+
+def missing_packages(offer: Offer) -> list[str]:
+    """What an offer requires and is not installed."""
+    return [module for module in offer.record.requires if not importable(module)]
 
 
 def importable(module: str) -> bool:

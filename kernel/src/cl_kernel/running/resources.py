@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from attrs import define, field, frozen
 
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract.errors import BadInput, MissingAsset
+from cl_kernel.registry import find_asset
 from cl_kernel.storage.files import Cache
 
 if TYPE_CHECKING:
@@ -20,13 +22,9 @@ if TYPE_CHECKING:
     from cl_kernel.memory import Memory
 
 
-def find_asset(asset: Asset, roots: Sequence[Path]) -> Path | None:
-    """The kernel's own search: a root, or a folder of the asset's name in it, that holds all its files."""
-    for root in roots:
-        for place in (root, root / asset.name):
-            if place.is_dir() and all((place / name).exists() for name in asset.files):
-                return place
-    return None
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @define(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +24,16 @@ from cl_kernel.running.plan import (
     Request,
     check_installed,
     comparable,
-    importable,
     make_request,
+    missing_packages,
     plan,
     read_request,
 )
 from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.storage.files import Cache, write_json, write_text
 from cl_kernel.storage.run_folder import RunFolder, comparison_folder, environment, new_folder, read_json
-from cl_kernel.sweeps.comparisons import Comparisons
+
+Listener = Callable[[events.Event], None]
 
 
 @renamed(beside="comparisons")
@@ -51,9 +53,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clk"
 
 
-def make_resources(
-    registry: Registry, planned: Plan, folder: Path | None, emit: Callable[[events.Event], None]
-) -> Resources:
+def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit: Listener) -> Resources:
     """Seed, device, roots and cache of a plan."""
     options = planned.options
     roots = []
@@ -83,7 +83,7 @@ def run(
     *,
     output: Path | None = None,
     comparisons: bool = True,
-    listen: Sequence[Callable[[events.Event], None]] = (),
+    listen: Sequence[Listener] = (),
     **asked: Any,
 ) -> Outcome:
     """``clk run`` as one call: ``launch("ADD_ONE_FIVE_TIMES", plugin="recall", seed=1, settings={"learner.lr": 0.1})``.
@@ -102,7 +102,7 @@ def run_plan(
     folder: Path | None = None,
     *,
     resume: bool = False,
-    listen: Sequence[Callable[[events.Event], None]] = (),
+    listen: Sequence[Listener] = (),
     base: Path = Path("runs"),
     comparisons: bool = True,
     n_comparisons: int = 0,
@@ -132,15 +132,19 @@ def run_plan(
             label: (comparison_folder(folder, label), _comparison(planned, label))
             for label in (planned.comparisons if comparisons else ())
         }
+        plain = {label: (place, attrs.asdict(request)) for label, (place, request) in others.items()}
         results: Mapping[str, Any]
-        with Comparisons(others, n_comparisons if planned.profile == "tiny" else 0, listen) as others_at_once:
+        companions = registry.companions(plain, n_comparisons if planned.profile == "tiny" else 0, listen)
+        with companions or contextlib.nullcontext():
             if resume and run.info.get("status") == "finished":
                 results = read_json(folder / "metrics.json")
             else:
-                results = _one(registry, planned, run, resume, [*listen, others_at_once], list(others))
-            while (label := others_at_once.take()) is not None:
+                hearing: Sequence[Listener] = [*listen, companions] if companions else listen
+                results = _one(registry, planned, run, resume, hearing, list(others))
+            while companions and (label := companions.take()) is not None:
                 _compared(registry, *others[label], listen)
-            others_at_once.wait()
+            if companions:
+                companions.wait()
         return Outcome(folder, results, {label: _compared(registry, *other, listen) for label, other in others.items()})
     finally:
         run.release()
@@ -155,9 +159,7 @@ def _comparison(planned: Plan, label: str) -> Request:
     return attrs.evolve(planned.request, comparison=label, profile=planned.profile)
 
 
-def _compared(
-    registry: Registry, folder: Path, request: Request, listen: Sequence[Callable[[events.Event], None]]
-) -> Mapping[str, Any]:
+def _compared(registry: Registry, folder: Path, request: Request, listen: Sequence[Listener]) -> Mapping[str, Any]:
     """The results of a comparison run, which is made or finished here if it is not yet."""
     again = (folder / "run.json").exists()
     if again and read_json(folder / "run.json").get("status") == "finished":
@@ -171,15 +173,14 @@ def _one(
     planned: Plan,
     run: RunFolder,
     resume: bool,
-    listen: Sequence[Callable[[events.Event], None]],
+    listen: Sequence[Listener],
     comparisons: Sequence[str],
 ) -> Mapping[str, Any]:
     from cl_kernel.running import loop as running
 
-    trackers = [
-        resolve(registry.find("tracker", name)[0].record.build)(run.path)
-        for name in ("jsonl", *planned.request.trackers)
-    ]
+    always = [offer for offer in registry.all("tracker") if offer.record.default and not missing_packages(offer)]
+    asked = [registry.find("tracker", name)[0] for name in planned.request.trackers]
+    trackers = [resolve(offer.record.build)(run.path) for offer in dict.fromkeys([*always, *asked])]
 
     def emit(event: events.Event) -> None:
         for tell in (*trackers, *listen):
@@ -227,17 +228,10 @@ def _one(
     tables: Mapping[str, Any] = results.get("metrics", {})
     summary = next(iter(tables.values()))["summary"] if tables else {}
     emit(events.RunEnded(digest=results["digest"], summary=summary, seconds=time.monotonic() - started))
-    wanted = planned.options.plots and not planned.request.comparison
-    if wanted and importable("matplotlib") and results.get("metrics"):
-        from cl_kernel.reports.figures import draw_run
-
-        draw_run(run.path, results)
     return results
 
 
-def _stream(
-    planned: Plan, run: RunFolder, resources: Resources, emit: Callable[[events.Event], None], resume: bool
-) -> dict[str, Any]:
+def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener, resume: bool) -> dict[str, Any]:
     from cl_kernel.running import loop as running
     from cl_kernel.running.scoring import Scorer
 
@@ -364,9 +358,7 @@ def request_of(folder: Path) -> Request:
     return read_request(raw)
 
 
-def resume(
-    registry: Registry, folder: Path, *, listen: Sequence[Callable[[events.Event], None]] = (), n_comparisons: int = 0
-) -> Outcome:
+def resume(registry: Registry, folder: Path, *, listen: Sequence[Listener] = (), n_comparisons: int = 0) -> Outcome:
     """Go on with an interrupted run, bit for bit as if it had not stopped."""
     planned = plan(registry, request_of(folder))
     return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
@@ -378,7 +370,7 @@ def reproduce(
     output: Path | None = None,
     *,
     base: Path = Path("runs"),
-    listen: Sequence[Callable[[events.Event], None]] = (),
+    listen: Sequence[Listener] = (),
 ) -> tuple[Outcome, list[str]]:
     """Run a finished run again and compare.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, evolve, field
 
 from cl_kernel.cli.console import Console, duration
+from cl_kernel.cli.run import add_run_arguments
 from cl_kernel.contract.errors import BadSetting, UnknownName
 
 if TYPE_CHECKING:
@@ -45,6 +46,21 @@ def sweep(parser: ArgumentParser) -> Handler:
         given = {"executor": namespace.executor, "n_jobs": namespace.n_jobs}
         spec = evolve(spec, **{key: value for key, value in given.items() if value not in ("", None)})
         return go(discover(), spec, namespace, console)
+
+    return handle
+
+
+def run_all(parser: ArgumentParser) -> Handler:
+    """Run everything of a plugin, as a sweep that can be resumed; ``clk run --all`` is the same."""
+    add_run_arguments(parser)
+    parser.add_argument("--output", type=Path, default=None, metavar="DIR", help="folder of all runs")
+    parser.add_argument("--dry-run", action="store_true", help="list the tasks, run nothing")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel.registry import discover
+
+        registry = discover()
+        return go(registry, everything(registry, namespace), namespace, console)
 
     return handle
 
@@ -91,9 +107,9 @@ def everything(registry: Registry, namespace: Namespace) -> Spec:
     :raises BadSetting: without a plugin, or when a flag leaves nothing.
     """
     from cl_kernel.running.plan import RUN_FLAGS
+    from cl_kernel.running.resources import n_cores
     from cl_kernel.running.settings import parse_assignments
     from cl_kernel.sweeps.sweep import Spec
-    from cl_kernel.sweeps.tasks import n_cores
 
     if not namespace.plugin:
         raise BadSetting("--all runs everything of one plugin", where="--all", fix="clk run --plugin recall --all")

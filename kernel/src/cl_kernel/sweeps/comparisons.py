@@ -7,13 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
-import attrs
 from attrs import define, field
 
 from cl_kernel.contract import events
 from cl_kernel.contract.errors import Interrupted
-from cl_kernel.running.plan import Request
 from cl_kernel.running.signals import handling_signals
 from cl_kernel.sweeps.tasks import run_task
 
@@ -25,12 +24,12 @@ class Comparisons:
     The processes begin when the first stage of the main run has ended: what it put into the cache need not be made
     again. A process that fails leaves its run to be finished by others; leaving early has the running ones save.
 
-    :param runs: label -> run folder and request.
+    :param runs: label -> run folder and request, in plain values.
     :param n: processes at once; 0 for none.
     :param listen: told what begins.
     """
 
-    runs: Mapping[str, tuple[Path, Request]]
+    runs: Mapping[str, tuple[Path, Mapping[str, Any]]]
     n: int
     listen: Sequence[Callable[[events.Event], None]] = ()
     _left: deque[str] = field(init=False)
@@ -89,5 +88,5 @@ class Comparisons:
                         text=f"{label} for comparison, in a process of its own: {folder / 'log.txt'}", values={}
                     )
                 )
-            task = {"folder": str(folder), "request": attrs.asdict(request), "comparisons": False, "threads": 0}
+            task = {"folder": str(folder), "request": request, "comparisons": False, "threads": 0}
             run_task({**task, "retries": 0}, self._stop)

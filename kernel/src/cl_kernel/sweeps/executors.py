@@ -14,7 +14,8 @@ from typing import Any
 from attrs import define
 
 from cl_kernel.contract.errors import BadSetting, ClkError
-from cl_kernel.sweeps.tasks import n_cores, run_task
+from cl_kernel.running.resources import n_cores
+from cl_kernel.sweeps.tasks import run_task
 
 STARTS = 4
 """How often a local Ray instance is tried: Ray gives its node half a minute, too little on a busy machine."""

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from cl_kernel.compatibility import renamed_keys
 from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
 from cl_kernel.registry import Registry, discover, resolve
-from cl_kernel.running.plan import Plan, Request, plan
+from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, plan
 from cl_kernel.running.settings import as_plain
 from cl_kernel.storage.files import content_key, write_text
 from cl_kernel.sweeps.tasks import outcome_of, run_task
@@ -42,9 +42,6 @@ KEYS: dict[str, type] = {
     "slurm": dict,
 }
 REQUEST = ("test", "plugin", "profile", "data_root")
-SHORT = {"seed": "run.seed", "memory": "run.memory", "device": "run.device", "evaluate": "run.evaluate"}
-NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_workers", "stop_at_step"))
-"""Settings that change no number."""
 
 
 @frozen(kw_only=True)

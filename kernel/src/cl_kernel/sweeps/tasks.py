@@ -18,11 +18,6 @@ from cl_kernel.storage.run_folder import comparison_folder, read_json
 FILES = ("task.json", "run.json", "settings.yaml", "environment.json", "metrics.json", "log.txt")
 
 
-def n_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_task(task: Mapping[str, Any], stop: threading.Event | None = None) -> dict[str, Any]:
     """Run one task in a process of its own; killed ones are taken up again from their checkpoint.
 

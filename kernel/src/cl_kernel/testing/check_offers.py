@@ -67,6 +67,8 @@ SHARED = (
     "library",
     "testing",
     "memory",
+    "library",
+    "methods",
     "metrics",
     "sweep",
 )  # kernel packages that plugins may name besides cl_kernel itself

@@ -74,7 +74,8 @@ def train_over(
     from torch import nn
 
     from cl_kernel.library.memories.policies import BiasedReservoir
-    from cl_kernel.memory import Memory, RawCodec
+    from cl_kernel.library.memories.raw import RawCodec
+    from cl_kernel.memory import Memory
     from cl_kernel.torch import device as devices
     from cl_plugin_clear.replay import TwoBufferMemory
     from cl_plugin_clear.train.buckets import Classifier

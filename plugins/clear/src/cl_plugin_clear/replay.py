@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from cl_kernel.memory import SlotGroups
+from cl_kernel.library.memories.slots import SlotGroups
 
 if TYPE_CHECKING:
     from cl_plugin_clear.settings import TwoBuffer

@@ -16,7 +16,7 @@ import numpy as np
 from attrs import define, field
 
 from cl_kernel.contract.errors import BadSetting
-from cl_kernel.memory.slots import GroupTables, SlotGroups, without_replacement
+from cl_kernel.library.memories.slots import GroupTables, SlotGroups, without_replacement
 
 if TYPE_CHECKING:
     from cl_kernel.library import settings as choices

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from cl_kernel.commands import COMMANDS
+from cl_kernel.contract.events import Event
 from cl_kernel.contract.hooks import hookimpl
-from cl_kernel.contract.offers import Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
+from cl_kernel.contract.interfaces import Companions
+from cl_kernel.contract.offers import Command, Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
 from cl_kernel.library import settings, torch_settings
 from cl_kernel.library.datasets import folder_settings
 
@@ -121,7 +125,7 @@ def clk_replays() -> Sequence[Replay]:
             )
             for name, summary, build, choice in policies
         ),
-        Replay(name="raw", kind="codec", summary="examples as they are", build="cl_kernel.memory.raw:build"),
+        Replay(name="raw", kind="codec", summary="examples as they are", build="cl_kernel.library.memories.raw:build"),
     ]
 
 
@@ -218,6 +222,13 @@ def clk_trackers() -> Sequence[Tracker]:
             default=True,
         ),
         Tracker(
+            name="plots",
+            summary="accuracy matrix and curves in plots/ when a run ends, unless run.plots is false",
+            build="cl_kernel.reports.figures:build_plots",
+            default=True,
+            requires=("matplotlib",),
+        ),
+        Tracker(
             name="tensorboard",
             summary="TensorBoard files in the run folder",
             build="cl_kernel.library.trackers:build_tensorboard",
@@ -244,3 +255,19 @@ def clk_executors() -> Sequence[Executor]:
             requires=("submitit",),
         ),
     ]
+
+
+@hookimpl
+def clk_commands() -> Sequence[Command]:
+    """``clk NAME``."""
+    return [Command(name=name, summary=summary, build=build) for name, (summary, build) in COMMANDS.items()]
+
+
+@hookimpl
+def clk_companions(
+    runs: Mapping[str, tuple[Path, Mapping[str, Any]]], n: int, listen: Sequence[Callable[[Event], None]]
+) -> Companions:
+    """Comparison runs in processes of their own."""
+    from cl_kernel.sweeps.comparisons import Comparisons
+
+    return Comparisons(runs, n, listen)

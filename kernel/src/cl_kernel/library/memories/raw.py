@@ -76,7 +76,7 @@ class RawCodec:
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take over."""
+        """Nothing to restore."""
 
 
 def build(settings: object, fields: Mapping[str, Field], resources: Resources) -> RawCodec:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from cl_kernel import Experiment, hookimpl
@@ -42,6 +43,10 @@ def request(values: dict[str, Any] = BASE, **more: Any) -> Request:
     return Request(overrides=(("test", {**values, **more}),))
 
 
+def asked(values: dict[str, Any] = BASE, **more: Any) -> dict[str, Any]:
+    return attrs.asdict(request(values, **more))
+
+
 def stored(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / name).read_text())
     return content
@@ -55,7 +60,7 @@ def test_processes_begin_after_the_first_stage_and_their_numbers_are_those_of_a_
     tmp_path: Path, registry: Registry
 ) -> None:
     heard: list[events.Event] = []
-    runs = {"a": (tmp_path / "a", request()), "b": (tmp_path / "b", request(**{"run.seed": 1}))}
+    runs = {"a": (tmp_path / "a", asked()), "b": (tmp_path / "b", asked(**{"run.seed": 1}))}
     with Comparisons(runs, 1, [heard.append]) as alongside:
         alongside(events.StageStarted(stage=0, name="", n_samples=1))
         assert not (tmp_path / "a").exists()
@@ -70,7 +75,7 @@ def test_processes_begin_after_the_first_stage_and_their_numbers_are_those_of_a_
 
 
 def test_what_no_process_has_begun_is_left_to_the_caller(tmp_path: Path) -> None:
-    with Comparisons({"a": (tmp_path / "a", request()), "b": (tmp_path / "b", request())}, 0) as alongside:
+    with Comparisons({"a": (tmp_path / "a", asked()), "b": (tmp_path / "b", asked())}, 0) as alongside:
         alongside(ENDED)
         assert [alongside.take(), alongside.take(), alongside.take()] == ["a", "b", None]
         alongside.wait()
@@ -93,7 +98,7 @@ def test_a_signal_while_waiting_saves_and_the_run_goes_on_to_the_same_numbers(
 
     with (
         pytest.raises(Interrupted) as stopped,
-        Comparisons({"a": (tmp_path / "a", request(LONG)), "b": (tmp_path / "b", request())}, 1) as alongside,
+        Comparisons({"a": (tmp_path / "a", asked(LONG)), "b": (tmp_path / "b", asked())}, 1) as alongside,
     ):
         alongside(ENDED)
         threading.Thread(target=strike).start()
@@ -107,7 +112,7 @@ def test_a_signal_while_waiting_saves_and_the_run_goes_on_to_the_same_numbers(
 
 
 def test_an_error_of_the_run_beside_has_the_others_save_themselves(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Comparisons({"a": (tmp_path / "a", request(LONG))}, 1) as alongside:
+    with pytest.raises(ZeroDivisionError), Comparisons({"a": (tmp_path / "a", asked(LONG))}, 1) as alongside:
         alongside(ENDED)
         checkpoint_in(tmp_path / "a")
         raise ZeroDivisionError

@@ -1,0 +1,23 @@
+"""The commands ``clk NAME`` of the kernel: what each does, and the function that builds it, loaded when it is used.
+
+Nothing is imported here, so that ``clk --help`` starts in a few times the interpreter's own start-up.
+"""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run an experiment", "cl_kernel.cli.run:run"),
+    "run-all": ("run everything of a plugin, as a sweep", "cl_kernel.sweeps.commands:run_all"),
+    "resume": ("go on with an interrupted run", "cl_kernel.cli.run:resume"),
+    "reproduce": ("run a finished run again and compare digests", "cl_kernel.cli.run:reproduce"),
+    "sweep": ("run a grid of experiments, here or on a cluster", "cl_kernel.sweeps.commands:sweep"),
+    "runs": ("list runs", "cl_kernel.cli.show:runs"),
+    "show": ("show a test's settings and where each value comes from, or a run", "cl_kernel.cli.show:show"),
+    "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.reports.commands:metrics"),
+    "compare": ("compare runs in one table", "cl_kernel.reports.commands:compare"),
+    "report": ("one HTML page about one or more runs", "cl_kernel.reports.commands:report"),
+    "list": ("list what plugins offer", "cl_kernel.cli.show:list_offers"),
+    "plugins": ("list plugins, broken ones with the reason", "cl_kernel.cli.show:plugins"),
+    "data": ("list or prepare data sets", "cl_kernel.cli.data:data"),
+    "doctor": ("say what works here and why not", "cl_kernel.testing.doctor:doctor"),
+    "new-plugin": ("write a package for a plugin of your own", "cl_kernel.testing.commands:new_plugin"),
+    "check-plugin": ("run the conformance kit on a plugin", "cl_kernel.testing.commands:check_plugin"),
+}
