@@ -24,11 +24,11 @@ from skimage.transform import resize
 from cl_kernel import Cache, Resources
 from cl_plugin_butd import settings as butd_settings
 from cl_plugin_butd.data import glyphs, sets, spatial
-from cl_plugin_butd.losses import instruction_loss
-from cl_plugin_butd.model import counter_stream
-from cl_plugin_butd.model.blocks import Gate, Norm
-from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.model.counter_stream import CounterStream, Topology
+from cl_plugin_butd.method.losses import instruction_loss
+from cl_plugin_butd.network import counter_stream
+from cl_plugin_butd.network.blocks import Gate, Norm
+from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
+from cl_plugin_butd.network.counter_stream import CounterStream, Topology
 
 _spec = importlib.util.spec_from_file_location("_report", Path(__file__).parent / "_report.py")
 assert _spec is not None and _spec.loader is not None

@@ -16,8 +16,22 @@ import numpy as np
 import pytest
 
 from cl_kernel import BadInput, Cache, MissingAsset, Resources
-from cl_plugin_butd import settings, standin
-from cl_plugin_butd.data import augment, glyphs, grid, legacy, packed, persons, prepare, sets, spatial, streams
+from cl_plugin_butd import settings
+from cl_plugin_butd.data import (
+    augment,
+    glyphs,
+    grid,
+    grid_sets,
+    legacy,
+    packed,
+    persons,
+    prepare,
+    sets,
+    sources,
+    spatial,
+    streams,
+    toy,
+)
 
 SMALL = {
     "variant": "custom",
@@ -114,12 +128,12 @@ def test_a_killed_preparation_continues_and_gives_the_same_bytes(
 PREPARE = """
 import sys
 from pathlib import Path
-from cl_kernel import Cache, Site
+from cl_kernel import Cache, Resources
 from cl_plugin_butd import settings
 from cl_plugin_butd.data import prepare, sets
 prepare.SHARD = 5
 chosen = settings.Spatial(**{**eval(sys.argv[2]), "n_train": 600})
-sets.prepare_spatial(chosen, Site(cache=Cache(Path(sys.argv[1]))))
+sets.prepare_spatial(chosen, Resources(cache=Cache(Path(sys.argv[1]))))
 """
 
 
@@ -227,7 +241,7 @@ def test_a_direction_that_leaves_the_canvas_everywhere_is_named() -> None:
 
 def test_missing_raw_files_say_where_they_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="data roots"):
-        sets.source_of(resources(tmp_path, roots=(tmp_path,)), "emnist")
+        sources.source_of(resources(tmp_path, roots=(tmp_path,)), "emnist")
     with pytest.raises(MissingAsset, match="scenes"):
         from cl_plugin_butd.data import clevr
 
@@ -294,7 +308,7 @@ def test_published_samples_are_imported(tmp_path: Path) -> None:
 
 
 def test_the_held_out_stand_in_never_trains_on_its_pairs(tmp_path: Path) -> None:
-    stream = standin.build_held_out(settings.HeldOut(n_train=300, n_test=50), resources(tmp_path))
+    stream = toy.build_held_out(settings.HeldOut(n_train=300, n_test=50), resources(tmp_path))
     held = {tuple(pair) for pair in stream.info["held_out"]}
     train = stream.stages[0].train.take(np.arange(len(stream.stages[0].train)), ["argument", "class"])
     assert not held & set(zip(train["argument"].tolist(), train["class"].tolist(), strict=True))
@@ -309,9 +323,9 @@ def test_raw_files_of_another_checksum_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_instruction_for_an_unknown_task_is_named(tmp_path: Path) -> None:
-    from cl_plugin_butd.train.inputs import check_instructions
+    from cl_plugin_butd.method.inputs import check_instructions
 
-    stream = standin.build(settings.Patterns(n_train=20, n_test=10), resources(tmp_path))
+    stream = toy.build(settings.Patterns(n_train=20, n_test=10), resources(tmp_path))
     check_instructions(stream.test, 2, 5)
     stream.test.tables["task"][3] = 7
     with pytest.raises(BadInput, match="unknown task 7"):
@@ -340,8 +354,8 @@ def test_a_grid_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     chosen = settings.GridStream(
         source="digits", rows=2, columns=3, cell=12, directions=("right", "up"), n_train=30, n_test=10
     )
-    first = sets.prepare_grid(chosen, resources(tmp_path))
+    first = grid_sets.prepare_grid(chosen, resources(tmp_path))
     before = digests(first)
     monkeypatch.setattr(grid, "draw", lambda *a: pytest.fail("drew again"))
-    assert sets.prepare_grid(chosen, resources(tmp_path)) == first
+    assert grid_sets.prepare_grid(chosen, resources(tmp_path)) == first
     assert digests(first) == before

@@ -1,4 +1,4 @@
-"""Every named test runs on its stand-in, cut to a handful of steps."""
+"""Every named test runs on its toy data, cut to a handful of steps."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cl_plugin_butd.model.backbones import Carried, backbone
-from cl_plugin_butd.model.blocks import Norm
-from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.model.counter_stream import CounterStream, Topology, n_parameters
+from cl_plugin_butd.network.backbones import Carried, backbone
+from cl_plugin_butd.network.blocks import Norm
+from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
+from cl_plugin_butd.network.counter_stream import CounterStream, Topology, n_parameters
 
 PERSONS = {
     "filters": [64, 64, 128, 256, 512],

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cl_plugin_butd import settings
-from cl_plugin_butd.model.hub import padded
-from cl_plugin_butd.train.vit import network
+from cl_plugin_butd.method.vit import network
+from cl_plugin_butd.network.hub import padded
 
 KINDS = {"guided": "transformers", "vanilla": "transformers", "right-of-all": "transformers",
          "multi-label": "transformers", "cct": "vit_pytorch", "pit": "timm", "encoder": "torch",

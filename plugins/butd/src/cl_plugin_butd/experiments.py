@@ -1,4 +1,4 @@
-"""Named runs as data: the papers' experiments, each with its stand-in."""
+"""Named runs as data: the papers' experiments, each with its toy data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASELINES: dict[str, tuple[str, Values, Values]] = {
     "ewc-online": ("EWC with a running Fisher (EWC++)", {"strength": 0.985, "alpha": 0.9}, {}),
     "pi": ("path integral, online", {"strength": 0.5}, {}),
 }
-"""Name -> what it does, the published settings, what the stand-in changes."""
+"""Name -> what it does, the published settings, what the toy data change."""
 
 EMNIST_NET = {
     "learner.filters": (64, 96, 128, 256),
@@ -136,14 +136,14 @@ def _ablation(name: str, summary: str, **changes: Any) -> Experiment:
 
 
 def _baseline(name: str) -> Experiment:
-    summary, _, stand_in = BASELINES[name]
+    summary, _, small = BASELINES[name]
     return Experiment(
         name=f"CL_BASELINE_{name.upper().replace('-', '_')}",
         summary=f"four directions with {summary}",
         settings={"learner": f"butd:{name}"},
         profiles={
             "tiny": {"dataset": "butd:patterns"},
-            "small": {**DIGITS_STREAM, **{f"learner.{k}": v for k, v in stand_in.items()}},
+            "small": {**DIGITS_STREAM, **{f"learner.{k}": v for k, v in small.items()}},
             "paper": {
                 "dataset": "butd:emnist-grid",
                 "learner.batch_size": 10,

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Metric, Plugin, hookimpl
 from cl_plugin_butd import settings
 from cl_plugin_butd.experiments import BASELINES, EXPERIMENTS
 
+Values = Mapping[str, Any]
 INSTRUCTION = "image + instruction -> class"
+SCORES = ("accuracy", "butd:occurrence")
+FOUR_DIRECTIONS = ["right", "left", "right2", "left2"]
+DIGITS_GRID: Values = {
+    "source": "digits",
+    "rows": 1,
+    "columns": 3,
+    "cell": 10,
+    "scale": [0.0, 0.0],
+    "shift": 2.0,
+    "margin": [0, 0],
+    "ink": [0.8, 1.0],
+    "border": False,
+    "n_train": 4000,
+    "n_test": 500,
+    "per_picture": 1,
+    "directions": FOUR_DIRECTIONS,
+}
+FASHION_GRID: Values = {
+    "source": "fashion",
+    "rows": 3,
+    "columns": 3,
+    "scale": [1.2, 1.5],
+    "n_train": 25_000,
+    "per_picture": 4,
+    "directions": ["right", "left", "up", "down"],
+}
+COLOUR_GRID: Values = {"rows": 3, "columns": 3, "cell": 32, "scale": [1.0, 1.0], "shift": 0.0}
+OMNIGLOT_ROWS: Values = {
+    "source": "omniglot",
+    "rows": 1,
+    "columns": 6,
+    "scale": [1.2, 1.5],
+    "directions": ["right", "left"],
+}
 
 
 def _torchvision(name: str, folder: str) -> Asset:
@@ -18,6 +54,22 @@ def _torchvision(name: str, folder: str) -> Asset:
         files=(folder,),
         origin=f"torchvision.datasets.{name}(ROOT, download=True)",
     )
+
+
+EMNIST = _torchvision("EMNIST", "EMNIST")
+CIFAR100 = _torchvision("CIFAR100", "cifar-100-python")
+PEOPLE = Asset(
+    name="persons",
+    summary="raw people: avatars_6_raw.npz, or .pkl converted by `clk butd import-legacy persons`",
+    files=("avatars_6_raw.npz",),
+    origin="the authors' avatars_6_raw.pkl (see the paper's repository)",
+)
+CLEVR = Asset(
+    name="clevr",
+    summary="CLEVR's scenes and pictures",
+    files=("scenes.json", "images"),
+    origin="https://cs.stanford.edu/people/jcjohns/clevr/",
+)
 
 
 @hookimpl
@@ -30,51 +82,64 @@ def clk_plugin() -> Plugin:
     )
 
 
-@hookimpl
-def clk_datasets() -> Sequence[Dataset]:
-    """Stand-ins, the papers' spatial and persons sets, grids of other sources."""
-    spatial = {
-        "build": "cl_plugin_butd.data.streams:build_spatial",
-        "settings": settings.Spatial,
-        "task": INSTRUCTION,
-        "prepare": "cl_plugin_butd.data.sets:prepare_spatial",
-        "argument": "variant",
-    }
-    grids = {
+def _grid(name: str, summary: str, asset: Asset | None, values: Values, **more: Any) -> Dataset:
+    """A stream of directions over characters of one source."""
+    record = {
         "build": "cl_plugin_butd.data.streams:build_grid",
         "settings": settings.GridStream,
         "task": INSTRUCTION,
-        "prepare": "cl_plugin_butd.data.sets:prepare_grid",
+        "prepare": "cl_plugin_butd.data.grid_sets:prepare_grid",
+        "assets": (asset,) if asset else (),
+        "profiles": {"*": values} if values else {},
     }
+    return Dataset(name=name, summary=summary, **{**record, **more})
+
+
+def _spatial(name: str, summary: str, **more: Any) -> Dataset:
+    """Strings of characters in cells, right of and left of."""
+    return Dataset(
+        name=name,
+        summary=summary,
+        build="cl_plugin_butd.data.streams:build_spatial",
+        settings=settings.Spatial,
+        task=INSTRUCTION,
+        prepare="cl_plugin_butd.data.sets:prepare_spatial",
+        argument="variant",
+        **more,
+    )
+
+
+def _toy() -> list[Dataset]:
+    """Random patterns: nothing to bring."""
     return [
         Dataset(
             name="patterns",
-            summary="rows of three random patterns, a direction a stage; embedded",
+            summary="rows of three random patterns, a direction a stage; toy data",
             task=INSTRUCTION,
-            build="cl_plugin_butd.standin:build",
+            build="cl_plugin_butd.data.toy:build",
             settings=settings.Patterns,
-            profiles={"tiny": {"directions": ["right", "left", "right2", "left2"], "n_train": 3000, "n_test": 400}},
+            profiles={"tiny": {"directions": FOUR_DIRECTIONS, "n_train": 3000, "n_test": 400}},
         ),
         Dataset(
             name="held-out",
-            summary="rows of three random patterns, some pairs never seen in training; embedded",
+            summary="rows of three random patterns, some pairs never seen in training; toy data",
             task=INSTRUCTION,
-            build="cl_plugin_butd.standin:build_held_out",
+            build="cl_plugin_butd.data.toy:build_held_out",
             settings=settings.HeldOut,
         ),
-        Dataset(
-            name="digits",
-            summary="six handwritten digits of scikit-learn in a row, one string held out",
+    ]
+
+
+def _published() -> list[Dataset]:
+    """The first paper's sets, and the same of scikit-learn's digits."""
+    return [
+        _spatial(
+            "digits",
+            "six handwritten digits of scikit-learn in a row, one string held out",
             requires=("sklearn",),
             profiles={"*": {"source": "digits", "variant": "custom", "cell": 14, "canvas": [2, 8]}},
-            **spatial,
         ),
-        Dataset(
-            name="emnist",
-            summary="EMNIST characters in cells, right of and left of",
-            assets=(_torchvision("EMNIST", "EMNIST"),),
-            **spatial,
-        ),
+        _spatial("emnist", "EMNIST characters in cells, right of and left of", assets=(EMNIST,)),
         Dataset(
             name="persons",
             summary="two people in a picture and questions about their features",
@@ -85,101 +150,59 @@ def clk_datasets() -> Sequence[Dataset]:
             argument="variant",
             requires=("skimage",),
             profiles={"tiny": {"stand_in": True, "n_configurations": 100, "n_test": 30, "size": 56}},
-            assets=(
-                Asset(
-                    name="persons",
-                    summary="raw people: avatars_6_raw.npz, or .pkl converted by `clk butd import-legacy persons`",
-                    files=("avatars_6_raw.npz",),
-                    origin="the authors' avatars_6_raw.pkl (see the paper's repository)",
-                ),
-            ),
+            assets=(PEOPLE,),
         ),
-        Dataset(
-            name="digits-grid",
-            summary="scikit-learn's digits in a row of three, a direction a stage",
+    ]
+
+
+def _grids() -> list[Dataset]:
+    """Streams of directions and, for Omniglot, of languages."""
+    return [
+        _grid(
+            "digits-grid",
+            "scikit-learn's digits in a row of three, a direction a stage",
+            None,
+            DIGITS_GRID,
             requires=("sklearn",),
-            profiles={
-                "*": {
-                    "source": "digits",
-                    "rows": 1,
-                    "columns": 3,
-                    "cell": 10,
-                    "scale": [0.0, 0.0],
-                    "shift": 2.0,
-                    "margin": [0, 0],
-                    "ink": [0.8, 1.0],
-                    "border": False,
-                    "n_train": 4000,
-                    "n_test": 500,
-                    "per_picture": 1,
-                    "directions": ["right", "left", "right2", "left2"],
-                }
-            },
-            **grids,
         ),
-        Dataset(
-            name="emnist-grid",
-            summary="EMNIST characters 4 x 4, a direction a stage",
-            assets=(_torchvision("EMNIST", "EMNIST"),),
-            **grids,
+        _grid("emnist-grid", "EMNIST characters 4 x 4, a direction a stage", EMNIST, {}),
+        _grid(
+            "fashion",
+            "Fashion-MNIST 3 x 3, a direction a stage",
+            _torchvision("FashionMNIST", "FashionMNIST"),
+            FASHION_GRID,
         ),
-        Dataset(
-            name="fashion",
-            summary="Fashion-MNIST 3 x 3, a direction a stage",
-            assets=(_torchvision("FashionMNIST", "FashionMNIST"),),
-            **grids,
-            profiles={
-                "*": {
-                    "source": "fashion",
-                    "rows": 3,
-                    "columns": 3,
-                    "scale": [1.2, 1.5],
-                    "n_train": 25_000,
-                    "per_picture": 4,
-                    "directions": ["right", "left", "up", "down"],
-                }
-            },
+        _grid(
+            "kmnist",
+            "KMNIST 3 x 3, a direction a stage",
+            _torchvision("KMNIST", "KMNIST"),
+            {"source": "kmnist", "rows": 3, "columns": 3},
         ),
-        Dataset(
-            name="kmnist",
-            summary="KMNIST 3 x 3, a direction a stage",
-            assets=(_torchvision("KMNIST", "KMNIST"),),
-            **grids,
-            profiles={"*": {"source": "kmnist", "rows": 3, "columns": 3}},
+        _grid(
+            "cifar10",
+            "CIFAR-10 3 x 3 of 32 pixels, a direction a stage",
+            _torchvision("CIFAR10", "cifar-10-batches-py"),
+            {"source": "cifar10", **COLOUR_GRID},
         ),
-        Dataset(
-            name="cifar10",
-            summary="CIFAR-10 3 x 3 of 32 pixels, a direction a stage",
-            assets=(_torchvision("CIFAR10", "cifar-10-batches-py"),),
-            **grids,
-            profiles={
-                "*": {"source": "cifar10", "rows": 3, "columns": 3, "cell": 32, "scale": [1.0, 1.0], "shift": 0.0}
-            },
+        _grid(
+            "cifar100",
+            "CIFAR-100 3 x 3 of 32 pixels, a direction a stage",
+            CIFAR100,
+            {"source": "cifar100", **COLOUR_GRID},
         ),
-        Dataset(
-            name="cifar100",
-            summary="CIFAR-100 3 x 3 of 32 pixels, a direction a stage",
-            assets=(_torchvision("CIFAR100", "cifar-100-python"),),
-            **grids,
-            profiles={
-                "*": {"source": "cifar100", "rows": 3, "columns": 3, "cell": 32, "scale": [1.0, 1.0], "shift": 0.0}
-            },
+        _grid(
+            "omniglot",
+            "Omniglot rows of six, a language a stage",
+            _torchvision("Omniglot", "omniglot-py"),
+            OMNIGLOT_ROWS,
+            build="cl_plugin_butd.data.streams:build_omniglot",
         ),
-        Dataset(
-            name="omniglot",
-            summary="Omniglot rows of six, a language a stage",
-            assets=(_torchvision("Omniglot", "omniglot-py"),),
-            **{**grids, "build": "cl_plugin_butd.data.streams:build_omniglot"},
-            profiles={
-                "*": {
-                    "source": "omniglot",
-                    "rows": 1,
-                    "columns": 6,
-                    "scale": [1.2, 1.5],
-                    "directions": ["right", "left"],
-                }
-            },
-        ),
+    ]
+
+
+def _scenes_and_classes() -> list[Dataset]:
+    """CLEVR's relations, and classes for carrying a pretrained net on."""
+    return [
         Dataset(
             name="clevr",
             summary="CLEVR scenes and relations; bring scenes.json",
@@ -187,21 +210,14 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_butd.data.clevr:build",
             settings=settings.Scenes,
             prepare="cl_plugin_butd.data.clevr:prepare",
-            assets=(
-                Asset(
-                    name="clevr",
-                    summary="CLEVR's scenes and pictures",
-                    files=("scenes.json", "images"),
-                    origin="https://cs.stanford.edu/people/jcjohns/clevr/",
-                ),
-            ),
+            assets=(CLEVR,),
         ),
         Dataset(
             name="cifar100-classes",
             summary="CIFAR-100 in ten stages of ten classes, for transfer",
             task="image -> class",
             build="cl_plugin_butd.data.streams:build_cifar_classes",
-            assets=(_torchvision("CIFAR100", "cifar-100-python"),),
+            assets=(CIFAR100,),
         ),
         Dataset(
             name="digit-classes",
@@ -214,88 +230,64 @@ def clk_datasets() -> Sequence[Dataset]:
 
 
 @hookimpl
+def clk_datasets() -> Sequence[Dataset]:
+    """Toy data, the papers' spatial and persons sets, grids of other sources."""
+    return [*_toy(), *_published(), *_grids(), *_scenes_and_classes()]
+
+
+def _learner(name: str, summary: str, build: str, schema: type, **more: Any) -> Learner:
+    """A learner of instructions."""
+    record = {"takes": (INSTRUCTION,), "framework": "torch", "requires": ("torch",)}
+    return Learner(
+        name=name, summary=summary, build=f"cl_plugin_butd.method.{build}", settings=schema, **{**record, **more}
+    )
+
+
+def _continual(name: str, summary: str, profiles: dict[str, Values]) -> Learner:
+    """A learner of a stream of instructions on the continual network."""
+    return _learner(name, summary, "continual:build", settings.Continual, metrics=SCORES, profiles=profiles)
+
+
+def _baseline(name: str) -> Learner:
+    """One of :data:`BASELINES`."""
+    summary, published, small = BASELINES[name]
+    tiny = {**settings.TINY_CONTINUAL, "method": name, **published, **small}
+    return _continual(name, summary, {"*": {"method": name, **published}, "tiny": tiny})
+
+
+@hookimpl
 def clk_learners() -> Sequence[Learner]:
     """The counter-stream network alone, the continual learner and its baselines, transfer, transformers."""
-    continual = {
-        "build": "cl_plugin_butd.train.continual:build",
-        "takes": (INSTRUCTION,),
-        "framework": "torch",
-        "settings": settings.Continual,
-        "metrics": ("accuracy", "butd:occurrence"),
-        "requires": ("torch",),
-    }
-    tiny = settings.TINY_CONTINUAL
     return [
-        Learner(
-            name="counter-stream",
-            summary="train the whole network on what a stage asks",
-            build="cl_plugin_butd.train.single:build",
-            takes=(INSTRUCTION,),
-            framework="torch",
-            settings=settings.Training,
-            metrics=("accuracy", "butd:occurrence"),
-            requires=("torch",),
+        _learner(
+            "counter-stream",
+            "train the whole network on what a stage asks",
+            "single:build",
+            settings.Training,
+            metrics=SCORES,
             profiles={"tiny": settings.TINY_TRAINING},
         ),
-        Learner(
-            name="zero-forgetting",
-            summary="a modulation, a head and statistics a task; the rest frozen",
-            profiles={"tiny": tiny},
-            **continual,
+        _continual(
+            "zero-forgetting",
+            "a modulation, a head and statistics a task; the rest frozen",
+            {"tiny": settings.TINY_CONTINUAL},
         ),
-        *(
-            Learner(
-                name=name,
-                summary=summary,
-                **continual,
-                profiles={"*": {"method": name, **published}, "tiny": {**tiny, "method": name, **published, **small}},
-            )
-            for name, (summary, published, small) in BASELINES.items()
-        ),
-        Learner(
-            name="transfer",
-            summary="carry a pretrained net to further data sets",
+        *map(_baseline, BASELINES),
+        _learner(
+            "transfer",
+            "carry a pretrained net to further data sets",
+            "transfer:build",
+            settings.Transfer,
             takes=("image -> class",),
-            build="cl_plugin_butd.train.transfer:build",
-            framework="torch",
-            settings=settings.Transfer,
             requires=("torch", "torchvision"),
-            profiles={
-                "tiny": {
-                    "net": "small",
-                    "pretrained": False,
-                    "factor": [2, 2],
-                    "epochs": 8,
-                    "step_every": 5,
-                    "expansion": "repeat",
-                }
-            },
+            profiles={"tiny": settings.TINY_TRANSFER},
         ),
-        Learner(
-            name="vit",
-            summary="transformers that answer instructions",
-            takes=(INSTRUCTION,),
-            framework="torch",
-            build="cl_plugin_butd.train.vit:build",
-            settings=settings.Vit,
-            requires=("torch",),
-            profiles={
-                "tiny": {
-                    "hidden": 48,
-                    "ffn": 96,
-                    "layers": 3,
-                    "heads": 3,
-                    "patch": 8,
-                    "image": 24,
-                    "decoder_hidden": 24,
-                    "decoder_ffn": 48,
-                    "decoder_layers": 3,
-                    "lr": 1e-3,
-                    "cyclic": False,
-                    "batch_size": 50,
-                    "epochs": 6,
-                }
-            },
+        _learner(
+            "vit",
+            "transformers that answer instructions",
+            "vit:build",
+            settings.Vit,
+            profiles={"tiny": settings.TINY_VIT},
         ),
     ]
 
@@ -307,7 +299,7 @@ def clk_metrics() -> Sequence[Metric]:
         Metric(
             name="occurrence",
             summary="share of characters whose presence is told rightly",
-            build="cl_plugin_butd.metrics:build",
+            build="cl_plugin_butd.evaluate.metrics:build",
             output="occurrence",
             target="existence",
         )
@@ -327,16 +319,16 @@ def clk_commands() -> Sequence[Command]:
         Command(
             name="import-legacy",
             summary="convert the published layout of a data set, without executing anything",
-            build="cl_plugin_butd.commands:import_legacy",
+            build="cl_plugin_butd.commands.import_legacy:import_legacy",
         ),
         Command(
             name="compose",
             summary="follow a chain of directions with a finished run",
-            build="cl_plugin_butd.commands:compose",
+            build="cl_plugin_butd.commands.compose:compose",
         ),
         Command(
             name="figure",
             summary="draw finished runs of a stream: what was learnt, what is left of it",
-            build="cl_plugin_butd.commands:figure",
+            build="cl_plugin_butd.commands.figure:figure",
         ),
     ]

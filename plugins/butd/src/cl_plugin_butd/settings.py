@@ -8,14 +8,18 @@ from attrs import field, frozen, validators
 
 from cl_kernel import doc
 
+CODE_1 = "github liavassif/BU-TD"
+"""Published code of arXiv 2105.05592."""
+CODE_2 = "github idan-tankel/BU-TD"
+"""Published code of arXiv 2311.15276 and what came before it."""
 POSITIVE = validators.gt(0)
 
 
 @frozen(kw_only=True)
 class Patterns:
-    """The embedded stand-in: rows of random patterns."""
+    """Toy data: rows of random patterns."""
 
-    directions: tuple[str, ...] = field(default=("right", "left"), metadata=doc("stages, in order", source="spec 4.6"))
+    directions: tuple[str, ...] = field(default=("right", "left"), metadata=doc("stages, in order"))
     n_patterns: int = field(default=5, validator=validators.ge(2), metadata=doc("different patterns"))
     columns: int = field(default=3, validator=validators.ge(2), metadata=doc("patterns in a picture"))
     n_train: int = field(default=3000, validator=POSITIVE, metadata=doc("training pictures"))
@@ -25,7 +29,7 @@ class Patterns:
 
 @frozen(kw_only=True)
 class HeldOut:
-    """The stand-in for combinatorial generalisation."""
+    """Toy data for combinatorial generalisation."""
 
     n_patterns: int = field(default=12, validator=validators.ge(3), metadata=doc("different patterns"))
     columns: int = field(default=3, validator=validators.ge(2), metadata=doc("patterns in a picture"))
@@ -41,17 +45,17 @@ class GridStream:
 
     source: str = field(default="emnist", metadata=doc("digits, emnist, fashion, kmnist, cifar10, cifar100, omniglot"))
     directions: tuple[str, ...] = field(
-        default=("right", "left", "left2", "down", "up"), metadata=doc("stages, in order", source="spec 5")
+        default=("right", "left", "left2", "down", "up"), metadata=doc("stages, in order", source=CODE_2)
     )
-    rows: int = field(default=4, validator=POSITIVE, metadata=doc("rows of characters", source="spec 4.4"))
-    columns: int = field(default=4, validator=POSITIVE, metadata=doc("columns of characters", source="spec 4.4"))
+    rows: int = field(default=4, validator=POSITIVE, metadata=doc("rows of characters", source=CODE_2))
+    columns: int = field(default=4, validator=POSITIVE, metadata=doc("columns of characters", source=CODE_2))
     cell: int = field(default=28, validator=POSITIVE, metadata=doc("side of a cell", unit="px"))
     scale: tuple[float, float] = field(default=(1.0, 1.1), metadata=doc("size of a character in cells"))
     shift: float = field(default=5.6, metadata=doc("largest shift", unit="px"))
     margin: tuple[int, int] = field(default=(8, 8), metadata=doc("empty border y, x", unit="px"))
     ink: tuple[float, float] = field(default=(1.0, 1.0), metadata=doc("intensity of glyphs pasted unscaled"))
     border: bool = field(default=True, metadata=doc("ask at the border, too; the answer is an extra class"))
-    n_train: int = field(default=20_000, validator=POSITIVE, metadata=doc("training pictures", source="spec 4.4"))
+    n_train: int = field(default=20_000, validator=POSITIVE, metadata=doc("training pictures", source=CODE_2))
     n_test: int = field(default=2_000, validator=POSITIVE, metadata=doc("test pictures"))
     per_picture: int = field(default=5, validator=POSITIVE, metadata=doc("questions a training picture"))
 
@@ -61,7 +65,7 @@ class Spatial:
     """The EMNIST spatial data set, for any source of characters."""
 
     variant: Literal["6-sufficient", "6-extended", "24-sufficient", "24-extended", "custom"] = field(
-        default="6-sufficient", metadata=doc("characters in a picture and size of the set", source="spec 4.2")
+        default="6-sufficient", metadata=doc("characters in a picture and size of the set", source=CODE_1)
     )
     source: str = field(default="emnist", metadata=doc("digits, emnist, kmnist or fashion"))
     n_characters: int = field(default=6, metadata=doc("in a picture; variant custom"))
@@ -69,7 +73,7 @@ class Spatial:
     cell: int = field(default=28, validator=POSITIVE, metadata=doc("side of a cell", unit="px"))
     canvas: tuple[int, int] = field(default=(4, 8), metadata=doc("cells down and across"))
     scale: tuple[float, float] = field(
-        default=(0.5, 1.0), metadata=doc("smallest and largest size of a character in cells", source="spec 4.2")
+        default=(0.5, 1.0), metadata=doc("smallest and largest size of a character in cells", source=CODE_1)
     )
     n_train: int = field(default=0, metadata=doc("training pictures; 0 for the variant's"))
     n_test: int = field(default=2000, validator=POSITIVE, metadata=doc("held-out test pictures"))
@@ -78,7 +82,7 @@ class Spatial:
     string_seed: int = field(default=777, metadata=doc("seed of the held-out strings"))
     questions: int = field(default=0, metadata=doc("questions a training picture and direction; 0 for the variant's"))
     augment: Literal["on-the-fly", "offline", "none"] = field(
-        default="on-the-fly", metadata=doc("when pictures are shifted, turned and brightened", source="spec 4.2")
+        default="on-the-fly", metadata=doc("when pictures are shifted, turned and brightened", source=CODE_1)
     )
     segmentation: bool = field(default=False, metadata=doc("keep pictures of the queried object alone"))
     raw_checksum: str = field(default="", metadata=doc("refuse raw characters of another checksum; empty for any"))
@@ -89,13 +93,13 @@ class Spatial:
 class PersonsData:
     """The persons data set."""
 
-    variant: Literal["sufficient", "extended"] = field(default="sufficient", metadata=doc("size", source="spec 4.3"))
+    variant: Literal["sufficient", "extended"] = field(default="sufficient", metadata=doc("size", source=CODE_1))
     hide_many: bool = field(default=False, metadata=doc("hold out about 40 % instead of 7 %"))
     stand_in: bool = field(default=False, metadata=doc("draw procedural people instead of reading the raw file"))
     n_configurations: int = field(default=0, metadata=doc("pictures before the 80 % split; 0 for the variant's"))
     n_test: int = field(default=0, metadata=doc("test and val pictures; 0 for the published number"))
     augment: Literal["on-the-fly", "offline", "none"] = field(
-        default="on-the-fly", metadata=doc("when pictures are shifted, turned and brightened", source="spec 4.3")
+        default="on-the-fly", metadata=doc("when pictures are shifted, turned and brightened", source=CODE_1)
     )
     size: int = field(default=112, validator=POSITIVE, metadata=doc("a person's side at full scale", unit="px"))
     segmentation: bool = field(default=False, metadata=doc("keep pictures of the queried person alone"))
@@ -113,15 +117,15 @@ class Scenes:
 class Network:
     """Shape of a counter-stream network."""
 
-    filters: tuple[int, ...] = field(default=(64, 96, 128, 256), metadata=doc("channels by stage", source="spec 3"))
-    strides: tuple[int, ...] = field(default=(2, 2, 1, 2), metadata=doc("stride by stage", source="spec 3"))
-    blocks: tuple[int, ...] = field(default=(0, 1, 1, 1), metadata=doc("blocks by stage", source="spec 3"))
-    separable: bool = field(default=True, metadata=doc("depthwise-separable convolutions", source="spec 2.1"))
+    filters: tuple[int, ...] = field(default=(64, 96, 128, 256), metadata=doc("channels by stage", source=CODE_1))
+    strides: tuple[int, ...] = field(default=(2, 2, 1, 2), metadata=doc("stride by stage", source=CODE_1))
+    blocks: tuple[int, ...] = field(default=(0, 1, 1, 1), metadata=doc("blocks by stage", source=CODE_1))
+    separable: bool = field(default=True, metadata=doc("depthwise-separable convolutions", source=CODE_1))
     placement: Literal["TD", "BU1", "BU2", "NOFLAG", "BU1_SIMPLE", "BU1_NOLAT"] = field(
-        default="TD", metadata=doc("where the instruction enters", source="spec 2.5")
+        default="TD", metadata=doc("where the instruction enters", source=CODE_1)
     )
     variant: Literal["shared", "separate", "duplicate"] = field(
-        default="shared", metadata=doc("how the two bottom-up passes relate", source="spec 1")
+        default="shared", metadata=doc("how the two bottom-up passes relate", source=CODE_1)
     )
     bu_to_td: bool = field(default=True, metadata=doc("laterals from bottom-up to top-down"))
     td_to_bu: bool = field(default=True, metadata=doc("laterals from top-down to bottom-up"))
@@ -138,25 +142,25 @@ class Network:
 class Training(Network):
     """Learning one stage with the whole network (the first paper)."""
 
-    optimizer: Literal["adam", "sgd"] = field(default="adam", metadata=doc("optimiser", source="spec 5"))
-    lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source="spec 5"))
+    optimizer: Literal["adam", "sgd"] = field(default="adam", metadata=doc("optimiser", source=CODE_1))
+    lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_1))
     momentum: float = field(default=0.9, metadata=doc("of SGD"))
-    weight_decay: float = field(default=2e-4, metadata=doc("coupled weight decay", source="spec 5"))
-    batch_size: int = field(default=10, validator=POSITIVE, metadata=doc("questions a step", source="spec 5"))
-    epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source="spec 6"))
+    weight_decay: float = field(default=2e-4, metadata=doc("coupled weight decay", source=CODE_1))
+    batch_size: int = field(default=10, validator=POSITIVE, metadata=doc("questions a step", source=CODE_1))
+    epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source=CODE_1))
     schedule: Literal["constant", "cyclic", "cosine"] = field(default="constant", metadata=doc("learning rate by step"))
-    cyclic_top: float = field(default=2e-3, metadata=doc("highest rate of the cyclic schedule", source="spec 6"))
+    cyclic_top: float = field(default=2e-3, metadata=doc("highest rate of the cyclic schedule", source=CODE_1))
     occurrence: bool = field(default=True, metadata=doc("train the occurrence head"))
     normalise: Literal["mean-image", "centred"] = field(
         default="mean-image", metadata=doc("subtract the mean picture (0..255), or (v - 0.25) 2 of 0..1")
     )
     augment: tuple[float, float, float, int] = field(
         default=(0.0, 0.0, 0.0, 0),
-        metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source="spec 4.2"),
+        metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source=CODE_1),
     )
     scores_per_epoch: int = field(default=0, metadata=doc("learning-curve points an epoch; 0 for only the end"))
     best_of: bool = field(
-        default=False, metadata=doc("keep the weights of the epoch that is best on iid_val", source="spec 6")
+        default=False, metadata=doc("keep the weights of the epoch that is best on iid_val", source=CODE_1)
     )
     pictures: int = field(
         default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
@@ -171,10 +175,10 @@ class Training(Network):
 class Continual(Network):
     """Learning a stream of instructions (the second paper and its baselines)."""
 
-    filters: tuple[int, ...] = field(default=(64, 64, 96, 96), metadata=doc("channels by stage", source="spec 3"))
-    strides: tuple[int, ...] = field(default=(2, 2, 1, 2), metadata=doc("stride by stage", source="spec 3"))
-    blocks: tuple[int, ...] = field(default=(0, 1, 1, 1), metadata=doc("blocks by stage", source="spec 3"))
-    separable: bool = field(default=False, metadata=doc("depthwise-separable convolutions", source="spec 3"))
+    filters: tuple[int, ...] = field(default=(64, 64, 96, 96), metadata=doc("channels by stage", source=CODE_2))
+    strides: tuple[int, ...] = field(default=(2, 2, 1, 2), metadata=doc("stride by stage", source=CODE_2))
+    blocks: tuple[int, ...] = field(default=(0, 1, 1, 1), metadata=doc("blocks by stage", source=CODE_2))
+    separable: bool = field(default=False, metadata=doc("depthwise-separable convolutions", source=CODE_2))
     method: Literal[
         "modulation",
         "masks",
@@ -193,9 +197,9 @@ class Continual(Network):
         "pi",
     ] = field(default="modulation", metadata=doc("what keeps earlier tasks, or not"))
     modulation: Literal["act", "weight-mul", "weight-1m", "interp", "none"] = field(
-        default="weight-mul", metadata=doc("generation of the modulation", source="spec 2.8")
+        default="weight-mul", metadata=doc("generation of the modulation", source=CODE_2)
     )
-    factor: tuple[int, ...] = field(default=(8, 8, 1, 1), metadata=doc("shrinkage of a modulation", source="spec 2.8"))
+    factor: tuple[int, ...] = field(default=(8, 8, 1, 1), metadata=doc("shrinkage of a modulation", source=CODE_2))
     init_one: bool = field(
         default=False, metadata=doc("multiplicative modulations start at 1, the unmodulated filter (not the original)")
     )
@@ -203,25 +207,25 @@ class Continual(Network):
         default="argument", metadata=doc("what enters at the top: argument alone, or task and argument")
     )
     train_argument: bool = field(default=False, metadata=doc("later tasks train their language's arguments, too"))
-    strength: float = field(default=0.0, metadata=doc("weight of the penalty in the convex mix", source="spec 5"))
-    compat: bool = field(default=False, metadata=doc("reproduce the doubled weight of LwF and LFL", source="spec 9.14"))
-    temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation", source="spec 2.9"))
+    strength: float = field(default=0.0, metadata=doc("weight of the penalty in the convex mix", source=CODE_2))
+    compat: bool = field(default=False, metadata=doc("reproduce the doubled weight of LwF and LFL", source=CODE_2))
+    temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation", source=CODE_2))
     alpha: float = field(default=0.5, metadata=doc("share of the old importance (MAS), of the new square (online)"))
     walk_period: int = field(default=10, validator=POSITIVE, metadata=doc("steps between readings (RWalk)"))
-    lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of the first task", source="spec 5"))
-    later_lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of later tasks", source="spec 5"))
+    lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of the first task", source=CODE_2))
+    later_lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of later tasks", source=CODE_2))
     weight_decay: float = field(default=0.0, metadata=doc("coupled weight decay"))
-    batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step", source="spec 5"))
-    epochs: int = field(default=70, validator=POSITIVE, metadata=doc("of the first task", source="spec 5"))
-    later_epochs: int = field(default=30, validator=POSITIVE, metadata=doc("of later tasks", source="spec 5"))
+    batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step", source=CODE_2))
+    epochs: int = field(default=70, validator=POSITIVE, metadata=doc("of the first task", source=CODE_2))
+    later_epochs: int = field(default=30, validator=POSITIVE, metadata=doc("of later tasks", source=CODE_2))
     schedule: Literal["step", "cosine", "constant"] = field(default="step", metadata=doc("learning rate"))
-    step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between halvings", source="spec 5"))
+    step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between halvings", source=CODE_2))
     normalise: Literal["mean-image", "centred"] = field(
         default="mean-image", metadata=doc("subtract the mean picture (0..255), or (v - 0.25) 2 of 0..1")
     )
     augment: tuple[float, float, float, int] = field(
         default=(0.0, 0.0, 0.0, 0),
-        metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source="spec 4.4"),
+        metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source=CODE_2),
     )
     pictures: int = field(
         default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
@@ -248,7 +252,7 @@ _TINY = {
     "normalise": "centred",
 }
 TINY_TRAINING = {**_TINY, "separable": False, "weight_decay": 0.0, "epochs": 6}
-"""The verified stand-in network (spec 4.6)."""
+"""A network that learns the toy data in seconds."""
 
 TINY_CONTINUAL = {**_TINY, "factor": (2, 2, 1, 1), "init_one": True, "later_lr": 2e-2, "epochs": 5, "later_epochs": 4}
 """The same for the continual learner; baselines learn later tasks at the first task's rate."""
@@ -262,21 +266,19 @@ class Transfer:
     pretrained: bool = field(default=True, metadata=doc("start from the library's weights; else learn stage 0 fully"))
     weights: str = field(default="", metadata=doc("a weight file to start from (resnet32)"))
     method: Literal["modulation", "masks", "classifier", "full", "lwf"] = field(
-        default="modulation", metadata=doc("what later stages may change", source="spec 5")
+        default="modulation", metadata=doc("what later stages may change", source=CODE_2)
     )
-    factor: tuple[int, ...] = field(default=(4, 4), metadata=doc("shrinkage of a modulation", source="spec 5"))
+    factor: tuple[int, ...] = field(default=(4, 4), metadata=doc("shrinkage of a modulation", source=CODE_2))
     expansion: Literal["repeat", "bicubic", "nearest"] = field(
-        default="bicubic", metadata=doc("how a modulation grows to the filter", source="spec 2.8")
+        default="bicubic", metadata=doc("how a modulation grows to the filter", source=CODE_2)
     )
-    tau: float = field(default=0.005, metadata=doc("threshold of masks", source="spec 2.8"))
-    lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("learning rate", source="spec 5"))
-    weight_decay: float = field(default=0.0, metadata=doc("coupled weight decay", source="spec 5"))
+    tau: float = field(default=0.005, metadata=doc("threshold of masks", source=CODE_2))
+    lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2))
+    weight_decay: float = field(default=0.0, metadata=doc("coupled weight decay", source=CODE_2))
     first_lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("of stage 0 when it is learnt fully"))
-    batch_size: int = field(default=32, validator=POSITIVE, metadata=doc("samples a step", source="spec 5"))
-    epochs: int = field(default=30, validator=POSITIVE, metadata=doc("passes over a stage", source="spec 5"))
-    step_every: int = field(
-        default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source="spec 5")
-    )
+    batch_size: int = field(default=32, validator=POSITIVE, metadata=doc("samples a step", source=CODE_2))
+    epochs: int = field(default=30, validator=POSITIVE, metadata=doc("passes over a stage", source=CODE_2))
+    step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source=CODE_2))
     temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation"))
     strength: float = field(default=1.0, metadata=doc("weight of the distillation"))
     hidden: int = field(default=0, metadata=doc("hidden units of an expanded read-out; 0 for a linear one"))
@@ -288,7 +290,7 @@ class Vit:
 
     kind: Literal[
         "multi-label", "right-of-all", "guided", "vanilla", "encoder", "encoder-decoder", "two-stream", "cct", "pit"
-    ] = field(default="guided", metadata=doc("architecture", source="spec 3"))
+    ] = field(default="guided", metadata=doc("architecture", source=CODE_2))
     hidden: int = field(default=768, validator=POSITIVE, metadata=doc("width"))
     layers: int = field(default=3, validator=POSITIVE, metadata=doc("depth"))
     heads: int = field(default=2, validator=POSITIVE, metadata=doc("attention heads"))
@@ -302,11 +304,32 @@ class Vit:
     self_attention: bool = field(default=True, metadata=doc("self-attention before the lateral one (two-stream)"))
     deepest_first: bool = field(default=True, metadata=doc("read encoder states deepest first (encoder-decoder)"))
     hub: str = field(default="", metadata=doc("pretrained model of the hub, or empty"))
-    lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source="spec 6"))
-    cyclic: bool = field(default=True, metadata=doc("1e-4..2e-3 triangular, half period 5 epochs", source="spec 6"))
+    lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2))
+    cyclic: bool = field(default=True, metadata=doc("1e-4..2e-3 triangular, half period 5 epochs", source=CODE_2))
     batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step"))
-    epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source="spec 6"))
+    epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source=CODE_2))
 
 
-TASK_SELECT = {"image": 224, "patch": 16, "lr": 3e-4, "cyclic": False, "batch_size": 256, "epochs": 100}
-"""What the task-selecting transformers share (spec 3)."""
+TINY_TRANSFER = {
+    "net": "small",
+    "pretrained": False,
+    "factor": [2, 2],
+    "epochs": 8,
+    "step_every": 5,
+    "expansion": "repeat",
+}
+TINY_VIT = {
+    "hidden": 48,
+    "ffn": 96,
+    "layers": 3,
+    "heads": 3,
+    "patch": 8,
+    "image": 24,
+    "decoder_hidden": 24,
+    "decoder_ffn": 48,
+    "decoder_layers": 3,
+    "lr": 1e-3,
+    "cyclic": False,
+    "batch_size": 50,
+    "epochs": 6,
+}

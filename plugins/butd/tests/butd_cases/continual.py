@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from butd_cases.counter_stream import unpack
-from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.model.counter_stream import Topology
-from cl_plugin_butd.weights import from_continual, load_renamed
+from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
+from cl_plugin_butd.network.counter_stream import Topology
+from cl_plugin_butd.weights.names import from_continual, load_renamed
 
 
 def build(config: dict[str, Any]) -> ContinualCounterStream:
@@ -37,7 +37,7 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
     config = case["config"]
     heads = {(0, index): task for task, index in enumerate(config["index_in_weight_names"])}
     net = build(config)
-    # the published file also holds tables nobody reads (pitfall 11)
+    # the published file also holds tables nobody reads
     wanted = {
         name: from_continual(name, heads)
         for name, shape, _ in case["packed_index"]["w0"]

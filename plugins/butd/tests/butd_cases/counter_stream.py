@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cl_plugin_butd.losses import instruction_loss, occurrence_accuracy, task_accuracy
-from cl_plugin_butd.model.counter_stream import CounterStream, Topology, n_parameters
-from cl_plugin_butd.weights import from_first_generation, load_renamed
+from cl_plugin_butd.method.losses import instruction_loss, occurrence_accuracy, task_accuracy
+from cl_plugin_butd.network.counter_stream import CounterStream, Topology, n_parameters
+from cl_plugin_butd.weights.names import from_first_generation, load_renamed
 
 NORMS = {
     "BatchNorm": "batch",

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cl_plugin_butd.losses import (
+from cl_plugin_butd.method.losses import chosen_head_loss
+from cl_plugin_butd.method.regularisers import (
     OnlineEwc,
     OnlinePathIntegral,
     OnlineWalk,
-    chosen_head_loss,
     distillation,
     mas_objective,
     quadratic,
 )
-from cl_plugin_butd.model.blocks import Norm
-from cl_plugin_butd.model.counter_stream import TaskArgumentTop
-from cl_plugin_butd.model.modulation import ActivationModulation, binary_mask, expand, interpolate, modulation_size
-from cl_plugin_butd.train.schedule import cyclic_rate, is_better, mean_image, warmup_factors
-from cl_plugin_butd.weights import from_split_top
+from cl_plugin_butd.method.schedule import cyclic_rate, is_better, mean_image, warmup_factors
+from cl_plugin_butd.network.blocks import Norm
+from cl_plugin_butd.network.counter_stream import TaskArgumentTop
+from cl_plugin_butd.network.modulation import ActivationModulation, binary_mask, expand, interpolate, modulation_size
+from cl_plugin_butd.weights.names import from_split_top
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 
 from butd_cases.counter_stream import unpack
-from cl_plugin_butd.model.hub import HubVit, rename_for_installed
-from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
-from cl_plugin_butd.weights import from_task_select, load_renamed
+from cl_plugin_butd.network.hub import HubVit, rename_for_installed
+from cl_plugin_butd.network.transformers import (
+    TaskSelectEncoder,
+    TaskSelectEncoderDecoder,
+    TaskSelectTwoStream,
+    VitShape,
+)
+from cl_plugin_butd.weights.names import from_task_select, load_renamed
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -14,7 +14,7 @@ import numpy as np
 
 from cl_kernel import BadInput, MissingAsset, Resources, Stage, Stream, fingerprint
 from cl_plugin_butd.data.questions import Questions, question_fields
-from cl_plugin_butd.standin import picked
+from cl_plugin_butd.data.toy import picked
 
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import Scenes

@@ -1,4 +1,4 @@
-"""Characters on a grid and questions in any direction: the continual streams and their stand-ins.
+"""Characters on a grid and questions in any direction: the continual streams and their toy data.
 
 y grows downwards: dy = -1 is up.
 

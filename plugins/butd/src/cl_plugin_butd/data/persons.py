@@ -236,7 +236,7 @@ def render(recipe: PersonsRecipe, people: People, scene: Scene, only: int | None
 
 
 def procedural(rng: np.random.Generator, *, n_people: int = 6, per_person: int = 24, side: int = 24) -> People:
-    """People for tests and the stand-in: a base shape each, features as stripes of different grey.
+    """Toy people: a base shape each, features as stripes of different grey.
 
     Every held-out pair occurs, and so does its absence.
     """

@@ -86,3 +86,58 @@ def question_fields(n_tasks: int, n_arguments: int, n_occurrence: int, n_classes
         "class": Field(shape=(), dtype="int64", kind="class", n=n_classes),
         "box": Field(shape=(4,), dtype="int64", kind="vector"),
     }
+
+
+def existence(layout: np.ndarray, n_classes: int) -> np.ndarray:
+    """Which characters a picture shows, uint8 [N, K]."""
+    shown = np.zeros((len(layout), n_classes), np.uint8)
+    shown[np.arange(len(layout))[:, None], layout.reshape(len(layout), -1)] = 1
+    return shown
+
+
+def joined(parts: list[Questions]) -> Questions:
+    """Questions about the same pictures one after the other."""
+    first = parts[0]
+    return Questions(
+        first.images,
+        np.concatenate([p.picture for p in parts]),
+        {name: np.concatenate([p.tables[name] for p in parts]) for name in first.tables},
+        first.fields,
+        first.shape,
+        first.corner,
+    )
+
+
+def picked(samples: Questions, rows: np.ndarray) -> Questions:
+    """Some questions."""
+    return Questions(
+        samples.images,
+        samples.picture[rows],
+        {k: v[rows] for k, v in samples.tables.items()},
+        samples.fields,
+        samples.shape,
+        samples.corner,
+    )
+
+
+def stacked(a: Questions, b: Questions) -> Questions:
+    """Questions about different pictures, one after the other."""
+    return Questions(
+        np.concatenate([a.images, b.images]),
+        np.concatenate([a.picture, b.picture + len(a.images)]),
+        {k: np.concatenate([a.tables[k], b.tables[k]]) for k in a.tables},
+        a.fields,
+        a.shape,
+        a.corner,
+    )
+
+
+def widened(samples: Questions, n: int) -> Questions:
+    """The same with presence tables of a common width."""
+    tables = dict(samples.tables)
+    before = tables["existence"]
+    tables["existence"] = np.pad(before, ((0, 0), (0, n - before.shape[1])))
+    n_tasks = samples.fields["task"].n
+    return Questions(
+        samples.images, samples.picture, tables, question_fields(n_tasks, n, n, n + 1), samples.shape, samples.corner
+    )

@@ -1,4 +1,4 @@
-"""The published sets, prepared: spatial and persons, and the grids of other sources.
+"""The published sets, prepared: spatial and persons.
 
 Shapes: Q questions, H W canvas.
 """
@@ -15,11 +15,12 @@ import attrs
 import numpy as np
 
 from cl_kernel import BadInput, MissingAsset, Resources
-from cl_plugin_butd.data import augment, glyphs, persons, prepare, spatial
+from cl_plugin_butd.data import augment, persons, prepare, spatial
 from cl_plugin_butd.data.prepare import Prepared, data_folder
+from cl_plugin_butd.data.sources import source_of
 
 if TYPE_CHECKING:
-    from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
+    from cl_plugin_butd.settings import PersonsData, Spatial
 
 
 # ---- spatial ----------------------------------------------------------------------------------------
@@ -43,43 +44,6 @@ def spatial_recipe(settings: Spatial) -> spatial.SpatialRecipe:
         string_seed=settings.string_seed,
         questions=settings.questions or None,
     )
-
-
-def raw_root(resources: Resources, name: str, source: str) -> Path | None:
-    """Folder of the raw files of a source below the data roots; None where it needs none.
-
-    :raises MissingAsset: saying what was looked for.
-    """
-    if source == glyphs.DIGITS:
-        return None
-    for root in resources.roots:
-        if (root / name).exists():
-            return root
-    raise MissingAsset(
-        f"no raw files of {source} ({name})",
-        where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
-        fix="pass --data-root DIR; `clk data list` says where to get them",
-    )
-
-
-RAW_FOLDER = {
-    "emnist": "EMNIST",
-    "fashion": "FashionMNIST",
-    "kmnist": "KMNIST",
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "omniglot": "omniglot-py",
-    "digits": "",
-}
-
-
-def source_of(resources: Resources, source: str) -> glyphs.Glyphs:
-    """Glyphs of a source, raw files looked for below the data roots."""
-    if source not in RAW_FOLDER:
-        raise BadInput(
-            f"unknown glyph source {source!r}", where="dataset.source", fix=f"use one of {', '.join(RAW_FOLDER)}"
-        )
-    return glyphs.load(source, raw_root(resources, RAW_FOLDER[source], source))
 
 
 def drawn_part(recipe: spatial.SpatialRecipe) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -291,19 +255,3 @@ def persons_set(settings: PersonsData, resources: Resources) -> Prepared:
 def prepare_persons(settings: PersonsData, resources: Resources) -> Path:
     """``clk data prepare butd:persons``."""
     return persons_set(settings, resources).folder
-
-
-# ---- grids ------------------------------------------------------------------------------------------
-def prepare_grid(settings: GridStream, resources: Resources) -> Path:
-    """``clk data prepare butd:fashion`` and the other grids; for Omniglot, a set for each stage of languages."""
-    from cl_plugin_butd.data.streams import grid_pictures, language_groups
-
-    source = source_of(resources, settings.source)
-    if settings.source != "omniglot":
-        return grid_pictures(settings, resources, source)
-    folder = Path()
-    languages = np.asarray(source.languages)
-    for task, group in enumerate(language_groups(source)):
-        usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
-        folder = grid_pictures(settings, resources, source, usable, task)
-    return folder.parent

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from cl_kernel import (
-    ArraySamples,
-    Field,
-    Resources,
-    Stage,
-    Stream,
-    class_incremental,
-    content_key,
-    fingerprint,
-    write_json,
-)
-from cl_plugin_butd import standin
+from cl_kernel import ArraySamples, Field, Resources, Stage, Stream, class_incremental, fingerprint
 from cl_plugin_butd.data import glyphs, grid
-from cl_plugin_butd.data.prepare import MANIFEST, SHARD, Prepared, data_folder
-from cl_plugin_butd.data.sets import persons_set, source_of, spatial_set
+from cl_plugin_butd.data.asking import language_questions, staged
+from cl_plugin_butd.data.grid_sets import grid_pictures, language_groups, recipe_of, split_instances
+from cl_plugin_butd.data.prepare import Prepared
+from cl_plugin_butd.data.questions import stacked, widened
+from cl_plugin_butd.data.sets import persons_set, spatial_set
+from cl_plugin_butd.data.sources import source_of
 
 if TYPE_CHECKING:
     from cl_plugin_butd.settings import GridStream, PersonsData, Spatial
@@ -43,7 +35,7 @@ def build_persons(settings: PersonsData, resources: Resources) -> Stream:
 def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> Stream:
     info = prepared.manifest["info"]
     held, seen = prepared.samples("test"), prepared.samples("val")
-    test = standin.stacked(held, seen)
+    test = stacked(held, seen)
     return Stream(
         name=name,
         task=TASK,
@@ -56,85 +48,6 @@ def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> St
     )
 
 
-def recipe_of(settings: GridStream) -> grid.GridRecipe:
-    """The recipe of the settings."""
-    return grid.GridRecipe(
-        rows=settings.rows,
-        columns=settings.columns,
-        cell=settings.cell,
-        margin=settings.margin,
-        scale=settings.scale,
-        shift=settings.shift,
-        ink=settings.ink,
-    )
-
-
-def grid_pictures(
-    settings: GridStream,
-    resources: Resources,
-    source: glyphs.Glyphs,
-    usable: tuple[int, ...] | None = None,
-    tag: int = 0,
-) -> Path:
-    """Layouts and pictures of a grid, drawn once, in shards; a killed preparation goes on with the next shard.
-
-    Pictures of the test come from other instances than those of training.
-
-    :param usable: classes to draw; None for all the source allows.
-    """
-    recipe, usable = recipe_of(settings), usable or source.usable
-    recipe.check(source)
-    sizes = {"train": settings.n_train, "test": settings.n_test}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.asdict(recipe).items()}
-    inputs = {
-        "version": 2,
-        "recipe": plain,
-        "raw": source.checksum,
-        "sizes": sizes,
-        "usable": list(usable),
-        "seed": resources.seed,
-        "tag": tag,
-    }
-    folder = data_folder("", resources) / f"grid-{source.name}-{content_key(inputs)[:16]}"
-    if (folder / MANIFEST).exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    halves = split_instances(source)
-    for side, n in sizes.items():
-        layout = grid.layouts(recipe, usable, n, resources.rng("layout", side, tag))
-        np.save(folder / f"{side}-layout.npy", layout)
-        shards = []
-        for start in range(0, n, SHARD):
-            shard = folder / f"{side}-{start // SHARD:05d}.part.npy"
-            if not shard.exists():
-                drawn = grid.draw(
-                    recipe, halves[side], layout[start : start + SHARD], resources.rng("draw", side, tag, start)
-                )
-                temporary = shard.with_suffix(".tmp")
-                with temporary.open("wb") as handle:
-                    np.save(handle, drawn)
-                temporary.rename(shard)
-            shards.append(shard)
-        np.save(folder / f"{side}-image.npy", np.concatenate([np.load(shard) for shard in shards]))
-    write_json(folder / MANIFEST, {"inputs": inputs})
-    for shard in folder.glob("*.part.npy"):
-        shard.unlink()
-    return folder
-
-
-def split_instances(source: glyphs.Glyphs, share: float = 0.8) -> dict[str, glyphs.Glyphs]:
-    """The first part of each character's instances for training, the rest for the test; all where there is one."""
-    train, test = [], []
-    for rows in source.instances():
-        cut = max(1, int(share * len(rows)))
-        train.append(rows[:cut])
-        test.append(rows[cut:] if cut < len(rows) else rows)
-    return {
-        side: attrs.evolve(source, images=source.images[rows], labels=source.labels[rows])
-        for side, rows in (("train", np.concatenate(train)), ("test", np.concatenate(test)))
-    }
-
-
 def build_grid(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each direction over one set of pictures."""
     source = source_of(resources, settings.source)
@@ -145,7 +58,7 @@ def build_grid(settings: GridStream, resources: Resources) -> Stream:
         side: (np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy", mmap_mode="r"))
         for side in ("train", "test")
     }
-    return standin.staged(
+    return staged(
         f"{settings.source} grid",
         recipe,
         source,
@@ -156,18 +69,6 @@ def build_grid(settings: GridStream, resources: Resources) -> Stream:
         resources,
         border=settings.border,
     )
-
-
-INITIAL_LANGUAGES = 5
-LATER_LANGUAGES = (49, 43, 42, 41, 40)
-"""Languages by count of characters: 48 to 44 are learnt first, together; then these (spec 4.4)."""
-
-
-def language_groups(source: glyphs.Glyphs) -> list[tuple[int, ...]]:
-    """Languages of each stage."""
-    n = len(source.language_names)
-    first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
-    return [first, *((language,) for language in LATER_LANGUAGES if language < n)]
 
 
 def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
@@ -188,7 +89,7 @@ def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
         for side in ("train", "test"):
             layout, image = np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy")
             numbered = np.vectorize(local.get)(layout).astype(np.int64)
-            made[side] = standin.language_questions(
+            made[side] = language_questions(
                 recipe,
                 image,
                 numbered,
@@ -204,11 +105,11 @@ def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
         sets[word] = np.arange(start, start + len(made["test"]))
         start += len(made["test"])
     width = max(n_arguments)
-    tests = [standin.widened(t, width) for t in tests]
-    stages = [attrs.evolve(stage, train=standin.widened(stage.train, width)) for stage in stages]
+    tests = [widened(t, width) for t in tests]
+    stages = [attrs.evolve(stage, train=widened(stage.train, width)) for stage in stages]
     test = tests[0]
     for more in tests[1:]:
-        test = standin.stacked(test, more)
+        test = stacked(test, more)
     names = tuple(f"character {i}" for i in range(width)) + ("border",)
     return Stream(
         name="omniglot",
@@ -228,7 +129,7 @@ def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
 
 
 def build_cifar_classes(settings: Any, resources: Resources) -> Stream:
-    """CIFAR-100's training pictures in ten stages of ten classes; a tenth, drawn with seed 0, is the test (spec 5)."""
+    """CIFAR-100's training pictures in ten stages of ten classes; a tenth, drawn with seed 0, is the test."""
     source = source_of(resources, "cifar100")
     n = len(source.images) * 5 // 6  # the test pictures come last and are left alone
     order = np.random.RandomState(0).permutation(n)
@@ -251,7 +152,7 @@ def build_cifar_classes(settings: Any, resources: Resources) -> Stream:
 
 
 def build_digit_classes(settings: Any, resources: Resources) -> Stream:
-    """scikit-learn's digits in three stages: 4, 3 and 3 classes; a small stand-in for a stream of data sets."""
+    """scikit-learn's digits in three stages: 4, 3 and 3 classes; toy data for a stream of data sets."""
     source = glyphs.digits()
     halves = split_instances(source)
     spec = {

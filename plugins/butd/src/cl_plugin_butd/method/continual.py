@@ -16,14 +16,15 @@ from torch import Tensor
 
 from cl_kernel import BadInput, Samples, Setup, Stage, Stream
 from cl_kernel.torch import device, state
-from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
-from cl_plugin_butd.model.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.model.counter_stream import Topology
+from cl_plugin_butd.evaluate.composition import write_composition, write_compound
+from cl_plugin_butd.evaluate.reports import write_reports
+from cl_plugin_butd.method.baselines import Keeper
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, task_of
+from cl_plugin_butd.method.schedule import cosine_rate, step_rate
+from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
+from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.settings import Network
-from cl_plugin_butd.train.baselines import Keeper
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, task_of
-from cl_plugin_butd.train.schedule import cosine_rate, step_rate
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -126,7 +127,7 @@ class ContinualLearner:
     net: ContinualCounterStream
     inputs: Inputs
     keeper: Keeper
-    parts: Setup
+    setup: Setup
     optimizer: torch.optim.Optimizer = field(init=False)
     position: list[int] = field(factory=lambda: [0, 0, 0])
     curve: list[list[float]] = field(factory=list)
@@ -176,12 +177,12 @@ class ContinualLearner:
         """All that the first task's network depends on; None for methods that watch its training step by step."""
         if self.keeper.needs_plain_gradient():
             return None
-        resources, s = self.parts.resources, self.settings
+        resources, s = self.setup.resources, self.settings
         return {
             "version": 1,
             "settings": {name: getattr(s, name) for name in BASE_FIELDS},
             "weights": {name: list(value.shape) for name, value in self.net.base().items()},
-            "data": self.parts.stream.fingerprint,
+            "data": self.setup.stream.fingerprint,
             "stage": [stage.name, len(stage.train)],
             "seed": resources.seed,
             "device": self.inputs.device.type,
@@ -313,7 +314,7 @@ class ContinualLearner:
         check_instructions(samples, len(self.net.tasks), max(self.net.n_arguments))
         training = self.net.training
         self.net.eval()
-        self.inputs.fit(self.parts.stream.stages[0].train)
+        self.inputs.fit(self.setup.stream.stages[0].train)
         try:
             with torch.no_grad():
                 for start in range(0, len(samples), CHUNK):
@@ -335,15 +336,15 @@ class ContinualLearner:
 
     def finish(self, ctx: StreamContext) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
-        evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
+        write_reports(self, ctx, self.settings.pictures, self.curve)
         if self.settings.compose:
-            evaluate.write_composition(self, ctx, self.settings.compose)
+            write_composition(self, ctx, self.settings.compose)
         if self.settings.compound:
-            evaluate.write_compound(self, ctx, self.settings.compound)
+            write_compound(self, ctx, self.settings.compound)
 
     def classes(self, image: np.ndarray, task: np.ndarray, argument: np.ndarray) -> np.ndarray:
         """Answers to questions about pictures, int64 [n]."""
-        questions = Asked(image, task, argument, self.parts.stream.test.spec)
+        questions = Asked(image, task, argument, self.setup.stream.test.spec)
         return np.concatenate([out["class"] for out in self.predict(questions)])
 
     def compound(self, image: np.ndarray, argument: np.ndarray, tasks: Sequence[int]) -> np.ndarray:
@@ -369,9 +370,9 @@ class ContinualLearner:
         self.curve = [list(row) for row in tree["curve"]]
         state.restore(self.net, tree["net"])
         stage, epoch, step = self.position
-        last = len(self.parts.stream.stages) - 1
+        last = len(self.setup.stream.stages) - 1
         at = min(stage, last) if [epoch, step] != [0, 0] or stage == 0 else min(stage - 1, last)
-        self.optimizer = self.new_optimizer(task_of(self.parts.stream.stages[at]))
+        self.optimizer = self.new_optimizer(task_of(self.setup.stream.stages[at]))
         state.restore(self.optimizer, tree["optimizer"])
         self.inputs.mean = None if tree["mean"] is None else np.asarray(tree["mean"])
         tensors = {

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_kernel import BadSetting
-from cl_plugin_butd.model.blocks import Norm
-from cl_plugin_butd.model.modulation import WeightModulation
+from cl_plugin_butd.network.blocks import Norm
+from cl_plugin_butd.network.modulation import WeightModulation
 
 
 class TaskConv(nn.Module):

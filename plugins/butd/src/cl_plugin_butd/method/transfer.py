@@ -17,10 +17,10 @@ from torch import Tensor
 
 from cl_kernel import Samples, Setup, Stage
 from cl_kernel.torch import device, state
-from cl_plugin_butd.losses import distillation
-from cl_plugin_butd.model.backbones import Carried, backbone
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches
-from cl_plugin_butd.train.schedule import step_rate
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches
+from cl_plugin_butd.method.regularisers import distillation
+from cl_plugin_butd.method.schedule import step_rate
+from cl_plugin_butd.network.backbones import Carried, backbone
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -61,7 +61,7 @@ class TransferLearner:
     settings: Transfer
     net: Carried
     inputs: Inputs
-    parts: Setup
+    setup: Setup
     first: int
     optimizer: torch.optim.Optimizer = field(init=False)
     teacher: Carried | None = None
@@ -82,7 +82,7 @@ class TransferLearner:
         n = len(stage.train)
         per_epoch = len(batches(n, s.batch_size, np.arange(n)))
         ctx.phase(f"{s.method}: {stage.name}", s.epochs * per_epoch)
-        lookup = torch.full((self.parts.stream.n_classes,), -1, device=self.inputs.device)
+        lookup = torch.full((self.setup.stream.n_classes,), -1, device=self.inputs.device)
         lookup[torch.tensor(stage.classes)] = torch.arange(len(stage.classes), device=self.inputs.device)
         top = s.first_lr if task == 0 else s.lr
         self.net.train()
@@ -137,8 +137,8 @@ class TransferLearner:
         """
         training = self.net.training
         self.net.eval()
-        stages = self.parts.stream.stages
-        owner = np.full(self.parts.stream.n_classes, -1)
+        stages = self.setup.stream.stages
+        owner = np.full(self.setup.stream.n_classes, -1)
         for stage in stages:
             owner[list(stage.classes)] = stage.index
         try:
@@ -147,7 +147,7 @@ class TransferLearner:
                     taken = samples.take(np.arange(start, min(start + CHUNK, len(samples))), ["image", "class"])
                     image = self.inputs.pixels(torch.from_numpy(taken["image"]).to(self.inputs.device))
                     belongs = owner[taken["class"]]
-                    scores = np.full((len(belongs), self.parts.stream.n_classes), -np.inf, np.float32)
+                    scores = np.full((len(belongs), self.setup.stream.n_classes), -np.inf, np.float32)
                     for index in np.unique(belongs):
                         rows = np.flatnonzero(belongs == index)
                         logits = self.net(image[torch.from_numpy(rows)], int(index) + self.first)
@@ -169,7 +169,7 @@ class TransferLearner:
         """Take over what :meth:`state` gave."""
         self.position = [int(v) for v in tree["position"]]
         state.restore(self.net, tree["net"])
-        last = len(self.parts.stream.stages) - 1
+        last = len(self.setup.stream.stages) - 1
         inside = self.position[1:] != [0, 0]
         self.optimizer = self.new_optimizer(min(self.position[0] if inside else max(self.position[0] - 1, 0), last))
         state.restore(self.optimizer, tree["optimizer"])

@@ -15,16 +15,16 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from cl_plugin_butd.model.blocks import Norm, modulated_weight
-from cl_plugin_butd.model.counter_stream import ArgumentTop, CounterStream, TaskArgumentTop, TaskHead, Topology
-from cl_plugin_butd.model.modulation import ActivationModulation, BlockModulation, WeightModulation
+from cl_plugin_butd.network.blocks import Norm, modulated_weight
+from cl_plugin_butd.network.counter_stream import ArgumentTop, CounterStream, TaskArgumentTop, TaskHead, Topology
+from cl_plugin_butd.network.modulation import ActivationModulation, BlockModulation, WeightModulation
 
 
 @frozen(kw_only=True)
 class ModulationSpec:
     """Which modulation a task gets.
 
-    :param kind: one of :data:`cl_plugin_butd.model.modulation.MODULATIONS`, or ``none``.
+    :param kind: one of :data:`cl_plugin_butd.network.modulation.MODULATIONS`, or ``none``.
     :param factor: shrinkage per axis of the filter.
     :param init: starting value; None for the kind's own.
     :param first: whether the first task has one, too; without it, that task uses the filters as they are.

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from cl_plugin_butd.model.blocks import Gate, Norm, combine, conv, convolve, initialise, rectified
-from cl_plugin_butd.model.modulation import BlockModulation
+from cl_plugin_butd.network.blocks import Gate, Norm, combine, conv, convolve, initialise, rectified
+from cl_plugin_butd.network.modulation import BlockModulation
 
 PLACEMENTS = ("TD", "BU1", "BU2", "NOFLAG", "BU1_SIMPLE", "BU1_NOLAT")
 VARIANTS = ("shared", "separate", "duplicate")

@@ -152,7 +152,7 @@ def load_renamed(model: nn.Module, named: Mapping[str, Tensor], *, allow_missing
     :param allow_missing: regular expressions of our names that the source may lack.
     :raises BadInput: naming what has no counterpart.
     """
-    # buffers of the per-task tables are ours alone: the published ones held stale zeros (pitfall 11)
+    # buffers of the per-task tables are ours alone: the published ones hold stale zeros
     allowed = [re.compile(p) for p in (*allow_missing, r".*\.task_(mean|var|stored)")]
     missing, unknown = model.load_state_dict(dict(named), strict=False)
     missing = [name for name in missing if not any(p.fullmatch(name) for p in allowed)]
@@ -165,7 +165,7 @@ def load_renamed(model: nn.Module, named: Mapping[str, Tensor], *, allow_missing
 
 
 def from_split_top(name: str, shape: tuple[int, ...]) -> str | None:
-    """Our name of a parameter of the split task / argument embedding; None for tables nobody reads (pitfall 11)."""
+    """Our name of a parameter of the split task / argument embedding; None for tables nobody reads."""
     name = name.replace(".norm.", ".")
     if name.endswith(("running_mean", "running_var")) and len(shape) == 2:
         return None

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from cl_kernel import BadSetting, Samples, Setup, Stage
 from cl_kernel.torch import device, state
-from cl_plugin_butd import evaluate
 from cl_plugin_butd.data.augment import Augmentation
-from cl_plugin_butd.losses import Terms, instruction_loss
-from cl_plugin_butd.model.counter_stream import CounterStream, Outputs, Topology
-from cl_plugin_butd.train.hyper import apply_hyper
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches, check_instructions, in_shape
-from cl_plugin_butd.train.schedule import cosine_rate, cyclic_rate, is_better
+from cl_plugin_butd.evaluate.reports import write_reports
+from cl_plugin_butd.method.hyper import apply_hyper
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape
+from cl_plugin_butd.method.losses import Terms, instruction_loss
+from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better
+from cl_plugin_butd.network.counter_stream import CounterStream, Outputs, Topology
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -80,7 +80,7 @@ class SingleLearner:
     settings: Training
     net: CounterStream
     inputs: Inputs
-    parts: Setup
+    setup: Setup
     n_tasks: int
     n_arguments: int
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -212,7 +212,7 @@ class SingleLearner:
         """Scores [n, K], classes and occurrence logits."""
         training = self.net.training
         self.net.eval()
-        self.inputs.fit(self.parts.stream.stages[0].train)
+        self.inputs.fit(self.setup.stream.stages[0].train)
         try:
             with torch.no_grad():
                 for start in range(0, len(samples), CHUNK):
@@ -244,7 +244,7 @@ class SingleLearner:
 
     def finish(self, ctx: StreamContext) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
-        evaluate.write_reports(self, ctx, self.settings.pictures, self.curve)
+        write_reports(self, ctx, self.settings.pictures, self.curve)
 
     def state(self) -> dict[str, Any]:
         """Weights, statistics, optimiser, position."""

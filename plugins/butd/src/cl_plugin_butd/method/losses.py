@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
-from cl_plugin_butd.model.counter_stream import Outputs
+from cl_plugin_butd.network.counter_stream import Outputs
 
 IMAGE_WEIGHT = 0.01
 """Weight of the drawn object's squared error (targets are 0..255)."""
@@ -45,7 +45,7 @@ def instruction_loss(
     weight: Tensor | None = None,
     drawing: Tensor | None = None,
 ) -> Terms:
-    """Occurrence + task + drawn object / 100; summed, not averaged (sec. 2.6 of the specification).
+    """Occurrence + task + drawn object / 100; summed, not averaged.
 
     :param labels: int64 [B, J].
     :param existence: 0 or 1 for each class, [B, n_occurrence].

@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from cl_kernel import Samples, Setup, Stage
 from cl_kernel.torch import device, state
-from cl_plugin_butd.model.transformers import TaskSelectEncoder, TaskSelectEncoderDecoder, TaskSelectTwoStream, VitShape
-from cl_plugin_butd.train.inputs import CHUNK, Inputs, batches
-from cl_plugin_butd.train.schedule import cyclic_rate
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches
+from cl_plugin_butd.method.schedule import cyclic_rate
+from cl_plugin_butd.network.transformers import (
+    TaskSelectEncoder,
+    TaskSelectEncoderDecoder,
+    TaskSelectTwoStream,
+    VitShape,
+)
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -48,7 +53,7 @@ def network(s: Vit, n_tasks: int, n_arguments: int, n_classes: int) -> nn.Module
             return TaskSelectEncoderDecoder(shape, decoder, patch=s.patch, deepest_first=s.deepest_first, **common)
         case "two-stream":
             return TaskSelectTwoStream(shape, patch=s.patch, mix=s.mix, self_attention=s.self_attention, **common)
-    from cl_plugin_butd.model.hub import CctInstructed, HubVit, PitInstructed
+    from cl_plugin_butd.network.hub import CctInstructed, HubVit, PitInstructed
 
     if s.kind == "cct":
         return CctInstructed(**common)
@@ -77,7 +82,7 @@ class VitLearner:
     settings: Vit
     net: nn.Module
     inputs: Inputs
-    parts: Setup
+    setup: Setup
     n_tasks: int
     n_arguments: int
     optimizer: torch.optim.Optimizer = field(init=False)

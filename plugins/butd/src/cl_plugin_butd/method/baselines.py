@@ -1,7 +1,8 @@
 """What the regularising baselines keep between tasks, and the penalty they make of it.
 
 Everything is held as named tensors, so that a checkpoint is just those names. All act on the shared weights (BU1, TD,
-BU2) and leave the heads alone. The textbook versions, not the published code's slips (specification, pitfall 14).
+BU2) and leave the heads alone. The textbook versions, not the slips of the
+published code (github idan-tankel/BU-TD, ``Baselines_code``).
 """
 
 from __future__ import annotations
@@ -14,9 +15,16 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from cl_kernel.torch.regularisation import PathIntegral
-from cl_plugin_butd.losses import OnlineEwc, OnlinePathIntegral, OnlineWalk, distillation, mas_objective, quadratic
-from cl_plugin_butd.model.blocks import Norm
-from cl_plugin_butd.model.continual import ContinualCounterStream
+from cl_plugin_butd.method.regularisers import (
+    OnlineEwc,
+    OnlinePathIntegral,
+    OnlineWalk,
+    distillation,
+    mas_objective,
+    quadratic,
+)
+from cl_plugin_butd.network.blocks import Norm
+from cl_plugin_butd.network.continual import ContinualCounterStream
 
 QUADRATIC = ("ewc", "mas", "si", "imm-mean", "imm-mode")
 ONLINE = ("rwalk", "ewc-online", "pi")
@@ -26,7 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Pictures as the network sees them, arguments, answers."""
 
 SI_DAMPING = 1e-7
-"""Added to the squared distance travelled (spec 2.9)."""
+"""Added to the squared distance travelled (as published)."""
 
 
 @define(eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cl_kernel import BadInput, Mismatch, Samples, Stage
 from cl_plugin_butd.data.augment import Augmentation, augment
-from cl_plugin_butd.train.schedule import mean_image
+from cl_plugin_butd.method.schedule import mean_image
 
 RESIDENT_BYTES = 1 << 30
 CHUNK = 250

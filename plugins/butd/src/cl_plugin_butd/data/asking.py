@@ -1,0 +1,128 @@
+"""Questions about pictures of a grid, a stage and a test set for each direction.
+
+Shapes: N pictures, Q questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cl_kernel import Stage, Stream, fingerprint
+from cl_plugin_butd.data import grid
+from cl_plugin_butd.data.glyphs import Glyphs
+from cl_plugin_butd.data.questions import Questions, existence, joined, question_fields
+
+if TYPE_CHECKING:
+    from cl_kernel import Resources
+    from cl_plugin_butd.settings import GridStream
+
+
+def questions(
+    recipe: grid.GridRecipe,
+    images: np.ndarray,
+    layout: np.ndarray,
+    glyphs: Glyphs,
+    direction: tuple[int, int],
+    task: int,
+    n_tasks: int,
+    per_picture: int,
+    rng: np.random.Generator,
+    *,
+    border: bool = False,
+) -> Questions:
+    """Samples of one direction about drawn pictures."""
+    n = len(glyphs.class_names)
+    picture, place, argument, answer = grid.ask(layout, *direction, per_picture, rng, border=n if border else None)
+    corner = np.stack(np.divmod(place, recipe.columns), 1) * recipe.cell + np.asarray(recipe.margin)
+    box = np.concatenate([corner, np.full_like(corner, recipe.cell)], 1)
+    tables = {
+        "task": np.full(len(picture), task, np.int64),
+        "argument": argument.astype(np.int64),
+        "existence": existence(layout, n)[picture],
+        "class": answer.astype(np.int64),
+        "box": box.astype(np.int64),
+    }
+    return Questions(images, picture, tables, question_fields(n_tasks, n, n, n + border))
+
+
+def language_questions(
+    recipe: grid.GridRecipe,
+    images: np.ndarray,
+    layout: np.ndarray,
+    n: int,
+    direction: tuple[int, int],
+    task: int,
+    n_tasks: int,
+    settings: GridStream,
+    rng: np.random.Generator,
+) -> Questions:
+    """Samples of one language, its characters numbered from 0; the border is the label after them."""
+    picture, place, argument, answer = grid.ask(
+        layout, *direction, settings.per_picture, rng, border=n if settings.border else None
+    )
+    corner = np.stack(np.divmod(place, recipe.columns), 1) * recipe.cell + np.asarray(recipe.margin)
+    tables = {
+        "task": np.full(len(picture), task, np.int64),
+        "argument": argument.astype(np.int64),
+        "existence": existence(layout, n)[picture],
+        "class": answer.astype(np.int64),
+        "box": np.concatenate([corner, np.full_like(corner, recipe.cell)], 1).astype(np.int64),
+    }
+    return Questions(images, picture, tables, question_fields(n_tasks, n, n, n + 1))
+
+
+def staged(
+    name: str,
+    recipe: grid.GridRecipe,
+    glyphs: Glyphs,
+    directions: Sequence[str],
+    ways: Sequence[tuple[int, int]],
+    sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    per_picture: int,
+    resources: Resources,
+    *,
+    border: bool,
+) -> Stream:
+    """A stage and a test set for each direction over drawn pictures.
+
+    :param sides: ``train`` and ``test`` -> (layouts, pictures).
+    """
+    stages, tests, test_sets, start = [], [], {}, 0
+    for task, (word, way) in enumerate(zip(directions, ways, strict=True)):
+        made = {
+            side: questions(
+                recipe,
+                images,
+                layout,
+                glyphs,
+                way,
+                task,
+                len(ways),
+                per_picture if side == "train" else 1,
+                resources.rng("questions", side, word),
+                border=border,
+            )
+            for side, (layout, images) in sides.items()
+        }
+        stages.append(Stage(index=task, name=word, train=made["train"], info={"task": task, "direction": list(way)}))
+        tests.append(made["test"])
+        test_sets[word] = np.arange(start, start + len(made["test"]))
+        start += len(made["test"])
+    return Stream(
+        name=name,
+        task="image + instruction -> class",
+        stages=stages,
+        test=joined(tests),
+        test_sets=test_sets,
+        class_names=(*glyphs.class_names, *(("border",) if border else ())),
+        fingerprint=fingerprint(sides["train"][0], sides["test"][0], glyphs.checksum, tuple(directions)),
+        info={
+            "directions": [list(way) for way in ways],
+            "n_arguments": [len(glyphs.class_names)],
+            "languages": [0] * len(ways),
+            "border": border,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Published weights: their names mapped onto ours."""
