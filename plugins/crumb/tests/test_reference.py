@@ -1,12 +1,18 @@
-"""Every case of the golden manifest, by kind: what our code computes beside what the authors' code computed."""
+"""Every case of the golden manifest, by kind: what our code computes beside what the authors' code computed.
+
+A check takes every parameter from its case: a case fails when it holds an array, a hyper-parameter or an argument that
+its check never looked at.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +30,30 @@ from cl_plugin_crumb.network import codebook, maps
 
 PLUGIN = "crumb"
 OWN = Path(__file__).parent / "golden"
-Case = dict[str, np.ndarray]
+
+
+class Case(dict[str, Any]):
+    """Named values of a case, which remember what was looked at."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.seen.add(name)
+        return super().get(name, default)
+
+    def starting(self, prefix: str) -> list[str]:
+        return [name for name in self if name.startswith(prefix)]
+
+    def check_used(self) -> None:
+        assert not set(self) - self.seen, f"the check uses nothing of {', '.join(sorted(set(self) - self.seen))}"
+
+
 CHECKS: dict[str, Callable[[Case, dict], None]] = {}
 
 
@@ -63,9 +92,10 @@ def test_reference(folder: Path, case: dict | None) -> None:
     assert case["kind"] in CHECKS, f"no check for kind {case['kind']!r}"
     torch.set_num_threads(1)
     with np.load(folder / case["file"]) as content:
-        arrays = {name: content[name] for name in content.files}
-    assert set(case["arrays"]) <= set(arrays)
+        arrays = Case({name: content[name] for name in content.files})
+    assert set(case["arrays"]) == set(arrays)
     CHECKS[case["kind"]](arrays, case)
+    arrays.check_used()
 
 
 def check(kind: str) -> Callable[[Callable[[Case, dict], None]], None]:
@@ -85,29 +115,77 @@ def close(actual: object, expected: np.ndarray, rtol: float = 1e-5, atol: float 
     )
 
 
+def hyper_parameters(z: Case) -> Case:
+    return Case(dict(zip(z["hyper_names"].tolist(), z["hyper"].tolist(), strict=True)))
+
+
+def said(text: str, pattern: str, default: str | None = None) -> str:
+    """What the case's description says where the pattern has its group."""
+    found = re.search(pattern, text)
+    assert found or default is not None, f"no {pattern!r} in {text!r}"
+    return found[1] if found else str(default)
+
+
+def named_values(text: str) -> Case:
+    """``lr 0.05, momentum 0.9, ...`` as names and values; a word without a value is True."""
+    out: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().rpartition(" ")
+        number = re.fullmatch(r"-?[\d.]+(e-?\d+)?", value)
+        out.update({name: float(value)} if name and number else {part.strip(): True})
+    return Case(out)
+
+
+def test_a_check_that_ignores_part_of_its_case_fails() -> None:
+    case = Case({"lr": 0.1, "replay_times": 2})
+    assert case["lr"] == 0.1
+    with pytest.raises(AssertionError, match="replay_times"):
+        case.check_used()
+
+
+def test_crops_of_maps_keep_the_share_that_they_have_of_seven_places() -> None:
+    assert [maps.crop_scale(side) for side in (7, 13)] == [(pytest.approx(2 / 7), 1.0), (pytest.approx(4 / 13), 1.0)]
+
+
 # ---- codebook --------------------------------------------------------------------------------
+
+MATCHED = {"random_distmatch_dense": 1, "random_distmatch_sparse": 2, "distmatch_augmented_sparse": 2}
+MATCHED |= {"random_everyperm": 1, "random_everyperm_shuffled": 1, "random_everyperm_remove_half_rows": 1}
+MATCHED |= {"random_distmatch_sparse_scratch_pretrain": 2}
+"""Start -> how many of sigma and sparsity it takes; ``rigid_everyperm`` has named values instead."""
+
+
+def start_parameters(strategy: str, text: str) -> dict[str, float]:
+    parts = text.split("_") if text else []
+    named = [re.fullmatch(r"([a-z]+)(-?[\d.]+)", part) for part in parts]
+    if strategy == "rigid_everyperm":
+        assert all(named), f"{text!r} has values without names"
+        values = {found[1]: float(found[2]) for found in named if found}
+        assert set(values) <= {"high", "low", "jitter"}
+        return values
+    assert not any(named)
+    assert len(parts) <= MATCHED.get(strategy, 0), f"{strategy} does not use {text!r}"
+    values = dict(zip(("sigma", "sparsity"), map(float, parts), strict=False))
+    if strategy == "random_distmatch_sparse_scratch_pretrain":
+        assert tuple(values.values()) in ((), codebook.SCRATCH)
+    return values
 
 
 @check("codebook_init")
 def _(z: Case, case: dict) -> None:
-    for name, expected in z.items():
-        if name == "seed":
-            continue
+    seed = int(z["seed"])
+    for name in set(z) - {"seed"}:
         strategy, size, *matched = name.split("__")
         n_blocks, length = map(int, size.split("_"))
-        sigma, sparsity = ([float(x) for x in matched[0].split("_")] + [None])[:2] if matched else (None, None)
-        close(
-            codebook.start_values(
-                strategy,
-                n_blocks,
-                length,
-                sigma=sigma,
-                sparsity=sparsity,
-                generator=torch.Generator().manual_seed(int(z["seed"])),
-                rng=np.random.RandomState(int(z["seed"])),
-            ),
-            expected,
+        found = codebook.start_values(
+            strategy,
+            n_blocks,
+            length,
+            **start_parameters(strategy, "_".join(matched)),
+            generator=torch.Generator().manual_seed(seed),
+            rng=np.random.RandomState(seed),
         )
+        close(found, z[name])
 
 
 @check("assign_reconstruct")
@@ -122,7 +200,7 @@ def _(z: Case, case: dict) -> None:
     # From here on with the recorded indices: where two scores tie, either choice is right.
     indices = tensor(z["indices"])
     packed = codebook.pack(indices, len(book))
-    assert packed.dtype == np.uint8
+    assert packed.dtype == codebook.code_dtype(len(book))
     np.testing.assert_array_equal(packed, z["storage_row"])
     shape = tuple(features.shape[1:])
     rebuilt = codebook.rebuild(indices, book)
@@ -160,10 +238,12 @@ class Fire(nn.Module):
 class Tiny:
     """Extractor, head and codebook of the manifest's description, with the case's weights."""
 
-    def __init__(self, z: Case, prefix: str = "") -> None:
-        self.extractor = nn.Sequential(
-            conv(z[f"{prefix}E_conv_w"], z[f"{prefix}E_conv_b"], 2), nn.ReLU(), nn.AdaptiveMaxPool2d(4)
-        ).requires_grad_(False)
+    def __init__(self, z: Case, case: dict, prefix: str = "") -> None:
+        what = case["what"]
+        first = conv(z[f"{prefix}E_conv_w"], z[f"{prefix}E_conv_b"], int(said(what, r"stride (\d+)", "2")))
+        assert int(said(what, r"pad (\d+) \(E_conv", str(first.padding[0]))) == first.padding[0]
+        side = int(said(what, r"max pool to (\d+)x", "4"))
+        self.extractor = nn.Sequential(first, nn.ReLU(), nn.AdaptiveMaxPool2d(side)).requires_grad_(False)
         self.head = nn.Sequential(
             Fire(z, prefix),
             conv(z[f"{prefix}H_cls_w"], z[f"{prefix}H_cls_b"]),
@@ -172,6 +252,8 @@ class Tiny:
             nn.Flatten(),
         )
         self.book = codebook.Codebook(tensor(z[f"{prefix}codebook"])) if f"{prefix}codebook" in z else None
+        if self.book is not None and re.search(r"[Cc]odebook frozen|freeze_memory", what):
+            self.book.requires_grad_(False)
 
     def named(self) -> dict[str, Tensor]:
         fire, classes = self.head[0], self.head[1]
@@ -197,7 +279,7 @@ class Tiny:
 
 @check("sample_first_batch")
 def _(z: Case, case: dict) -> None:
-    tiny = Tiny(z)
+    tiny = Tiny(z, case)
     n_blocks, length = z["codebook"].shape
     rng = np.random.RandomState(int(z["seed"]))
     book = codebook.Codebook(
@@ -213,7 +295,7 @@ def _(z: Case, case: dict) -> None:
 
 @check("codes")
 def _(z: Case, case: dict) -> None:
-    tiny = Tiny(z)
+    tiny = Tiny(z, case)
     features = tiny.extractor(tensor(z["images"]))
     np.testing.assert_array_equal(codebook.pack(tiny.book.indices(features), len(z["codebook"])), z["codes"])
     close(tiny.head(features), z["direct_logits"])
@@ -222,7 +304,7 @@ def _(z: Case, case: dict) -> None:
 
 @check("test_perturbation")
 def _(z: Case, case: dict) -> None:
-    tiny = Tiny(z)
+    tiny = Tiny(z, case)
     features = tiny.extractor(tensor(z["images"]))
     close(features, z["features"])
     kinds = [name.removeprefix("perturbed_") for name in z if name.startswith("perturbed_")]
@@ -236,79 +318,111 @@ def _(z: Case, case: dict) -> None:
 
 @check("pretrain_steps")
 def _(z: Case, case: dict) -> None:
-    tiny, hyper = Tiny(z, "init_"), dict(zip(z["hyper_names"].tolist(), z["hyper"].tolist(), strict=True))
-    assert hyper["clamp"] == train.CLAMP
+    tiny, hyper = Tiny(z, case, "init_"), hyper_parameters(z)
     optimizer = tiny.optimizer(hyper["lr"], hyper["momentum"], hyper["weight_decay"])
     weights = losses.Weights(hyper["w_out"], hyper["w_direct"])
+    n_classes = tiny.head[1].out_channels
     for step, (images, targets) in enumerate(zip(z["images"], z["targets"], strict=True)):
         features, labels = tiny.extractor(tensor(images)), tensor(targets)
-        n_classes = tiny.head[1].out_channels
         with torch.no_grad():
-            direct = losses.cross_entropy(tiny.head(features), labels, n_classes)
-        found = train.step_new(tiny.head, tiny.book, optimizer, features, labels, n_classes, weights)
-        assert ("direct" in found) == bool(weights.direct)
-        close(direct, z["loss_direct"][step])
-        close(found["out"], z["loss_out"][step])
+            both = {
+                "direct": losses.cross_entropy(tiny.head(features), labels, n_classes),
+                "out": losses.cross_entropy(tiny.head(tiny.book(features)), labels, n_classes),
+            }
+        found = train.step_new(
+            tiny.head, tiny.book, optimizer, features, labels, n_classes, weights, clamp=hyper["clamp"]
+        )
+        assert set(found) == {name for name in both if getattr(weights, name)}
+        for name, value in (both | found).items():
+            close(value, z[f"loss_{name}"][step])
         tiny.compare(z, f"s{step + 1}_")
+    hyper.check_used()
+
+
+class Remembered:
+    """What a case says is remembered, by class, and the maps that a replay step makes of it."""
+
+    def __init__(self, z: Case, storage: str, tiny: Tiny, seed: int) -> None:
+        self.storage, self.tiny, self.images = storage, tiny, z["images"]
+        self.shape = tuple(tiny.extractor(tensor(self.images[0])).shape[1:])
+        self.rows = {int(name.split("_")[-1]): z[name] for name in z.starting("memory_")}
+        self.moments: dict[int, policies.Moments] = {}
+        for name in z.starting("welford_examples_"):
+            c = int(name.split("_")[-1])
+            self.moments[c] = policies.Moments()
+            self.moments[c].add(z[name])
+            close(self.moments[c].mean, z[f"welford_mean_{c}"], 1e-5, 1e-7)
+            close(self.moments[c].variance, z[f"welford_varp_{c}"], 1e-5, 1e-7)
+        self.rng, self.normal = random.Random(seed), np.random.RandomState(seed)
+        self.store = policies.ClassStore(permute=lambda n: np.arange(n))
+        for c in self.rows or self.moments:
+            self.store.rows[c] = np.arange(len(self.rows[c])) if self.rows else np.zeros(1, np.int64)
+        self.picks: list[tuple[int, int, int]] = []
+
+    def pick(self, n: int) -> int:
+        if self.moments:
+            return 0
+        drawn = self.rng.randint(0, n - 1)
+        self.picks.append((0, n - 1, drawn))
+        return drawn
+
+    def maps(self, rows: np.ndarray, labels: np.ndarray) -> Tensor:
+        if self.storage == "merec":
+            drawn = [self.moments[int(c)].draw(self.normal.randn(int(np.prod(self.shape)))) for c in labels]
+            return tensor(np.stack(drawn)).float().view(-1, *self.shape)
+        stored = np.stack([self.rows[int(c)][r] for r, c in zip(rows, labels, strict=True)])
+        if self.storage == "feature":
+            book = self.tiny.book.blocks
+            return codebook.rebuild(codebook.unpack(stored, self.shape, book.shape[1]), book)
+        if self.storage == "image":
+            return self.tiny.extractor(tensor(stored).view(-1, *self.images.shape[2:]))
+        assert self.storage in ("raw_feature", "enhanced_raw_feature")
+        return tensor(stored).view(-1, *self.shape)
 
 
 @check("stream_steps")
 def _(z: Case, case: dict) -> None:
-    tiny = Tiny(z, "init_")
-    optimizer = tiny.optimizer(0.05, 0.9, 1e-4)
-    length = z["init_codebook"].shape[1]
-    shape = tuple(tiny.extractor(tensor(z["images"][0])).shape[1:])
-    stored = {int(name.split("_")[-1]): rows for name, rows in z.items() if name.startswith("memory_")}
-    moments: dict[int, policies.Moments] = {}
-    for name in z:
-        if name.startswith("welford_examples_"):
-            c = int(name.split("_")[-1])
-            moments[c] = policies.Moments()
-            moments[c].add(z[name])
-            close(moments[c].mean, z[f"welford_mean_{c}"], 1e-5, 1e-7)
-            close(moments[c].variance, z[f"welford_varp_{c}"], 1e-5, 1e-7)
-    uses_codes = bool(stored) and next(iter(stored.values())).dtype.kind == "i"
-    rng, normal = random.Random(int(z["seed"])), np.random.RandomState(int(z["seed"]))
-    store = policies.ClassStore(permute=lambda n: np.arange(n))
-    for c in stored or moments:
-        store.rows[c] = np.arange(len(stored[c])) if stored else np.zeros(1, np.int64)
-    picks: list[tuple[int, int, int]] = []
-
-    def pick(n: int) -> int:
-        if moments:
-            return 0
-        drawn = rng.randint(0, n - 1)
-        picks.append((0, n - 1, drawn))
-        return drawn
-
-    weights = losses.STREAMING if uses_codes else losses.Weights(0.0, 1.0)
-    book = tiny.book if uses_codes else None
-    log = []
+    tiny = Tiny(z, case, "init_")
+    hyper = named_values(said(case["what"], r"storage type \w+, (.*?) \("))
+    hyper.update({name: float(z[name]) for name in ("replay_coef", "replay_times") if name in z})
+    optimizer = tiny.optimizer(hyper["lr"], hyper["momentum"], hyper["wd"])
+    storage = said(case["what"], r"storage type (\w+)")
+    uses_codes = storage == "feature"
+    kept = Remembered(z, storage, tiny, int(z["seed"]))
+    direct_too = hyper.get("plus direct loss", False)
+    weights = losses.Weights(1.0, float(direct_too)) if uses_codes else losses.Weights(0.0, 1.0)
+    if hyper.get("direct loss only", False):
+        weights = losses.Weights(0.0, 1.0)
+    clamp = hyper.get("clamp", train.CLAMP)
+    log: list[float] = []
     for step, (images, targets) in enumerate(zip(z["images"], z["targets"], strict=True), 1):
         features, labels = tiny.extractor(tensor(images)), tensor(targets)
-        active = list(range(max(targets.max(), max(store.rows)) + 1))
+        active = list(range(max(targets.max(), max(kept.store.rows)) + 1))
         n_active = losses.check_active(active)
         with torch.no_grad():
             direct = losses.cross_entropy(tiny.head(features), labels, n_active)
-        found = train.step_new(tiny.head, book, optimizer, features, labels, n_active, weights)
+            rebuilt = tiny.book(features) if uses_codes else features
+            out = losses.cross_entropy(tiny.head(rebuilt), labels, n_active)
+        book = tiny.book if uses_codes else None
+        train.step_new(tiny.head, book, optimizer, features, labels, n_active, weights, clamp)
         tiny.compare(z, f"s{step}a_")
-        classes = store.replay_classes(active, targets)
-        rows, old = store.picks(classes, len(targets), pick)
-        np.testing.assert_array_equal(old, z[f"replay_labels_step{step}"])
-        if uses_codes:
-            codes = np.stack([stored[int(c)][r] for r, c in zip(rows, old, strict=True)])
-            maps = codebook.rebuild(codebook.unpack(codes, shape, length), tiny.book.blocks)
-        elif stored:
-            maps = tensor(np.stack([stored[int(c)][r] for r, c in zip(rows, old, strict=True)])).view(-1, *shape)
-        else:
-            drawn = [moments[int(c)].draw(normal.randn(int(np.prod(shape)))) for c in old]
-            maps = tensor(np.stack(drawn)).float().view(-1, *shape)
-        replayed = train.step_replay(tiny.head, optimizer, maps, tensor(old), n_active, float(z["replay_coef"]))
+        log += [float(out), float(direct)]
+        for _ in range(int(hyper["replay_times"])):
+            classes = kept.store.replay_classes(active, targets)
+            if not classes:
+                log.append(float("nan"))
+                continue
+            rows, old = kept.store.picks(classes, len(targets), kept.pick)
+            np.testing.assert_array_equal(old, z[f"replay_labels_step{step}"])
+            replayed = kept.maps(rows, old)
+            coefficient = hyper["replay_coef"]
+            log.append(
+                float(train.step_replay(tiny.head, optimizer, replayed, tensor(old), n_active, coefficient, clamp))
+            )
         tiny.compare(z, f"s{step}b_")
-        log += [float(found.get("out", direct)), float(direct), float(replayed)]
     close(log, z["loss_log"])
-    if "picks" in z:
-        np.testing.assert_array_equal(picks, z["picks"])
+    np.testing.assert_array_equal(np.array(kept.picks, np.int64).reshape(-1, 3), z.get("picks", np.zeros((0, 3))))
+    hyper.check_used()
 
 
 # ---- memory ----------------------------------------------------------------------------------
@@ -321,6 +435,7 @@ def _(z: Case, case: dict) -> None:
     capacity, size = int(z["capacity"]), int(z["batch_size"])
     seen: set[int] = set()
     n_tasks = sum(name.endswith("_ids") for name in z)
+    nothing = np.zeros(0, np.int64)
     for task in range(n_tasks):
         ids, labels = z[f"t{task}_ids"], z[f"t{task}_labels"]
         seen |= set(labels.tolist())
@@ -328,7 +443,7 @@ def _(z: Case, case: dict) -> None:
         before = np.concatenate([*store.rows.values(), ids])
         gone = policies.update(store, batches, sorted(seen), capacity, size)
         for c in sorted(seen):
-            np.testing.assert_array_equal(store.rows[c], z[f"t{task}_store_c{c}"])
+            np.testing.assert_array_equal(store.rows.get(c, nothing), z.get(f"t{task}_store_c{c}", nothing))
         assert len(store) <= capacity
         assert sorted([*gone, *np.concatenate(list(store.rows.values()))]) == sorted(before)
 
@@ -336,7 +451,6 @@ def _(z: Case, case: dict) -> None:
 @check("random_resize_crop")
 def _(z: Case, case: dict) -> None:
     scale = tuple(z["scale"].tolist())
-    assert scale == pytest.approx(maps.crop_scale(z["maps"].shape[2]))
     rng = random.Random(int(z["seed"]))
     boxes = [maps.crop_box(*z["maps"].shape[2:], scale, rng) for _ in z["maps"]]
     np.testing.assert_array_equal(boxes, z["params"])
@@ -357,23 +471,19 @@ def _(z: Case, case: dict) -> None:
 def _(z: Case, case: dict) -> None:
     given = json.loads(str(z["accuracies_json"]))
     expected = dict(zip(map(str, z["paths"]), map(str, z["contents"]), strict=True))
-    (base,) = {str(Path(path).parent) for path in expected if path.endswith("mem_stats.csv")}
+    (base,) = {str(Path(path).parent) for path in expected if path.endswith("_all_runs.csv")}
     scenario, agent, *runs = base.split("/")
     name, _, model = agent.removesuffix("_offline").rpartition("_")
-    assert base == str(
-        tables.folder(
-            scenario,
-            name,
-            model,
-            offline=agent.endswith("_offline"),
-            runs=[int(n) for n in runs[0].split("-")[1:]] if runs else (),
-        )
-    )
-    ks = sorted({int(Path(path).name[3]) for path in expected if Path(path).name.startswith("top")})
+    numbers = [int(n) for n in runs[0].split("-")[1:]] if runs else []
+    assert base == str(tables.folder(scenario, name, model, offline=agent.endswith("_offline"), runs=numbers))
+    assert not numbers or sorted(map(int, given)) == numbers
+    ks = sorted({int(said(Path(path).name, r"^top(\d+)_")) for path in expected if path.endswith("_all_runs.csv")})
     pretraining = not any("_1st_" in path for path in expected)
     found = {f"{base}/{path}": text for path, text in tables.texts(given, ks, pretraining=pretraining).items()}
-    rows = pd.read_csv(io.StringIO(expected[f"{base}/mem_stats.csv"]), index_col=0).to_dict("records")
-    found[f"{base}/mem_stats.csv"] = tables.mem_stats(rows)
+    stats = f"{base}/mem_stats.csv"
+    if stats in expected:
+        rows = pd.read_csv(io.StringIO(expected[stats]), index_col=0).to_dict("records")
+        found[stats] = tables.mem_stats(rows)
     assert found == expected
 
 
@@ -384,7 +494,7 @@ def _(z: Case, case: dict) -> None:
         return [z[name] for name in sorted(names, key=lambda name: int(name.rsplit("run", 1)[1]))]
 
     arms = list(dict.fromkeys(name.split("__")[0] for name in z if name.count("__") == 2))
-    ours, control = "unablated", next(arm for arm in arms if arm != "unablated")
+    ours, (control,) = "unablated", [arm for arm in arms if arm != "unablated"]
     for scenario, expected in zip(z["ttest_order"], z["ttest_statistic_pvalue"], strict=True):
         found = statistics.paired_t_test(
             [r[:, 0] for r in runs(ours, scenario)], [r[:, 0] for r in runs(control, scenario)]
@@ -405,38 +515,44 @@ def _(z: Case, case: dict) -> None:
 # ---- data ------------------------------------------------------------------------------------
 
 
+def script_arguments(words: list[str]) -> Case:
+    """Arguments of the authors' ``task_setup.py``, its defaults filled in."""
+    out: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            out[word.removeprefix("--")] = []
+        else:
+            out[list(out)[-1]].append(word)
+    defaults = {"dataset": ["core50"], "scenario": ["iid"], "n_runs": ["10"], "task_size_iid": ["1200"]}
+    defaults |= {"n_class": ["2"], "n_instance": ["80"], "test_sess": ["3", "7", "10"]}
+    return Case({**{name: value for name, value in defaults.items() if name not in out}, **out})
+
+
 @check("task_filelists")
 def _(z: Case, case: dict) -> None:
     given = {str(n): pd.read_csv(io.StringIO(str(t))) for n, t in zip(z["dirmap_names"], z["dirmap_csv"], strict=True)}
-    words = z["arguments"].tolist()
-    value = {word: words[at + 1] for at, word in enumerate(words) if word.startswith("--") and at + 1 < len(words)}
-    dataset, scenario = value["--dataset"], value["--scenario"]
-    sessions = (
-        [int(w) for w in words[words.index("--test_sess") + 1 :] if not w.startswith("--")]
-        if "--test_sess" in words
-        else None
-    )
-    if sessions is not None:
-        count = next(
-            (at for at, w in enumerate(words[words.index("--test_sess") + 1 :]) if w.startswith("--")), len(sessions)
-        )
-        sessions = sessions[:count]
-    options = {key: int(value[f"--{key}"]) for key in ("n_class", "n_instance", "task_size_iid") if f"--{key}" in value}
-    offline = "--offline" in words
-    table = lists.prepare(dataset, given)
+    asked = script_arguments(z["arguments"].tolist())
+    asked.get("sample_rate")  # their script reads it and takes every 20th frame whatever it says
+    (dataset,), (scenario,), (n_runs,) = asked["dataset"], asked["scenario"], asked["n_runs"]
+    options = {name: int(asked[name][0]) for name in ("n_class", "n_instance", "task_size_iid")}
+    sessions = [int(word) for word in asked["test_sess"]]
+    counts = [int(word) for word in asked.get("classes_per_dataset", [])]
+    offline = asked.get("offline") is not None
+    folders = lists.FOLDERS if asked.get("o2") is None else lists.SHARED_FOLDERS
+    table = lists.prepare(dataset, given, folders)
     expected = dict(zip(map(str, z["paths"]), map(str, z["contents"]), strict=True))
+    shared: dict[str, Any] = {"offline": offline, "test_sessions": sessions, **options}
     found = {}
-    for run in range(int(value["--n_runs"])):
-        made = lists.make(
-            dataset, table, scenario, run=run, offline=offline, test_sessions=sessions, shipped=True, **options
-        )
+    for run in range(int(n_runs)):
+        made = lists.make(dataset, table, scenario, run=run, shipped=True, class_counts=counts, **shared)
         place = lists.folder(dataset, scenario, run, offline)
         found |= {str(place / name): text for name, text in lists.texts(made).items()}
+    asked.check_used()
     if scenario == "instance":
         # As shipped, clips are cut by the wrong columns: ours must differ, and be whole clips in temporal order.
         assert found != expected
-        for run in range(int(value["--n_runs"])):
-            made = lists.make(dataset, table, scenario, run=run, offline=offline, test_sessions=sessions, **options)
+        for run in range(int(n_runs)):
+            made = lists.make(dataset, table, scenario, run=run, **shared)
             everything = pd.concat(made.tasks)
             clips = everything.groupby(["class", "object", "session"], sort=False)
             assert all(rows["im_num"].is_monotonic_increasing for _, rows in clips)
@@ -472,7 +588,7 @@ def _(z: Case, case: dict) -> None:
     indexed = ilab.index(map(str, z["in_paths"]))
     assert indexed["im_path"].tolist() == z["indexed_paths"].tolist()
     np.testing.assert_array_equal(indexed[numbers], z["indexed_numbers"])
-    sampled = ilab.sample(indexed)
+    sampled = ilab.sample(indexed, int(said(case["what"], r"random.seed\((\d+)\)")))
     assert ["Unnamed: 0", *sampled.columns] == z["sampled_columns"].tolist()
     assert sampled["im_path"].tolist() == z["sampled_paths"].tolist()
     np.testing.assert_array_equal(sampled[numbers], z["sampled_numbers"])
@@ -481,17 +597,19 @@ def _(z: Case, case: dict) -> None:
 # ---- baselines -------------------------------------------------------------------------------
 
 
-def mlp(z: Case) -> nn.Module:
-    names = sorted({name.split(".")[0].removeprefix("init_") for name in z if name.startswith("init_")})
-    layers: dict[str, nn.Module] = {}
-    for at, name in enumerate(names):
-        out, into = z[f"init_{name}.weight"].shape
-        layers[name] = nn.Linear(into, out)
-        if at < len(names) - 1:
-            layers[f"tanh{at}"] = nn.Tanh()
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+def mlp(z: Case, case: dict) -> nn.Module:
+    """The network that the description lists, with the case's weights."""
     net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer)
+    for at, part in enumerate(said(case["what"], r"tiny MLP \(?(fc1[^;):]*)").split(",")):
+        name, _, shape = part.strip().partition(" ")
+        if name in ACTIVATIONS:
+            net.add_module(f"{name}{at}", ACTIVATIONS[name]())
+            continue
+        into, out = map(int, shape.split("->"))
+        net.add_module(name, nn.Linear(into, out))
     net.load_state_dict({name: tensor(z[f"init_{name}"]) for name in net.state_dict()})
     return net
 
@@ -501,25 +619,33 @@ def compare_parameters(net: nn.Module, z: Case, tag: str) -> None:
         close(value.detach() - tensor(z[f"init_{name}"]), z[f"{tag}{name}"] - z[f"init_{name}"], 2e-3, 1e-6)
 
 
+WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+
+
 @check("baseline_regularisation")
 def _(z: Case, case: dict) -> None:
-    hyper = dict(zip(z["hyper_names"].tolist(), z["hyper"].tolist(), strict=True))
-    title = case["what"].split(":")[0].lower()
-    method = title.split()[0].replace("_", "-").replace("ewc-online", "ewc-online")
-    if "online" in title:
-        method = "ewc-online"
-    net, size = mlp(z), int(hyper["batch_size"])
+    hyper, what = hyper_parameters(z), case["what"]
+    title = what.split(":")[0].lower()
+    method = "ewc-online" if "online" in title else title.split()[0].replace("_", "-")
+    net, size = mlp(z, case), int(hyper["batch_size"])
     optimizer = torch.optim.SGD(net.parameters(), hyper["lr"], hyper["momentum"], weight_decay=hyper["weight_decay"])
     keeper = regularisation.Keeper(method=method, strength=hyper["reg_coef"])
-    n_tasks = sum(name.startswith("x") and name[1:].isdigit() for name in z)
-    n_active = 0
-    for task in range(n_tasks):
+    active = [json.loads(part) for part in re.findall(r"\[[\d,]+\]", said(what, r"active classes ([^)]*)"))]
+    first_probes = WORDS[said(what, r"first (\w+) probe rows after task 0")]
+    assert (
+        len(active) == WORDS[said(what, r": (\w+) tasks")] == sum(re.fullmatch(r"x\d+", name) is not None for name in z)
+    )
+    for task, classes in enumerate(active):
         x, y = tensor(z[f"x{task}"]), tensor(z[f"y{task}"])
-        n_active = max(n_active, int(y.max()) + 1)
+        n_active = losses.check_active(classes)
         keeper.begin(net)
-        for _ in range(int(hyper["epochs_task0"]) if task == 0 else 1):
+        n_epochs = int(hyper["epochs_task0"]) if task == 0 else 1
+        for epoch in range(n_epochs):
             for bx, by in zip(x.split(size), y.split(size), strict=True):
                 keeper.step(net, optimizer, F.cross_entropy(net(bx)[:, :n_active], by))
+            if "every epoch" in what and epoch < n_epochs - 1:
+                # As released, importance of all but the last epoch of the first task is computed and dropped.
+                keeper.path.omega = {name: torch.zeros_like(value) for name, value in keeper.path.omega.items()}
         keeper.end(net, zip(x.split(size), y.split(size), strict=True), n_active)
         compare_parameters(net, z, f"t{task}_param_")
         for at, slot in enumerate(keeper.slots, 1):
@@ -531,13 +657,13 @@ def _(z: Case, case: dict) -> None:
                     2e-3,
                     1e-6,
                 )
-        assert f"t{task}_slot{len(keeper.slots) + 1}_anchor_{name}" not in z
-        moved = mlp(z)
+        moved = mlp(z, case)
         moved.load_state_dict({name: value + tensor(z[f"pert_{name}"]) for name, value in net.state_dict().items()})
-        rows = 2 if task == 0 else len(z["probe_x"])
+        rows = first_probes if task == 0 else len(z["probe_x"])
         ce = F.cross_entropy(moved(tensor(z["probe_x"][:rows]))[:, :n_active], tensor(z["probe_y"][:rows]))
         close(ce, z[f"t{task}_probe_ce"], 1e-4, 1e-6)
         close(ce + keeper.penalty(moved), z[f"t{task}_probe_loss"], 1e-4, 1e-6)
+    hyper.check_used()
 
 
 @check("gem_projection")
@@ -550,27 +676,31 @@ def _(z: Case, case: dict) -> None:
 
 @check("baseline_agem")
 def _(z: Case, case: dict) -> None:
-    net = mlp(z)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=1e-4)
-    n_tasks = sum(name.startswith("x") and name[1:].isdigit() for name in z)
+    what = case["what"]
+    lr, momentum, decay = (float(said(what, rf"\b{name} ([\d.e-]*\d)")) for name in ("lr", "momentum", "wd"))
+    capacity, batch = int(said(what, r"memory (\d+)")), int(said(what, r"stream batches of (\d+)"))
+    size = int(said(what, r"configured batch size (\d+)")) // 10 + 1
+    assert size == int(said(what, r"mini-batches of (\d+)"))
+    net = mlp(z, case)
+    optimizer = torch.optim.SGD(net.parameters(), lr, momentum, weight_decay=decay)
+    n_tasks = sum(re.fullmatch(r"x\d+", name) is not None for name in z)
     memory: list[tuple[int, np.ndarray]] = []
     n_active = 0
     for task in range(n_tasks):
         x, y = tensor(z[f"x{task}"]), tensor(z[f"y{task}"])
         n_active = max(n_active, int(y.max()) + 1)
         old = [(tensor(z[f"x{t}"][rows]), tensor(z[f"y{t}"][rows])) for t, rows in memory]
-        for bx, by in zip(x.split(4), y.split(4), strict=True):
-            reference = projection.reference_gradient(net, old, n_active, 20 // 10 + 1) if old else None
+        for bx, by in zip(x.split(batch), y.split(batch), strict=True):
+            reference = projection.reference_gradient(net, old, n_active, size) if old else None
             optimizer.zero_grad()
             F.cross_entropy(net(bx)[:, :n_active], by).backward()
             projection.agem_step(list(net.parameters()), reference, optimizer)
         compare_parameters(net, z, f"t{task}_param_")
         kept = {
-            int(name.split("_")[2].removeprefix("task")) - 1: rows
-            for name, rows in z.items()
-            if name.startswith(f"t{task}_memory_task")
+            int(name.split("_")[2].removeprefix("task")) - 1: z[name] for name in z.starting(f"t{task}_memory_task")
         }
-        shares = projection.task_shares(6, [rows for _, rows in memory], kept[task])
+        shares = projection.task_shares(capacity, [rows for _, rows in memory], kept[task])
+        assert len(shares) == len(kept)
         for t, rows in enumerate(shares):
             np.testing.assert_array_equal(rows, kept[t])
         memory = list(enumerate(shares))

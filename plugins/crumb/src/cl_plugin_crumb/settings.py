@@ -220,6 +220,11 @@ class Blocks:
             source="MorganBDT/crumb, agents/crumbr.py",
         ),
     )
+    high: float | None = field(
+        default=None,
+        metadata=doc("ones of rigid_everyperm; left out: 5/3 of sigma", source="MorganBDT/crumb, agents/crumbr.py"),
+    )
+    low: float | None = field(default=None, metadata=doc("zeros of rigid_everyperm; left out: a twentieth of its ones"))
     jitter: float = field(default=0.1, validator=not_negative, metadata=doc("noise of rigid_everyperm"))
     seed: int = field(default=0, metadata=doc("seed of the start values: that of the pretraining, shared by all runs"))
 

@@ -253,7 +253,21 @@ def lists(parser: Parser) -> Handler:
     parser.add_argument("--clips-per-task", type=int, default=80)
     parser.add_argument("--images-per-task", type=int, default=1200)
     parser.add_argument("--test-sessions", type=int, nargs="+")
-    parser.add_argument("--shipped", action="store_true", help="keep the original's overlap of iid tasks")
+    parser.add_argument("--shipped", action="store_true", help="as the authors' scripts, overlap of iid tasks included")
+    parser.add_argument(
+        "--layout",
+        choices=("authors", "authors-o2", "plain"),
+        default="authors",
+        help="folders before the image paths of a combined set: the authors', those of their cluster, or none",
+    )
+    parser.add_argument(
+        "--classes-per-dataset",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="class numbers of each part of a combined set: the authors' order of classes, absent numbers included",
+    )
 
     def handle(namespace: argparse.Namespace, console: Any) -> int:
         from cl_plugin_crumb.data import dirmap
@@ -266,7 +280,8 @@ def lists(parser: Parser) -> Handler:
                 where="--dirmap",
             )
         tables = {name: dirmap.read(path) for name, path in zip(parts, namespace.dirmap, strict=True)}
-        table = making.prepare(namespace.dataset, tables)
+        layouts = {"authors": making.FOLDERS, "authors-o2": making.SHARED_FOLDERS, "plain": None}
+        table = making.prepare(namespace.dataset, tables, layouts[namespace.layout])
         folders = making.write(
             namespace.output,
             namespace.dataset,
@@ -275,6 +290,7 @@ def lists(parser: Parser) -> Handler:
             n_runs=namespace.runs,
             offline=namespace.offline,
             shipped=namespace.shipped,
+            class_counts=namespace.classes_per_dataset,
             n_class=namespace.classes_per_task,
             n_instance=namespace.clips_per_task,
             task_size_iid=namespace.images_per_task,

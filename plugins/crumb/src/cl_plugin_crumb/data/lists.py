@@ -35,6 +35,12 @@ CORE50_FRAMES = range(10, 300, 20)
 COMBINED = "ilab2mlight+core50"
 CLASS_SHIFT, SESSION_SHIFT = 15, 11
 
+FOLDERS = {"ilab2mlight": "ilab2M/iLab-2M-Light/train_img_distributed", "core50": "Core50/core50_128x128"}
+"""Part of the combined set -> folder of its images below the image root, as the authors' scripts lay them out."""
+
+SHARED_FOLDERS = {"ilab2mlight": "iLab-2M-Light/train_img_distributed", "core50": "core50/core50_128x128"}
+"""The same on the authors' cluster (their flag ``--o2``)."""
+
 
 @frozen(kw_only=True)
 class Lists:
@@ -50,10 +56,11 @@ class Lists:
     keeps_rows: bool = False
 
 
-def prepare(dataset: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def prepare(dataset: str, tables: Mapping[str, pd.DataFrame], folders: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The rows a data set uses: CORe50's one frame a second; the combined set renumbered.
 
     :param tables: dirmap of each part, by name.
+    :param folders: part of the combined set -> folder put before its image paths; left out, paths stay as they are.
     """
     if dataset != COMBINED:
         table = tables[dataset]
@@ -62,16 +69,20 @@ def prepare(dataset: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ilab["session"] += SESSION_SHIFT
     core = prepare("core50", tables).copy()
     core["class"] += CLASS_SHIFT
-    names = [name for name in dirmap.COLUMNS if name in ilab and name in core]
+    for name, part in (("ilab2mlight", ilab), ("core50", core)):
+        if folders is not None:
+            part["im_path"] = f"{folders[name]}/" + part["im_path"].astype(str)
+    names = list(dirmap.COLUMNS)
     return pd.concat([ilab[names], core[names]], ignore_index=True)
 
 
 def balance_clips(table: pd.DataFrame) -> pd.DataFrame:
-    """Cut every class to the smallest number of clips, drawn with the class number as seed (combined set)."""
+    """Cut every class to the smallest number of clips, drawn with the class number as seed, and sort (combined set)."""
     clips = table[["class", "object", "session"]].drop_duplicates()
     n = int(clips.groupby("class").size().min())
     kept = pd.concat([mine.sample(n=n, random_state=int(c)) for c, mine in clips.groupby("class")])
-    return table.merge(kept, on=["class", "object", "session"])
+    rows = table.merge(kept, on=["class", "object", "session"])
+    return rows.sort_values(["class", "object", "session", "im_num"], ignore_index=True)
 
 
 def class_order(table: pd.DataFrame, dataset: str, rng: np.random.RandomState) -> np.ndarray:
@@ -85,6 +96,23 @@ def class_order(table: pd.DataFrame, dataset: str, rng: np.random.RandomState) -
     second = np.sort(present[present > CLASS_SHIFT])
     rng.shuffle(second)
     return np.concatenate([first[: len(first) // 2 * 2], second])
+
+
+def shipped_order(class_counts: Sequence[int], rng: np.random.RandomState) -> np.ndarray:
+    """The authors' order of a combined set: numbers 1, 2, ... of each part shuffled, the last dropped if they are odd.
+
+    Numbers without images count too (iLab's 11th class is left out of the sample), so a task may bring one class only,
+    and a class that has images may be the one dropped.
+
+    :param class_counts: class numbers of each part.
+    """
+    parts, start = [], 1
+    for count in class_counts:
+        numbers = np.arange(start, start + count)
+        rng.shuffle(numbers)
+        parts.append(numbers[: count // 2 * 2])
+        start += count
+    return np.concatenate(parts)
 
 
 def _clips(table: pd.DataFrame, rng: np.random.RandomState) -> list[pd.DataFrame]:
@@ -115,7 +143,7 @@ def _class_tasks(
         if scenario == "class_iid":
             tasks.append(rows.sample(frac=1, random_state=run))
         else:
-            tasks.append(pd.concat(_clips(rows, rng)))
+            tasks.append(pd.concat([rows.iloc[:0], *_clips(rows, rng)]))
     return tasks
 
 
@@ -146,13 +174,15 @@ def make(
     n_instance: int = 80,
     task_size_iid: int = 1200,
     shipped: bool = False,
+    class_counts: Sequence[int] = (),
 ) -> Lists:
     """Lists of one run.
 
     :param table: as :func:`prepare` gives it.
     :param offline: task b holds everything up to b, shuffled anew (upper bound).
     :param n_class: classes per task; 0 takes the data set's.
-    :param shipped: keep the original's overlap of neighbouring iid tasks.
+    :param shipped: as the authors' scripts: iid tasks overlap, and classes without training images are left out.
+    :param class_counts: class numbers of each part of a combined set; given, its order is :func:`shipped_order`.
     :raises BadInput: without training or test images. :raises BadSetting: for an unknown scenario.
     """
     if scenario not in SCENARIOS:
@@ -174,7 +204,7 @@ def make(
                 f"{sorted(table['session'].unique().tolist())}",
                 where=f"dirmap of {dataset}",
             )
-    if lost := sorted(set(table["class"]) - set(train["class"]), key=str):
+    if not shipped and (lost := sorted(set(table["class"]) - set(train["class"]), key=str)):
         raise BadInput(
             f"class {', '.join(map(str, lost))} has no training images",
             where=f"dirmap of {dataset}",
@@ -182,7 +212,9 @@ def make(
         )
     rng = np.random.RandomState(run)
     if scenario.startswith("class"):
-        order = class_order(train, dataset, rng)
+        order = (
+            shipped_order(class_counts, rng) if class_counts else class_order(train, "" if shipped else dataset, rng)
+        )
         tasks = _class_tasks(train, scenario, order, n_class, offline, run, rng)
     elif scenario == "iid":
         tasks = _iid_tasks(train, task_size_iid, offline, run, shipped)

@@ -51,6 +51,8 @@ class BlocksCodec:
             options.length,
             sigma=options.sigma,
             sparsity=options.sparsity,
+            high=options.high,
+            low=options.low,
             jitter=options.jitter,
             generator=generator,
             rng=rng,

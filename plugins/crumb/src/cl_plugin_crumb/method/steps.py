@@ -29,6 +29,7 @@ def step_new(
     labels: Tensor,
     n_active: int,
     weights: Weights,
+    clamp: float = CLAMP,
 ) -> dict[str, Tensor]:
     """One step on a new batch. A loss of weight zero is not computed, so its dropout mask is not drawn either.
 
@@ -46,14 +47,20 @@ def step_new(
         total = losses["out"] * weights.out if total is None else total + losses["out"] * weights.out
     if total is None:
         raise ValueError("both losses have weight zero")
-    descend(total, optimizer)
+    descend(total, optimizer, clamp)
     return {name: loss.detach() for name, loss in losses.items()}
 
 
 def step_replay(
-    head: nn.Module, optimizer: torch.optim.Optimizer, maps: Tensor, labels: Tensor, n_active: int, coefficient: float
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    maps: Tensor,
+    labels: Tensor,
+    n_active: int,
+    coefficient: float,
+    clamp: float = CLAMP,
 ) -> Tensor:
     """One step of its own on replayed maps, already decoded with the current codebook."""
     loss = cross_entropy(head(maps), labels, n_active)
-    descend(coefficient * loss, optimizer)
+    descend(coefficient * loss, optimizer, clamp)
     return loss.detach()

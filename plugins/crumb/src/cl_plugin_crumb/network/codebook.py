@@ -69,6 +69,8 @@ def start_values(
     *,
     sigma: float | None = None,
     sparsity: float | None = None,
+    high: float | None = None,
+    low: float | None = None,
     jitter: float = 0.0,
     generator: torch.Generator | None = None,
     rng: np.random.RandomState | None = None,
@@ -76,7 +78,8 @@ def start_values(
     """Start values of a codebook; the draws come in the order that the reference makes them.
 
     :param sigma: standard deviation the matched strategies copy; ``sparsity``: their share of zeros.
-    :param jitter: noise of ``rigid_everyperm``.
+    :param high: value of the ones of ``rigid_everyperm``, ``low`` of its zeros; left out, as high and low as a
+        matched start is on average. :param jitter: standard deviation of the noise on them.
     :param generator: for everything torch draws; ``rng`` for the one strategy that shuffles with NumPy.
     :return: float32 [K, L].
     :raises BadSetting: for an unknown strategy, or sizes the strategy cannot have.
@@ -85,7 +88,8 @@ def start_values(
         raise BadSetting(f"a codebook of {n_blocks} blocks of length {length}", where="codec.n_blocks, codec.length")
     if strategy == "random_distmatch_sparse_scratch_pretrain":
         strategy, (sigma, sparsity) = "random_distmatch_sparse", SCRATCH
-    if strategy.startswith(("random_distmatch", "random_everyperm", "distmatch_", "rigid_")) and sigma is None:
+    matched = ("random_distmatch", "random_everyperm", "distmatch_", *(("rigid_",) if high is None else ()))
+    if strategy.startswith(matched) and sigma is None:
         raise BadSetting(
             f"{strategy} needs the spread of the maps it copies",
             where="codec.sigma",
@@ -131,9 +135,10 @@ def start_values(
             return values[torch.from_numpy(rows[:n_blocks].astype(np.int64))]
         case "rigid_everyperm":
             _need_rows(strategy, n_blocks, 2**length, length)
-            high = sigma * 5 / 3
-            values = torch.where(_digits(n_blocks, length).bool(), high, high * LOW)
-            return values + jitter * torch.randn(n_blocks, length, generator=generator)
+            high = sigma * 5 / 3 if high is None else high
+            low = high * LOW if low is None else low
+            values = torch.where(_digits(n_blocks, length).bool(), high, low)
+            return values + jitter * torch.randn(n_blocks, length, generator=generator) if jitter else values
     raise BadSetting(f"unknown codebook start {strategy!r}", where="codec.init", fix=f"one of {', '.join(STRATEGIES)}")
 
 

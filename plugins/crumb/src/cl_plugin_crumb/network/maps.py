@@ -47,7 +47,7 @@ def perturb(features: Tensor, kind: str, generator: torch.Generator | None = Non
             case "feature_complete":
                 one.copy_(one[order(channels)])
             case "feature_swap":
-                source, target = order(channels)[:half], order(channels)[:half]
+                target, source = order(channels)[:half], order(channels)[:half]
                 one[target] = one[source].clone()
     return out
 
