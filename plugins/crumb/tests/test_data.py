@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, launch
+from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, run
 from cl_plugin_crumb import settings
 from cl_plugin_crumb.commands import data as data_commands
 from cl_plugin_crumb.commands import figures
@@ -354,7 +354,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
         "memory": "20",
         "data_roots": [str(tmp_path)],
     }
-    out = launch(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
+    out = run(output=tmp_path / "run", profile="tiny", settings=settings_of_run, **asked)
     assert out.results["finished"]
     place = next((tmp_path / "run").rglob("mem_stats.csv")).parent
     biased = pd.read_csv(place / "shape_bias_accs_run0_top1.csv")
@@ -370,7 +370,7 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
             assert image.size[0] <= 3 * 32
     next(iter((tmp_path / "style").rglob("*tz_x_3.png"))).unlink()
     with pytest.raises(MissingAsset, match="have no pair"):
-        launch(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
+        run(output=tmp_path / "again", profile="tiny", settings=settings_of_run, **asked)
 
 
 def test_a_video_that_cannot_be_read_is_named_or_left_out(tmp_path: Path) -> None:
