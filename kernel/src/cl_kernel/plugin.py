@@ -23,7 +23,7 @@ def clk_plugin() -> Plugin:
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
-    """Embedded streams, and images of one's own."""
+    """Streams that need no download, and images of one's own."""
     return [
         Dataset(
             name="blobs",

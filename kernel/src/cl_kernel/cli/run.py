@@ -20,7 +20,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant")
     parser.add_argument("--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)")
     parser.add_argument(
-        "--profile", default="", metavar="NAME", help="tiny (embedded stand-in, default), small, paper, ..."
+        "--profile", default="", metavar="NAME", help="tiny (toy data, default), small, paper, ..."
     )
     parser.add_argument(
         "--data-root", action="append", default=[], metavar="DIR", help="where real data lies; repeatable"
@@ -178,7 +178,7 @@ def _guarded(console: Console, folder: Path, body: Callable[[], Any]) -> int:
 def banner(console: Console, planned: Any) -> None:
     """Say loudly what kind of numbers will come."""
     if planned.profile == "tiny":
-        text = "profile tiny: an embedded stand-in, seconds to minutes; these are not the paper's numbers"
+        text = "profile tiny: toy data, seconds to minutes; these are not the paper's numbers"
     elif planned.profile == "paper":
         text = "profile paper: the publication's settings"
     else:

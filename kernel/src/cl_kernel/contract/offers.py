@@ -82,7 +82,7 @@ class Dataset:
     :param task: what is asked, as ``"image -> class"``; learners say which they take.
     :param settings: attrs class with every setting and its default, or None.
     :param profiles: settings that differ by profile, e.g. ``{"tiny": {"n_train": 60}}``.
-    :param assets: assets that must lie under a data root; empty means embedded, works with nothing.
+    :param assets: assets that must lie under a data root; empty: it works with nothing.
     :param argument: the setting that ``--dataset NAME:ARGUMENT`` fills.
     :param prepare: ``(settings, resources) -> Path``: converts raw files once; run by ``clk data prepare``.
     :param requires: import names that must be installed, checked without importing them.
@@ -209,7 +209,7 @@ class Learner:
 
 @frozen(kw_only=True)
 class Expected:
-    """A published figure that the specification marks as verified, printed only beside comparable runs."""
+    """A published figure, checked against its source; printed only with runs that are its experiment."""
 
     metric: str
     value: float

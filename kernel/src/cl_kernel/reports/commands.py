@@ -60,7 +60,7 @@ def compare(parser: ArgumentParser) -> Handler:
             _show_tests(console, tests)
             for group, expected in found:
                 for e in expected:
-                    console.print(f"published beside {group.label}: {e.metric} {e.value} {e.where}")
+                    console.print(f"published, for {group.label}: {e.metric} {e.value} {e.where}")
             return 0
         text = comparing.as_csv(groups, columns)
         if namespace.format != "csv":
@@ -125,7 +125,7 @@ def _groups(namespace: Namespace, console: Console) -> list[Group]:
 
 
 def by_profile(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Groups of each profile: stand-in numbers and the paper's stay apart."""
+    """Groups of each profile: numbers on toy data and the paper's stay apart."""
     profiles = dict.fromkeys(group.profile for group in groups)
     return [(profile, [group for group in groups if group.profile == profile]) for profile in profiles]
 
@@ -138,7 +138,7 @@ def show_groups(console: Console, groups: Sequence[Group], columns: Sequence[str
         known = comparing.columns_of(mine)
         shown = [column for column in columns if column in known]
         metrics = ", ".join(dict.fromkeys(group.metric for group in mine if group.metric))
-        title = f"profile {profile}" + (" (stand-in data, not the papers' numbers)" if profile == "tiny" else "")
+        title = f"profile {profile}" + (" (toy data, not the papers' numbers)" if profile == "tiny" else "")
         console.table(
             title + (f"; score: {metrics} over everything seen, after the last stage" if metrics else ""),
             ["run", "n", *(column.replace("_", " ") for column in shown)],

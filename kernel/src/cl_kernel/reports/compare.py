@@ -1,6 +1,6 @@
 """Runs side by side: those that differ only in their seed are one row, with mean, deviation and paired tests.
 
-Stand-in numbers and a paper's never meet in one table: each profile has its own.
+Numbers on toy data and a paper's never meet in one table: each profile has its own.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Group:
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Finished runs in run folders and sweep folders, those beside others included.
+    """Finished runs in run folders and sweep folders, comparison runs included.
 
     :return: the runs, and a line about each that is not finished.
     :raises RunConflict: for a path without any run.

@@ -112,7 +112,7 @@ def run_plan(
     :param folder: the run folder; None for a new one below ``base``.
     :param resume: go on from the newest whole checkpoint.
     :param comparisons: make the comparison runs too.
-    :param n_comparisons: that many of a stand-in's comparison runs at once, each in a process of its own, while this
+    :param n_comparisons: that many comparison runs on toy data at once, each in a process of its own, while this
         run goes on; others follow it one by one.
     :raises Interrupted: after a signal; the run has saved itself.
     """

@@ -1,4 +1,4 @@
-"""Comparison runs of a stand-in, made in processes of their own while the run that they are compared with goes on."""
+"""Comparison runs on toy data, made in processes of their own while the run that they are compared with goes on."""
 
 from __future__ import annotations
 

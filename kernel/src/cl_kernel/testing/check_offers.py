@@ -320,7 +320,7 @@ def tests_can_be_planned(subject: Subject) -> None:
 
 @check
 def the_default_test_needs_nothing(subject: Subject) -> None:
-    """What ``clk run --plugin NAME`` runs works with no data: its data set is embedded."""
+    """What ``clk run --plugin NAME`` runs works with no data: its data set is part of the package."""
     if subject.streams:
         pieces = plan(
             subject.registry,
@@ -333,7 +333,7 @@ def the_default_test_needs_nothing(subject: Subject) -> None:
 
 @check
 def published_figures_say_where(subject: Subject) -> None:
-    """Expected figures name where they are published, and stand beside no stand-in."""
+    """Expected figures name where they are published, and none belongs to toy data."""
     figures = [(o, figure) for o in subject.offers("test") for figure in o.record.expected]
     for offer, figure in figures:
         if not figure.where or figure.profile == "tiny":
