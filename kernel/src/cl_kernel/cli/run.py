@@ -19,9 +19,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     """Flags that say what to run; shared with ``clk show``."""
     parser.add_argument("--plugin", default="", metavar="NAME", help="plugin whose tests and pieces are meant")
     parser.add_argument("--test", default="", metavar="NAME", help="experiment: name, number or alias (clk list tests)")
-    parser.add_argument(
-        "--profile", default="", metavar="NAME", help="tiny (toy data, default), small, paper, ..."
-    )
+    parser.add_argument("--profile", default="", metavar="NAME", help="tiny (toy data, default), small, paper, ...")
     parser.add_argument(
         "--data-root", action="append", default=[], metavar="DIR", help="where real data lies; repeatable"
     )
