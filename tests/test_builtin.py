@@ -14,6 +14,7 @@ from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.settings import Blobs, Digits, Linear
 from cl_kernel.memory import Memory
 from cl_kernel.running.resources import Resources, Setup
+from cl_kernel.storage.digests import Files
 
 
 class Steps:
@@ -74,7 +75,7 @@ def test_a_learner_loaded_inside_a_stage_goes_on_exactly(stop_after: int) -> Non
 
 def test_blobs_depend_on_the_seed_and_divide_evenly_or_not_at_all() -> None:
     one, again, other = (blobs.build(Blobs(), Resources(seed=s)) for s in (0, 0, 1))
-    assert one.fingerprint == again.fingerprint != other.fingerprint
+    assert one.test.identify(Files()) == again.test.identify(Files()) != other.test.identify(Files())
     assert [s.classes for s in one.stages] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     one.check()
     with pytest.raises(BadInput, match="10 classes do not divide into 3"):

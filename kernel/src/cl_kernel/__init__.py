@@ -54,9 +54,11 @@ _PUBLIC = {
     ),
     "contract.interfaces": ("Batch", "Codec", "Policy", "Samples", "Tree"),
     "memory": ("Memory", "parse_capacity"),
-    "running.resources": ("Resources", "Setup"),
+    "running.resources": ("Setup", "Resources"),
+    "storage.cache": ("Artefact", "Cache"),
+    "storage.digests": ("Files", "files_below"),
+    "storage.identity": ("Identity", "counted", "differences", "identify", "record", "recorded", "same_or_refuse"),
     "storage.files": (
-        "Cache",
         "DiskFull",
         "atomic",
         "content_key",
@@ -69,7 +71,7 @@ _PUBLIC = {
     "running.loop": ("RunContext", "StreamContext", "score"),
     "running.plan": ("Plan", "Request", "make_request", "plan"),
     "running.settings": ("parse_assignments",),
-    "running.session": ("Outcome", "default_cache", "reproduce", "resume", "run", "run_plan"),
+    "running.session": ("Outcome", "build_stream", "default_cache", "reproduce", "resume", "run", "run_plan"),
     "registry": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -66,7 +66,7 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
     from cl_kernel.running import session
     from cl_kernel.running import settings as config
     from cl_kernel.running.resources import Resources
-    from cl_kernel.storage.files import Cache
+    from cl_kernel.storage.cache import Cache
 
     offer, argument = registry.find("dataset", namespace.name, where=f"clk data prepare {namespace.name}")
     record = offer.record

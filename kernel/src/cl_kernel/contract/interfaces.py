@@ -5,10 +5,11 @@ Shapes: N samples, n a batch, K classes, C channels, H W image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
@@ -25,8 +26,26 @@ Tree: TypeAlias = Any
 """Nested mappings and lists of numpy arrays and plain values: what a checkpoint holds."""
 
 
+class Contents(Protocol):
+    """Digests of what files and arrays hold; see :class:`cl_kernel.storage.digests.Files`."""
+
+    def digests(self, paths: Iterable[str | Path]) -> list[str]:
+        """Digest of each file."""
+
+    def array(self, array: Any, rows: Any = None) -> str:
+        """Digest of an array, or of some of its rows."""
+
+    def content(self, *parts: Any) -> str:
+        """One digest of several things."""
+
+
 class Samples(Protocol):
-    """Lazy samples with declared fields."""
+    """Lazy samples with declared fields.
+
+    From contract 2 on they also have ``identify(files, rows=None) -> str``: a digest of what those rows hold (bytes of
+    the pictures, labels, how they are decoded), which is equal for equal rows wherever they lie. ``files`` is a
+    :class:`Contents`.
+    """
 
     @property
     def spec(self) -> Mapping[str, Field]:

@@ -36,13 +36,36 @@ def _optional_target(owner: object, attribute: Attribute[str], value: str) -> No
         _target(owner, attribute, value)
 
 
-def doc(text: str, *, source: str = "", unit: str = "") -> dict[str, str]:
+def _revision(_: object, attribute: Attribute[int], value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{attribute.name}={value!r} is no revision: 1, 2, 3, ...")
+
+
+def doc(
+    text: str,
+    *,
+    source: str = "",
+    unit: str = "",
+    harmless: str = "",
+    counted: str = "",
+    only: str | tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Metadata of a settings field: what it means, its unit, and where in the paper its value comes from.
+
+    Every setting counts when it is asked whether something made earlier may be used again, unless one of the last
+    three says otherwise.
+
+    :param harmless: why no result depends on the value, as ``"only how many images are decoded side by side"``.
+    :param counted: by what its effect is counted instead, as ``"what the files hold"`` for a folder, or ``"the rows
+        of each stage"`` for a class order.
+    :param only: the phases that read it, as ``"streaming"``; artefacts of other phases do not depend on it.
 
     >>> from attrs import field
     >>> rate: float = field(default=0.1, metadata=doc("learning rate", source="sec. 4"))
     """
-    return {"doc": text, "source": source, "unit": unit}
+    phases = (only,) if isinstance(only, str) else tuple(only)
+    said = {"harmless": harmless, "counted": counted, "only": phases}
+    return {"doc": text, "source": source, "unit": unit, **{key: value for key, value in said.items() if value}}
 
 
 @frozen(kw_only=True)
@@ -86,6 +109,8 @@ class Dataset:
     :param argument: the setting that ``--dataset NAME:ARGUMENT`` fills.
     :param prepare: ``(settings, resources) -> Path``: converts raw files once; run by ``clk data prepare``.
     :param requires: import names that must be installed, checked without importing them.
+    :param revision: raised when equal settings and data give another output than before, and only then: what was made
+        from the piece is made anew.
     """
 
     name: str = field(validator=_name)
@@ -98,6 +123,7 @@ class Dataset:
     argument: str = ""
     prepare: str = field(default="", validator=_optional_target)
     requires: tuple[str, ...] = ()
+    revision: int = field(default=1, validator=_revision)
 
 
 @renamed(needs="assets")
@@ -119,6 +145,7 @@ class Model:
     assets: tuple[Asset, ...] = ()
     argument: str = ""
     requires: tuple[str, ...] = ()
+    revision: int = field(default=1, validator=_revision)
 
 
 @renamed(needs="assets")
@@ -145,6 +172,7 @@ class Replay:
     assets: tuple[Asset, ...] = ()
     argument: str = ""
     requires: tuple[str, ...] = ()
+    revision: int = field(default=1, validator=_revision)
 
     @kind.validator
     def _check_kind(self, _: object, value: str) -> None:
@@ -171,6 +199,7 @@ class Metric:
     range: tuple[float, float] = (0.0, 1.0)
     settings: type | None = None
     requires: tuple[str, ...] = ()
+    revision: int = field(default=1, validator=_revision)
 
 
 @renamed(rooms="accepts")
@@ -200,6 +229,7 @@ class Learner:
     settings: type | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     requires: tuple[str, ...] = ()
+    revision: int = field(default=1, validator=_revision)
 
     @accepts.validator
     def _check_accepts(self, _: object, value: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from cl_kernel.contract.errors import BadInput
-from cl_kernel.contract.interfaces import Samples
+from cl_kernel.contract.interfaces import Contents, Samples
 
 
 @frozen(kw_only=True)
@@ -51,6 +51,7 @@ class Stage:
 
     :param classes: labels this stage brings; empty where the notion does not apply.
     :param info: anything else a learner may know, plain values (task id, direction, clip boundaries).
+    :param identity: of what the stage holds, whatever follows it; filled in by the kernel.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Stage:
     train: Samples
     classes: tuple[int, ...] = ()
     info: Mapping[str, Any] = field(factory=dict)
+    identity: Any = field(default=None, eq=False, repr=False)
 
 
 @frozen(kw_only=True)
@@ -68,7 +70,9 @@ class Stream:
         sets as stages, set j belongs to stage j.
     :param class_names: name of each label.
     :param task: as in the record, ``"image -> class"``.
-    :param fingerprint: identifies the data (a digest of content or recipe), kept in the run folder.
+    :param fingerprint: identifies the data, kept in the run folder. The kernel puts the key of the stream's identity
+        here where every part of the stream can say what it holds; else it keeps what the data set gave.
+    :param identity: of the stream; filled in by the kernel.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Stream:
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     info: Mapping[str, Any] = field(factory=dict)
+    identity: Any = field(default=None, eq=False, repr=False)
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -147,6 +152,10 @@ class ArraySamples:
         """Rows of each field: one fancy index a field."""
         return {name: self.arrays[name][rows] for name in (fields or self.arrays)}
 
+    def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
+        """Digest of what the rows hold."""
+        return files.content({name: files.array(array, rows) for name, array in self.arrays.items()})
+
 
 @define
 class Subset:
@@ -167,6 +176,10 @@ class Subset:
         """Rows of the subset, one index into the base."""
         taken: dict[str, np.ndarray] = self.base.take(self.rows[rows], fields)
         return taken
+
+    def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
+        """Digest of what the rows hold: that of the same rows of the base."""
+        return identify_samples(self.base, files, self.rows if rows is None else self.rows[rows])
 
 
 @define
@@ -200,6 +213,30 @@ class Concatenation:
             return pieces[0]
         back = np.argsort(np.concatenate(places), kind="stable")
         return {name: np.concatenate([piece[name] for piece in pieces])[back] for name in pieces[0]}
+
+    def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
+        """Digest of what the rows hold, part by part, and of their order."""
+        rows = np.arange(len(self)) if rows is None else rows
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        held = [
+            identify_samples(self.parts[part], files, rows[owner == part] - self._starts[part])
+            for part in np.unique(owner)
+        ]
+        return files.content(held, files.array(owner))
+
+
+def identify_samples(samples: Samples, files: Contents, rows: np.ndarray | None = None) -> str:
+    """Digest of what some rows of samples hold: fields, labels and pictures.
+
+    :raises Unidentified: for samples without a method ``identify(files, rows)``.
+    """
+    if (make := getattr(samples, "identify", None)) is None:
+        raise Unidentified(f"{type(samples).__name__} has no method identify(files, rows)")
+    return str(make(files, rows))
+
+
+class Unidentified(TypeError):
+    """Samples that cannot say what they hold."""
 
 
 def subset(samples: Samples, rows: np.ndarray) -> Samples:

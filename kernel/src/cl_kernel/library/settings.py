@@ -6,6 +6,8 @@ from attrs import field, frozen, validators
 
 from cl_kernel.contract.offers import doc
 
+ROWS = "the samples that each stage and test set holds"
+
 
 @frozen(kw_only=True)
 class BiasedReservoir:
@@ -43,7 +45,9 @@ class Blobs:
     """Settings of the stream of Gaussian classes."""
 
     n_classes: int = field(default=10, validator=validators.ge(1), metadata=doc("number of classes"))
-    n_stages: int = field(default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes"))
+    n_stages: int = field(
+        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes", counted=ROWS)
+    )
     n_train: int = field(default=60, validator=validators.ge(1), metadata=doc("training samples a class"))
     n_test: int = field(default=40, validator=validators.ge(1), metadata=doc("test samples a class"))
     n_features: int = field(default=8, validator=validators.ge(1), metadata=doc("length of a vector"))
@@ -52,20 +56,22 @@ class Blobs:
         validator=validators.ge(0.0),
         metadata=doc("standard deviation around class means of unit variance"),
     )
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ..."))
+    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS))
 
 
 @frozen(kw_only=True)
 class Digits:
     """Settings of scikit-learn's handwritten digits."""
 
-    n_stages: int = field(default=5, validator=validators.ge(1), metadata=doc("stages; must divide the ten classes"))
+    n_stages: int = field(
+        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the ten classes", counted=ROWS)
+    )
     test_share: float = field(
         default=0.25,
         validator=[validators.gt(0.0), validators.lt(1.0)],
-        metadata=doc("part of each class kept for testing"),
+        metadata=doc("part of each class kept for testing", counted=ROWS),
     )
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ..."))
+    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS))
 
 
 @frozen(kw_only=True)

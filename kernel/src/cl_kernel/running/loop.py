@@ -22,8 +22,9 @@ from cl_kernel.running import accuracy_matrix as matrix
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
 from cl_kernel.running.signals import handling_signals
+from cl_kernel.storage.cache import Artefact, Cache
 from cl_kernel.storage.checkpoint import digest_tree
-from cl_kernel.storage.files import Cache, write_json
+from cl_kernel.storage.files import write_json
 from cl_kernel.storage.run_folder import RunFolder, peak_memory
 
 REPORT_EVERY_S = 1.0
@@ -63,6 +64,10 @@ class RunContext:
     def cache(self) -> Cache:
         """Artefacts shared by runs."""
         return self.resources.cache
+
+    def artefact(self, name: str, revision: int = 1, **parts: Any) -> Artefact:
+        """Something that runs share; see :meth:`cl_kernel.running.resources.Resources.artefact`."""
+        return self.resources.artefact(name, revision, **parts)
 
     @property
     def folder(self) -> Path:
@@ -243,6 +248,7 @@ def run_stream(ctx: StreamContext, resume: Tree | None = None) -> dict[str, Any]
     elif ctx.initial_scores:
         ctx.progress.initial = ctx.score(list(stream.test_sets))["values"]
     progress = ctx.progress
+    ctx.cache.pause = ctx.stop_if_asked
     with handling_signals(ctx.interrupt):
         while progress.stage < len(stream.stages):
             stage = stream.stages[progress.stage]

@@ -14,7 +14,9 @@ from attrs import define, field, frozen
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract.errors import BadInput, MissingAsset
 from cl_kernel.registry import find_asset
-from cl_kernel.storage.files import Cache
+from cl_kernel.storage.cache import Artefact, Cache
+from cl_kernel.storage.digests import Files
+from cl_kernel.storage.identity import Identity, identify
 
 if TYPE_CHECKING:
     from cl_kernel.contract.offers import Asset
@@ -35,6 +37,7 @@ class Resources:
     :param n_workers: loader threads or processes; results do not depend on it.
     :param on_bad_sample: ``fail`` or ``skip``: what :meth:`bad_sample` does.
     :param folder: the run folder, where a learner may put files of its own; None outside a run.
+    :param identity: ``content`` or ``quick``: how ``files`` tells files apart.
     """
 
     seed: int = 0
@@ -47,6 +50,25 @@ class Resources:
     folder: Path | None = None
     locator: Callable[[Asset, Sequence[Path]], Path | None] = field(default=find_asset, repr=False)
     skipped: dict[str, str] = field(factory=dict)
+    files: Files = field(init=False, repr=False)
+    identity: str = "content"
+
+    def __attrs_post_init__(self) -> None:
+        self.files = self.cache.files(self.identity)
+
+    def identify(self, name: str, revision: int = 1, **parts: Any) -> Identity:
+        """Identity of something made from ``parts``; see :func:`cl_kernel.storage.identity.identify`."""
+        return identify(name, revision, files=self.files, **parts)
+
+    def artefact(self, name: str, revision: int = 1, **parts: Any) -> Artefact:
+        """Something that runs share, kept in the cache by what it is made from.
+
+        :param name: kind of artefact, as ``"mine-base"``.
+        :param revision: raised when equal parts give another artefact than before.
+        :param parts: everything it depends on, whole: ``settings=settings, stage=stage, seed=self.seed``; see
+            :func:`cl_kernel.storage.identity.identify`.
+        """
+        return self.cache.artefact(self.identify(name, revision, **parts))
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """A generator of its own for each purpose, fixed by the seed and the names."""

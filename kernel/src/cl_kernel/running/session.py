@@ -17,8 +17,10 @@ from attrs import frozen
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract import events
 from cl_kernel.contract.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
-from cl_kernel.registry import Registry, discover, resolve
+from cl_kernel.contract.stream import Stream
+from cl_kernel.registry import Offer, Registry, discover, resolve
 from cl_kernel.running import settings as config
+from cl_kernel.running.identify import identified
 from cl_kernel.running.plan import (
     Plan,
     Request,
@@ -30,7 +32,8 @@ from cl_kernel.running.plan import (
     read_request,
 )
 from cl_kernel.running.resources import Resources, Setup
-from cl_kernel.storage.files import Cache, write_json, write_text
+from cl_kernel.storage.cache import Cache
+from cl_kernel.storage.files import write_json, write_text
 from cl_kernel.storage.run_folder import RunFolder, comparison_folder, environment, new_folder, read_json
 
 Listener = Callable[[events.Event], None]
@@ -64,7 +67,12 @@ def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit:
                 f"data root {text} is no folder", where="--data-root", fix="clk data list says what is needed"
             )
         roots.append(root.resolve())
-    cache = Cache(default_cache(), lambda kind, path: emit(events.Reused(kind=kind, path=str(path))))
+    cache = Cache(
+        default_cache(),
+        lambda kind, path: emit(events.Reused(kind=kind, path=str(path))),
+        lambda kind, path: emit(events.Noted(text=f"another process makes {kind}: waiting for it", values={})),
+        user="" if folder is None else str(folder.resolve()),
+    )
     return Resources(
         seed=options.seed,
         profile=planned.profile,
@@ -75,6 +83,7 @@ def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit:
         on_bad_sample=options.on_bad_sample,
         folder=folder,
         locator=registry.locate,
+        identity=options.identity,
     )
 
 
@@ -237,7 +246,7 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
 
     options, pieces = planned.options, planned.pieces
     sections = planned.resolved.sections
-    stream = resolve(pieces["dataset"][0].record.build)(sections.get("dataset"), resources)
+    stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources)
     stream.check()
     _fields_fit(planned, stream)
     memories: list[Any] = []
@@ -284,8 +293,20 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
     )
     results = running.run_stream(ctx, checkpoint[1] if checkpoint else None)
     results["data"] = {"name": stream.name, "fingerprint": stream.fingerprint}
+    results["identity"] = {
+        "stream": stream.identity.plain(),
+        "stages": {stage.name: stage.identity.plain() for stage in stream.stages},
+    }
     write_json(run.path / "metrics.json", results)
     return results
+
+
+def build_stream(offer: Offer, settings: Any, resources: Resources) -> Stream:
+    """The stream of a data set, with its identity."""
+    record = offer.record
+    return identified(
+        resolve(record.build)(settings, resources), offer.name, record.revision, settings, resources.files
+    )
 
 
 def _fields_fit(planned: Plan, stream: Any) -> None:

@@ -39,6 +39,13 @@ class RunOptions:
     n_workers: int = field(
         default=2, validator=attrs.validators.ge(0), metadata=doc("loader workers; results do not depend on it")
     )
+    identity: Literal["content", "quick"] = field(
+        default="content",
+        metadata=doc(
+            "how files are told apart: by what they hold, read once; or by name, size and time, for sets too large "
+            "for that"
+        ),
+    )
     plots: bool = field(default=True, metadata=doc("draw plots at the end"))
     stop_at_step: int = field(
         default=0,

@@ -7,13 +7,9 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-from attrs import define, field
 
 from cl_kernel.contract.errors import ClkError
 
@@ -86,53 +82,3 @@ def content_key(inputs: Mapping[str, Any]) -> str:
     """A digest of everything an artefact depends on."""
     text = json.dumps(inputs, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-@define
-class Cache:
-    """Artefacts kept by a hash of what they depend on: trained encoders, codebooks, converted data.
-
-    A finished artefact is a folder ``<kind>/<hash>`` with a sidecar ``inputs.json``; unfinished ones never show.
-
-    :param on_reuse: told (kind, folder) whenever an existing artefact is taken.
-    """
-
-    root: Path
-    on_reuse: Callable[[str, Path], None] = field(default=lambda kind, path: None)
-
-    def place(self, kind: str, inputs: Mapping[str, Any]) -> Path:
-        """Where the artefact lies or would lie."""
-        return self.root / kind / content_key(inputs)
-
-    def folder(self, kind: str, inputs: Mapping[str, Any]) -> Path | None:
-        """The finished artefact, or None."""
-        place = self.place(kind, inputs)
-        if not (place / "inputs.json").exists():
-            return None
-        self.on_reuse(kind, place)
-        return place
-
-    def make(self, kind: str, inputs: Mapping[str, Any], maker: Callable[[Path], None]) -> Path:
-        """The artefact, made by ``maker(folder)`` if it does not exist yet.
-
-        Two processes may make the same artefact at once; the first to finish wins, the other's copy is dropped.
-        """
-        if (found := self.folder(kind, inputs)) is not None:
-            return found
-        place = self.place(kind, inputs)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir()
-        try:
-            with full_disk_named(place):
-                maker(temporary)
-                write_json(temporary / "inputs.json", dict(inputs))
-            try:
-                temporary.rename(place)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        sync_folder(place.parent)
-        return place

@@ -20,10 +20,10 @@ from attrs import define, evolve, field
 
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.contract.stream import Stream
-from cl_kernel.registry import Offer, Owner, Registry, discover, resolve
+from cl_kernel.registry import Offer, Owner, Registry, discover
 from cl_kernel.running import loop as running
 from cl_kernel.running.plan import Plan, Request, plan
-from cl_kernel.running.session import Outcome, make_resources, run_plan
+from cl_kernel.running.session import Outcome, build_stream, make_resources, run_plan
 from cl_kernel.running.settings import flatten
 from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 
@@ -281,10 +281,7 @@ class Subject:
         planned = self.plan(**extra)
         resources = make_resources(self.registry, planned, None, lambda _: None)
         with self._own_cache("stream"), blame("the data set cannot be built"):
-            stream: Stream = resolve(planned.pieces["dataset"][0].record.build)(
-                planned.resolved.sections.get("dataset"), resources
-            )
-        return stream
+            return build_stream(planned.pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources)
 
     def environment(self) -> dict[str, str]:
         """Of processes of their own: this plugin alone, this process' import path, hashing as chance has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint
+from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental
 from cl_kernel.library.settings import Blobs
 from cl_kernel.running.resources import Resources
 
@@ -36,5 +36,4 @@ def build(settings: Blobs, resources: Resources) -> Stream:
         order=settings.order or None,
         task="vector -> class",
         shuffle=resources.rng("blobs", "order"),
-        fingerprint=fingerprint(train.arrays["vector"], test.arrays["vector"], settings),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint, subset
+from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, subset
 from cl_kernel.library.settings import Digits
 from cl_kernel.running.resources import Resources
 
@@ -35,5 +35,4 @@ def build(settings: Digits, resources: Resources) -> Stream:
         n_stages=settings.n_stages,
         order=settings.order or None,
         shuffle=resources.rng("digits", "order"),
-        fingerprint=fingerprint(samples.arrays["image"], labels, settings),
     )

@@ -6,6 +6,8 @@ from attrs import field, frozen, validators
 
 from cl_kernel.contract.offers import doc
 
+ROWS = "the images that each stage and test set holds"
+
 
 @frozen(kw_only=True)
 class Images:
@@ -16,18 +18,26 @@ class Images:
         validator=validators.ge(1),
         metadata=doc("edge of an image after resizing the shorter side and cutting the centre", unit="pixels"),
     )
-    n_stages: int = field(default=5, validator=validators.ge(1), metadata=doc("equal stages of new classes"))
-    stage_sizes: tuple[int, ...] = field(default=(), metadata=doc("classes of each stage instead; must add up to all"))
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for that of the data"))
+    n_stages: int = field(
+        default=5, validator=validators.ge(1), metadata=doc("equal stages of new classes", counted=ROWS)
+    )
+    stage_sizes: tuple[int, ...] = field(
+        default=(), metadata=doc("classes of each stage instead; must add up to all", counted=ROWS)
+    )
+    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for that of the data", counted=ROWS))
     test_share: float = field(
         default=0.2,
         validator=[validators.gt(0.0), validators.lt(1.0)],
-        metadata=doc("part of each class kept for testing when the data have no test split"),
+        metadata=doc("part of each class kept for testing when the data have no test split", counted=ROWS),
     )
     keep_mb: float = field(
         default=256.0,
         validator=validators.ge(0.0),
-        metadata=doc("decoded images are kept in memory when all of them take no more", unit="MB"),
+        metadata=doc(
+            "decoded images are kept in memory when all of them take no more",
+            unit="MB",
+            harmless="only when images are decoded",
+        ),
     )
 
 
@@ -35,14 +45,14 @@ class Images:
 class Folder(Images):
     """A folder in the layout of torchvision's ImageFolder: ``train/<class>/*.jpg``, ``val/<class>/*.jpg``."""
 
-    path: str = field(default="", metadata=doc("the folder"))
+    path: str = field(default="", metadata=doc("the folder", counted="the images in it"))
 
 
 @frozen(kw_only=True)
 class HuggingFace(Images):
     """A data set of the library ``datasets``: a name on the hub, or a folder it can read."""
 
-    path: str = field(default="", metadata=doc("name on the hub, or a local folder"))
+    path: str = field(default="", metadata=doc("name on the hub, or a local folder", counted="the images in it"))
     config: str = field(default="", metadata=doc("configuration of the data set"))
     train: str = field(default="train", metadata=doc("name of the training split"))
     test: str = field(default="", metadata=doc("name of the test split; empty: test or validation, if there"))

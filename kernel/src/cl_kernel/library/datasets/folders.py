@@ -16,8 +16,8 @@ import numpy as np
 from attrs import define, field
 
 from cl_kernel.contract.errors import BadInput, BadSetting
-from cl_kernel.contract.interfaces import Samples
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, fingerprint, subset
+from cl_kernel.contract.interfaces import Contents, Samples
+from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
 from cl_kernel.running.resources import Resources
 
@@ -30,10 +30,12 @@ class EncodedImages:
     """Samples whose images are decoded when taken.
 
     :param read: row -> (what it is for people, the encoded image as a path or as bytes).
+    :param held: digests of the encoded images of some rows.
     """
 
     labels: np.ndarray
     read: Callable[[int], tuple[str, Path | bytes]]
+    held: Callable[[Contents, np.ndarray], Any]
     n_classes: int
     size: int
     n_workers: int = 1
@@ -68,6 +70,11 @@ class EncodedImages:
             taken[name] = images
         return taken
 
+    def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
+        """Digest of bytes, labels and size of the rows' images."""
+        rows = np.arange(len(self)) if rows is None else rows
+        return files.content(self.size, files.array(self.labels, rows), self.held(files, rows))
+
     def decode(self, row: int) -> np.ndarray:
         """One image, uint8 [S, S, 3].
 
@@ -81,6 +88,18 @@ class EncodedImages:
                 return fit(image, self.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadInput(f"image cannot be decoded: {error}", where=name, fix="--on-bad-sample skip") from error
+
+
+@define(eq=False)
+class DecodedImages(ArraySamples):
+    """Samples decoded beforehand; what they hold is still told by the encoded images."""
+
+    encoded: EncodedImages
+    rows: np.ndarray
+
+    def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
+        """As of the encoded images."""
+        return self.encoded.identify(files, self.rows if rows is None else self.rows[rows])
 
 
 def fit(image: Any, size: int) -> np.ndarray:
@@ -116,16 +135,16 @@ def build_folder(settings: Folder, resources: Resources) -> Stream:
         if unknown:
             raise BadInput(f"classes without training images: {', '.join(unknown)}", where=str(test_root))
         test = _files(test_root, names)
-    every = [*train_files, *(test[0] if test else [])]
-    sizes = [(str(path.relative_to(root)), path.stat().st_size) for path in every]
     return _stream(
-        settings,
-        resources,
-        root.name,
-        names,
-        (train_labels, lambda row: (str(train_files[row]), train_files[row])),
-        None if test is None else (test[1], lambda row: (str(test[0][row]), test[0][row])),
-        fingerprint(sizes, settings.size, settings.stage_sizes, settings.n_stages, settings.order),
+        settings, resources, root.name, names, _side(train_files, train_labels), None if test is None else _side(*test)
+    )
+
+
+def _side(paths: Sequence[Path], labels: np.ndarray) -> Side:
+    return (
+        labels,
+        lambda row: (str(paths[row]), paths[row]),
+        lambda files, rows: files.digests([paths[row] for row in rows]),
     )
 
 
@@ -172,7 +191,7 @@ def build_hugging_face(settings: HuggingFace, resources: Resources) -> Stream:
         values = sorted(set(splits[settings.train][label]))
         names, codes = [str(value) for value in values], {value: code for code, value in enumerate(values)}
 
-    def side(name: str) -> tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]]]:
+    def side(name: str) -> Side:
         rows = splits[name].cast_column(image, datasets.Image(decode=False))
         try:
             labels = np.array([codes[value] for value in rows[label]], np.int64)
@@ -183,11 +202,16 @@ def build_hugging_face(settings: HuggingFace, resources: Resources) -> Stream:
             stored = rows[row][image]
             return f"hf:{settings.path} {name} row {row}", stored["bytes"] or Path(stored["path"])
 
-        return labels, read
+        def held(files: Contents, chosen: np.ndarray) -> Any:
+            if len(rows) and rows[0][image]["bytes"] is None:
+                return files.digests([rows[int(row)][image]["path"] for row in chosen])
+            stored = [Path(file["filename"]) for file in rows.cache_files]
+            return files.digests(stored) if stored else "", rows._fingerprint, files.array(np.asarray(chosen))
+
+        return labels, read, held
 
     train, test = side(settings.train), side(test_name) if test_name else None
-    key = fingerprint(settings, train[0], None if test is None else test[0])
-    return _stream(settings, resources, local.name, names, train, test, key)
+    return _stream(settings, resources, local.name, names, train, test)
 
 
 def _column(columns: Mapping[str, Any], wanted: type, setting: str, name: str) -> str:
@@ -201,14 +225,15 @@ def _column(columns: Mapping[str, Any], wanted: type, setting: str, name: str) -
     return found[0]
 
 
-Side = tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]]]
+Side = tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]], Callable[[Contents, np.ndarray], Any]]
+"""Labels, how to read the image of a row, and the digests of the images of rows."""
 
 
 def _stream(
-    settings: Images, resources: Resources, name: str, names: Sequence[str], train: Side, test: Side | None, key: str
+    settings: Images, resources: Resources, name: str, names: Sequence[str], train: Side, test: Side | None
 ) -> Stream:
     def samples(side: Side) -> Samples:
-        encoded = EncodedImages(side[0], side[1], len(names), settings.size, resources.n_workers)
+        encoded = EncodedImages(side[0], side[1], side[2], len(names), settings.size, resources.n_workers)
         return _readable(encoded, resources, settings.keep_mb * 1e6)
 
     learnt = samples(train)
@@ -230,7 +255,6 @@ def _stream(
         sizes=settings.stage_sizes or None,
         order=settings.order or None,
         shuffle=resources.rng(name, "order"),
-        fingerprint=key,
     )
 
 
@@ -261,4 +285,4 @@ def _readable(encoded: EncodedImages, resources: Resources, limit: float) -> Sam
         return subset(encoded, rows)
     empty = np.empty((0, encoded.size, encoded.size, 3), np.uint8)
     arrays = {"image": np.stack(images) if images else empty, "class": encoded.labels[rows]}
-    return ArraySamples(encoded.spec, arrays)
+    return DecodedImages(encoded.spec, arrays, encoded=encoded, rows=rows)
