@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, Resources
+from cl_kernel import BadInput, BadSetting, Resources
 from cl_plugin_remind.commands import base_job as job
 from cl_plugin_remind.data.folders import imagenet
 from cl_plugin_remind.settings import BaseTraining, ImageNet, Network
@@ -71,7 +70,7 @@ def test_checkpoints_have_the_authors_form_and_can_be_scored(images: Path) -> No
         training, NETWORK, stream(images), images / "out", device="cpu", resume=found["best"], only_evaluate=True
     )
     assert scored["acc1"] == pytest.approx(best["best_acc1"])
-    with pytest.raises(BadInput, match="does not say its epoch"):
+    with pytest.raises(BadInput, match="finished one"):
         job.run(
             training,
             NETWORK,
@@ -82,51 +81,54 @@ def test_checkpoints_have_the_authors_form_and_can_be_scored(images: Path) -> No
         )
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_network(images: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29571",
-        "-m",
-        "cl_kernel.cli.main",
-        "remind",
-        "train-base",
-        "--images",
-        str(images),
-        "--classes",
-        "2",
-        "--output",
-        str(images / "ddp"),
-        "--device",
-        "cpu",
-        "--side",
-        "16",
-        "--resize",
-        "16",
-        "--workers",
-        "1",
-        "--name",
-        "b.pth",
-        "--set",
-        "base_epochs=2",
-        "--set",
-        "base_batch=8",
-        "--set",
-        "stem=4",
-        "--set",
-        "stem_kind=small",
-        "--set",
-        "widths=[4,4,8,8]",
-        "--set",
-        "blocks=[1,1,1,2]",
-    ]
+def test_evaluation_needs_a_checkpoint_and_takes_a_finished_one(images: Path) -> None:
+    training = BaseTraining(base_epochs=1, base_batch=4)
+    with pytest.raises(BadSetting, match="no checkpoint to evaluate"):
+        job.run(training, NETWORK, stream(images), images / "out", device="cpu", only_evaluate=True)
+    trained = job.run(training, NETWORK, stream(images), images / "out", name="b.pth", device="cpu")
+    scored = job.run(
+        training,
+        NETWORK,
+        stream(images),
+        images / "out",
+        device="cpu",
+        resume=str(images / "out" / "b.pth"),
+        only_evaluate=True,
+    )
+    assert scored["acc1"] == pytest.approx(trained["acc1"])
+
+
+def test_a_checkpoint_of_the_last_epoch_is_scored_and_finished(images: Path) -> None:
+    training = BaseTraining(base_epochs=1, base_batch=4)
+    found = job.run(training, NETWORK, stream(images), images / "out", name="b.pth", device="cpu")
+    again = job.run(
+        training, NETWORK, stream(images), images / "again", name="b.pth", device="cpu", resume=found["best"]
+    )
+    assert again["acc1"] == pytest.approx(found["best_acc1"])
+    assert (images / "again" / "b.pth").is_file()
+
+
+def torchrun(images: Path, output: str, port: int, *more: str) -> None:
+    settings = {"base_batch": 8, "stem": 4, "stem_kind": "small", "widths": "[4,4,8,8]", "blocks": "[1,1,1,2]"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command += ["-m", "cl_kernel.cli.main", "remind", "train-base", "--images", str(images), "--classes", "2"]
+    command += ["--output", str(images / output), "--device", "cpu", "--side", "16", "--resize", "16"]
+    command += ["--workers", "1", "--name", "b.pth", *more]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
     subprocess.run(command, check=True, timeout=300, capture_output=True)
-    content = torch.load(images / "ddp" / "b.pth", weights_only=True)
-    assert all(torch.isfinite(t).all() for t in content["state_dict"].values())
-    assert (images / "ddp" / "best_b.pth").is_file()
-    assert json.dumps(sorted(content)) == '["optimizer", "state_dict"]'
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network_and_go_on_from_a_checkpoint(images: Path) -> None:
+    torchrun(images, "whole", 29571, "--set", "base_epochs=2")
+    torchrun(images, "first", 29572, "--set", "base_epochs=1")
+    best = str(images / "first" / "best_b.pth")
+    torchrun(images, "second", 29573, "--set", "base_epochs=2", "--resume", best)
+    whole, second = (
+        torch.load(images / name / "b.pth", weights_only=True)["state_dict"] for name in ("whole", "second")
+    )
+    assert all(torch.isfinite(tensor).all() for tensor in whole.values())
+    trainable = [name for name in whole if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(whole[name], second[name]) for name in trainable)
+    torchrun(images, "scored", 29574, "--resume", str(images / "whole" / "b.pth"), "--evaluate")

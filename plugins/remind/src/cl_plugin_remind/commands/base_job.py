@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cl_kernel import BadInput, Samples, Stream
+from cl_kernel import BadInput, BadSetting, Samples, Stream
 from cl_kernel.torch import distributed, evaluate, state
 from cl_kernel.torch.state import read_file
 from cl_plugin_remind.method.base import BaseTrainer
@@ -40,58 +40,80 @@ def run(
 ) -> dict[str, Any]:
     """Train (or only evaluate) the base network on the first stage of a stream.
 
-    :param resume: a checkpoint of this job to go on from.
+    :param resume: a checkpoint of this job to go on from, or to score; a finished one can be scored only.
     :return: ``best_acc1``, ``acc1`` in percent and the path of the best checkpoint.
-    :raises BadInput: for a checkpoint of another network.
+    :raises BadSetting: when there is nothing to evaluate. :raises BadInput: for a checkpoint of another network.
     """
-    stage = stream.stages[0]
-    validation = _validation(stream)
+    if only_evaluate and not resume:
+        raise BadSetting("there is no checkpoint to evaluate", where="--evaluate", fix="--resume CHECKPOINT --evaluate")
     with distributed.started(device) as where:
         state.seed_torch(generator(seed, "weights"))
-        blocks = list(network.blocks)
-        if BASES[network.base_arch] == "layer4.0":
-            blocks[3] = 1
-        image = stream.spec["image"].shape
-        small = network.stem_kind == "small" or (network.stem_kind == "auto" and (image[0] or 0) < 96)
-        base = Base(
-            ResNet(
-                stream.n_classes,
-                stem=network.stem,
-                small=small,
-                widths=network.widths,
-                blocks=blocks,
-                strides=network.strides,
-            )
-        ).to(where)
+        base = _network(network, stream).to(where)
+        if only_evaluate:
+            load_base(base.model, resume)
+            return {"acc1": 100 * evaluate.accuracy(base, _validation(stream), where)}
         trainer = BaseTrainer(settings, base, where, lambda *names: generator(seed, *names))
         best = _resume(trainer, base, resume) if resume else 0.0
-        if only_evaluate:
-            return {"acc1": 100 * evaluate.accuracy(base, validation, where)}
         trainer.wrapped = distributed.wrap(base, where)
         output.mkdir(parents=True, exist_ok=True)
-        path = output / (name or f"{network.base_arch}_{len(stage.classes)}.pth")
-        best_path, accuracy = path.with_name(f"best_{path.name}"), 0.0
-        for epoch in trainer.epochs(stage.train, lambda **_: None, _refuse, n_workers):
-            accuracy = 100 * evaluate.accuracy(base, validation, where)
-            if distributed.rank() == 0:
-                say(f"epoch {epoch}/{settings.base_epochs}: top-1 {accuracy:.2f}")
-                _save(
-                    path,
-                    {
-                        "epoch": epoch,
-                        "arch": network.base_arch,
-                        "state_dict": base.state_dict(),
-                        "best_acc1": max(best, accuracy),
-                        "optimizer": trainer.optimizer.state_dict(),
-                    },
-                )
-                if accuracy > best or not best_path.exists():
-                    shutil.copyfile(path, best_path)
-            best = max(best, accuracy)
-            distributed.barrier()
+        path = output / (name or f"{network.base_arch}_{len(stream.stages[0].classes)}.pth")
+        return _train(trainer, base, stream, path, network.base_arch, best, n_workers, say)
+
+
+def _network(network: Network, stream: Stream) -> Base:
+    """The whole network for the images and classes of a stream, with random weights."""
+    blocks = list(network.blocks)
+    if BASES[network.base_arch] == "layer4.0":
+        blocks[3] = 1
+    image = stream.spec["image"].shape
+    small = network.stem_kind == "small" or (network.stem_kind == "auto" and (image[0] or 0) < 96)
+    return Base(
+        ResNet(
+            stream.n_classes,
+            stem=network.stem,
+            small=small,
+            widths=network.widths,
+            blocks=blocks,
+            strides=network.strides,
+        )
+    )
+
+
+def _train(
+    trainer: BaseTrainer,
+    base: Base,
+    stream: Stream,
+    path: Path,
+    arch: str,
+    best: float,
+    n_workers: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Epochs from wherever the trainer stands, a checkpoint after each; the first process writes."""
+    best_path, validation, where = path.with_name(f"best_{path.name}"), _validation(stream), trainer.device
+    accuracy = None
+    for epoch in trainer.epochs(stream.stages[0].train, lambda **_: None, _refuse, n_workers):
+        accuracy = 100 * evaluate.accuracy(base, validation, where)
         if distributed.rank() == 0:
-            _save(path, {"state_dict": base.state_dict(), "optimizer": trainer.optimizer.state_dict()})
-        return {"best_acc1": best, "acc1": accuracy, "best": str(best_path)}
+            say(f"epoch {epoch}/{trainer.settings.base_epochs}: top-1 {accuracy:.2f}")
+            content = {
+                "epoch": epoch,
+                "arch": arch,
+                "state_dict": base.state_dict(),
+                "best_acc1": max(best, accuracy),
+                "optimizer": trainer.optimizer.state_dict(),
+            }
+            _save(path, content)
+            if accuracy > best or not best_path.exists():
+                shutil.copyfile(path, best_path)
+        best = max(best, accuracy)
+        distributed.barrier()
+    if accuracy is None:  # the checkpoint was of the last epoch
+        accuracy = 100 * evaluate.accuracy(base, validation, where)
+        best = max(best, accuracy)
+    if distributed.rank() == 0:
+        _save(path, {"state_dict": base.state_dict(), "optimizer": trainer.optimizer.state_dict()})
+    return {"best_acc1": best, "acc1": accuracy, "best": str(best_path)}
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
@@ -106,7 +128,7 @@ def _resume(trainer: BaseTrainer, base: Base, path: str) -> float:
         raise BadInput(
             "the checkpoint does not say its epoch: it is a finished one",
             where=path,
-            fix="resume from the file of an unfinished job, or raise base_epochs and start anew",
+            fix="score it with --evaluate, or resume from best_*.pth or the file of an unfinished job",
         )
     load_base(base.model, path)
     trainer.optimizer.load_state_dict(content["optimizer"])
