@@ -50,6 +50,14 @@ def test_label_files_give_the_same_stream_as_the_order_they_came_from(images: Pa
     assert by_labels.fingerprint == by_order.fingerprint
 
 
+def test_a_class_order_may_begin_with_a_byte_order_mark(images: Path) -> None:
+    (images / "order.txt").write_bytes(b"\xef\xbb\xbf" + b"dog\r\nant\r\ncat\r\nbee\r\n")
+    assert folders.read_order(images / "order.txt") == ["dog", "ant", "cat", "bee"]
+    (images / "order.txt").write_bytes("dog\nant\n".encode("utf-16"))
+    with pytest.raises(BadInput, match="no UTF-8 text"):
+        folders.read_order(images / "order.txt")
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

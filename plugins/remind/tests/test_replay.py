@@ -85,8 +85,20 @@ def test_too_few_rows_and_values_that_are_no_numbers_are_named() -> None:
         pq.train(np.zeros((5, 4), np.float32), 2, 16)
     rows = np.zeros((50, 4), np.float32)
     rows[3, 1] = np.nan
-    with pytest.raises(BadInput, match="no numbers"):
+    with pytest.raises(BadInput, match="no finite numbers"):
         pq.train(rows, 2, 16)
+    with pytest.raises(BadInput, match="3 rows cannot train 16 centroids"):
+        codec((8,), "vector", n_codebooks=4, n_centroids=16).fit({"x": np.zeros((3, 8), np.float32)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_encoding_refuses_what_is_no_finite_number(value: float) -> None:
+    quantiser = pq.Quantiser(torch.rand(4, 16, 2))
+    rows = torch.rand(300, 8)
+    quantiser.encode(rows)
+    rows[217, 5] = value
+    with pytest.raises(BadInput, match="no finite numbers"):
+        quantiser.encode(rows)
 
 
 @pytest.mark.parametrize(

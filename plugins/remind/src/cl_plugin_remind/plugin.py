@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
 from cl_plugin_remind import experiments, settings
@@ -23,13 +24,13 @@ CORE50 = Asset(
     origin="vlomonaco.github.io/core50, core50_128x128.zip",
 )
 CLEVR = Asset(
-    name="clevr/prepared",
+    name="CLEVR_v1.0/prepared",
     summary="questions and image codes",
     files=("LUT_clevr.json",),
     origin="CLEVR_v1.0.zip, then: clk remind prepare clevr --root DIR",
 )
 TDIUC = Asset(
-    name="tdiuc/prepared",
+    name="TDIUC/prepared",
     summary="questions and image codes",
     files=("LUT_tdiuc.json",),
     origin="TDIUC.zip, then: clk remind prepare tdiuc --root DIR",
@@ -44,6 +45,18 @@ def clk_plugin() -> Plugin:
         summary="streaming learning with product-quantised replay, classification and VQA",
         paper="Hayes et al., REMIND Your Neural Network to Prevent Catastrophic Forgetting, ECCV 2020",
     )
+
+
+@hookimpl
+def clk_locate(asset: Asset, roots: Sequence[Path]) -> Path | None:
+    """Prepared questions lie beside the published files, below the root or in it."""
+    from cl_plugin_remind.data.places import prepared_folders
+
+    names = {CLEVR.name: "clevr", TDIUC.name: "tdiuc"}
+    if asset.name not in names:
+        return None
+    places = prepared_folders(names[asset.name], roots)
+    return next((p for p in places if all((p / file).is_file() for file in asset.files)), None)
 
 
 @hookimpl

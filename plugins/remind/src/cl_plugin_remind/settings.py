@@ -256,7 +256,13 @@ class Vqa:
     insert_first: bool = field(
         default=False, metadata=doc("the current question enters the memory before the draw, as in the authors' code")
     )
-    words: str = field(default="", metadata=doc("GloVe text file for the word vectors; empty: random"))
+    words: str = field(
+        default="",
+        metadata=doc("word vectors: GloVe's text, the authors' .npy table, or a .pkl word -> vector; empty: random"),
+    )
+    dictionary: str = field(
+        default="", metadata=doc("the authors' dictionary_*.pkl for a .npy table; empty: the one beside it")
+    )
     average: bool = field(default=False, metadata=doc("evaluate an exponential average of the weights"))
     average_decay: float = field(default=0.999, metadata=doc("decay of that average", source="code"))
     authors_files: bool = field(

@@ -18,11 +18,17 @@ def prepare(parser: ArgumentParser) -> Handler:
         default="cl_plugin_remind.data.prepare:hashed",
         help="module:function, sentences -> float32 [n, 2048]",
     )
+    parser.add_argument(
+        "--question-vectors",
+        default="",
+        metavar="FILE",
+        help="finished vectors instead: .h5 (feats, qids), .npy or .pkl, {side} in the name standing for train and val",
+    )
 
     def handle(options: Namespace, console: Any) -> int:
         from cl_plugin_remind.data.prepare import prepare as write
 
-        sizes = write(options.dataset, options.root, _folder(options), options.encoder)
+        sizes = write(options.dataset, options.root, _folder(options), options.encoder, options.question_vectors)
         for name, count in sizes.items():
             console.print(f"{name}: {count} questions")
         console.json(sizes)
@@ -90,9 +96,11 @@ def encode(parser: ArgumentParser) -> Handler:
 
 def _vqa_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("dataset", choices=("clevr", "tdiuc"))
-    parser.add_argument("--root", type=Path, required=True, help="folder with the published files")
-    parser.add_argument("--output", type=Path, default=None, help="default: ROOT/prepared")
+    parser.add_argument("--root", type=Path, required=True, help="folder with the published files, or one above it")
+    parser.add_argument("--output", type=Path, default=None, help="default: prepared/ beside the published files")
 
 
 def _folder(options: Namespace) -> Path:
-    return options.output or options.root / "prepared"
+    from cl_plugin_remind.data.places import raw_folder
+
+    return options.output or raw_folder(options.dataset, options.root) / "prepared"

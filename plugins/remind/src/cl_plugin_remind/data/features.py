@@ -17,6 +17,7 @@ from cl_kernel import BadInput, MissingAsset, write_json
 from cl_kernel.library.networks import IMAGENET_MEAN, IMAGENET_STD
 from cl_kernel.torch.loaders import ahead
 from cl_kernel.torch.state import assign, read_weights
+from cl_plugin_remind.data.places import raw_folder
 from cl_plugin_remind.data.vqa import encode_features, images_for_pq
 
 DEFAULTS = {
@@ -89,7 +90,7 @@ def extract(
     device = device or torch.device("cpu")
     default_network, default_stage, title, map_title = DEFAULTS[name]
     net = trunk(network or default_network, stage or default_stage, weights).to(device)
-    files = image_files(name, root)
+    files = image_files(name, raw_folder(name, root))
     mean, std = (np.array(v, np.float32) for v in (IMAGENET_MEAN, IMAGENET_STD))
 
     def read(part: Sequence[tuple[int, Path]]) -> np.ndarray:

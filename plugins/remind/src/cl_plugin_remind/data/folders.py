@@ -70,13 +70,17 @@ def check_order(classes: Sequence[str], order: Sequence[str], where: str) -> Non
 
 
 def read_order(path: Path) -> list[str]:
-    """Lines of a class-order file.
+    """Lines of a class-order file, with or without the byte order mark some editors write.
 
-    :raises MissingAsset: when there is none.
+    :raises MissingAsset: when there is none. :raises BadInput: for a file that is no text.
     """
     if not path.is_file():
         raise MissingAsset(f"no class order {path.name}", where=str(path))
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the class order is no UTF-8 text: {error}", where=str(path), fix="save it as UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def write_labels(root: Path, order_file: Path, folder: Path) -> list[Path]:

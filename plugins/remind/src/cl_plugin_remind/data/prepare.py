@@ -17,7 +17,9 @@ import numpy as np
 from attrs import frozen
 
 from cl_kernel import BadInput, MissingAsset, write_json
+from cl_plugin_remind.data.places import raw_folder
 from cl_plugin_remind.data.questions import rank_by_frequency
+from cl_plugin_remind.weights.safe_pickle import read_pickle
 
 QFEAT = 2048
 Encoder = Callable[[Sequence[str]], np.ndarray]
@@ -133,51 +135,93 @@ def hashed(sentences: Sequence[str]) -> np.ndarray:
 
 
 def prepare(
-    name: str, root: Path, folder: Path, encoder: str = "cl_plugin_remind.data.prepare:hashed"
+    name: str, root: Path, folder: Path, encoder: str = "cl_plugin_remind.data.prepare:hashed", vectors: str = ""
 ) -> dict[str, int]:
-    """Write annotation and question files of both sides; what is there already and whole is left alone.
+    """Write annotation and question files of both sides.
 
     :param encoder: ``module:function``, sentences -> float32 [n, 2048]; gensen's place, its vectors are stored but
         used by neither default network.
+    :param vectors: file of finished question vectors instead, with ``{side}`` for train and val; see
+        :func:`read_vectors`.
     :return: file name -> number of questions.
     """
-    rows = {side: READERS[name](root, side) for side in ("train", "val")}
+    rows = {side: READERS[name](raw_folder(name, root), side) for side in ("train", "val")}
     if not rows["train"]:
         raise BadInput("no training questions", where=str(root))
     answers = rank_by_frequency([row.answer for row in rows["train"]])
     kinds = rank_by_frequency([row.kind for row in rows["train"]])
-    encode: Encoder = pkgutil.resolve_name(encoder)
+    features = {
+        side: read_vectors(Path(vectors.replace("{side}", side)).expanduser(), [row.qid for row in entries])
+        if vectors
+        else _encoded(pkgutil.resolve_name(encoder), entries)
+        for side, entries in rows.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for side, entries in rows.items():
         path = folder / f"{side}_{name}.h5"
-        _write(
-            path,
-            entries,
-            answers,
-            kinds,
-            encode,
-            folder / f"questions_{side}{'2014' if name == 'tdiuc' else ''}_{name}.h5",
-        )
+        texts = folder / f"questions_{side}{'2014' if name == 'tdiuc' else ''}_{name}.h5"
+        _write(path, entries, answers, kinds, features[side], texts)
         sizes[path.name] = len(entries)
     write_json(folder / f"LUT_{name}.json", {"a2idx": answers, "atype2idx": {"answer": 0}, "qtype2idx": kinds})
     return sizes
 
 
+def _encoded(encode: Encoder, rows: Sequence[Row]) -> np.ndarray:
+    sentences = [row.question for row in rows]
+    parts = [np.asarray(encode(sentences[at : at + 512]), np.float32) for at in range(0, len(rows), 512)]
+    features = np.concatenate(parts) if parts else np.zeros((0, QFEAT), np.float32)
+    if features.shape != (len(rows), QFEAT):
+        raise BadInput(
+            f"the question encoder gave {features.shape}, expected ({len(rows)}, {QFEAT})", where="--encoder"
+        )
+    return features
+
+
+def read_vectors(path: Path, qids: Sequence[int]) -> np.ndarray:
+    """Question vectors that were computed before, in the order of the questions.
+
+    :param path: ``.h5`` as the authors' script writes it (``feats``, ``qids``), ``.npy`` (a row a question, in the
+        order of the annotations) or ``.pkl`` (question id -> vector).
+    :return: float32 [n, 2048].
+    :raises MissingAsset: without the file. :raises BadInput: for vectors that are missing, or of another length.
+    """
+    if not path.is_file():
+        raise MissingAsset(f"no question vectors {path.name}", where=str(path))
+    try:
+        found = _by_question(path, qids)
+    except (OSError, KeyError, ValueError, EOFError, TypeError) as error:
+        raise BadInput(f"the question vectors cannot be read: {error}", where=str(path)) from error
+    if found.shape != (len(qids), QFEAT):
+        raise BadInput(f"vectors {list(found.shape)}, expected [{len(qids)}, {QFEAT}]", where=str(path))
+    if not np.isfinite(found).all():
+        bad = qids[int(np.flatnonzero(~np.isfinite(found).all(1))[0])]
+        raise BadInput(f"the vector of question {bad} holds values that are no finite numbers", where=str(path))
+    return found
+
+
+def _by_question(path: Path, qids: Sequence[int]) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False), np.float32)
+    if path.suffix in (".pkl", ".pickle"):
+        table = {int(qid): vector for qid, vector in dict(read_pickle(path, "table of question vectors")).items()}
+    else:
+        import h5py
+
+        with h5py.File(path) as file:
+            table = dict(zip(file["qids"][()].tolist(), file["feats"][()], strict=True))
+    if missing := [qid for qid in qids if qid not in table]:
+        raise BadInput(f"no vector of question {missing[0]} ({len(missing)} missing)", where=str(path))
+    return np.array([table[qid] for qid in qids], np.float32)
+
+
 def _write(
-    path: Path, rows: Sequence[Row], answers: dict[str, int], kinds: dict[str, int], encode: Encoder, questions: Path
+    path: Path, rows: Sequence[Row], answers: dict[str, int], kinds: dict[str, int], features: np.ndarray, texts: Path
 ) -> None:
     import h5py
 
     text = h5py.string_dtype()
     sentences = [row.question for row in rows]
-    features = np.concatenate(
-        [np.asarray(encode(sentences[at : at + 512]), np.float32) for at in range(0, len(rows), 512)]
-    )
-    if features.shape != (len(rows), QFEAT):
-        raise BadInput(
-            f"the question encoder gave {features.shape}, expected ({len(rows)}, {QFEAT})", where="--encoder"
-        )
     ten = [tuple((row.answers or (row.answer,)) * 10)[:10] for row in rows]
     columns: dict[str, Any] = {
         "qfeat": features,
@@ -193,7 +237,7 @@ def _write(
         raise BadInput(f"question types {', '.join(unknown)} do not occur in training", where=str(path))
     for target, content, strings in (
         (path, columns, {"q": sentences, "a": [row.answer for row in rows], "ten_ans": ten}),
-        (questions, {"feats": features, "qids": columns["qid"]}, {"questions": sentences}),
+        (texts, {"feats": features, "qids": columns["qid"]}, {"questions": sentences}),
     ):
         temporary = target.with_suffix(".tmp")
         with h5py.File(temporary, "w") as file:

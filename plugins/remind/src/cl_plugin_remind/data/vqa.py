@@ -16,6 +16,7 @@ from attrs import define, frozen
 
 from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
 from cl_plugin_remind.data import questions
+from cl_plugin_remind.data.places import prepared_folders
 from cl_plugin_remind.method import pq
 
 if TYPE_CHECKING:
@@ -309,20 +310,12 @@ def tdiuc(settings: Questions, resources: Resources) -> Stream:
 
 
 def _folder(name: str, settings: Questions, resources: Resources) -> Path:
-    places = (
-        [Path(settings.folder).expanduser()]
-        if settings.folder
-        else [
-            place
-            for root in resources.roots
-            for place in (root / name / "prepared", root / "prepared", root / name, root)
-        ]
-    )
-    for place in places:
+    looked = [Path(settings.folder).expanduser()] if settings.folder else prepared_folders(name, resources.roots)
+    for place in looked:
         if (place / f"LUT_{name}.json").is_file():
             return place
     raise MissingAsset(
         f"no prepared {name} questions (LUT_{name}.json)",
-        where=", ".join(map(str, places)) or "no data root given",
+        where=", ".join(map(str, looked)) or "no data root given",
         fix=f"clk remind prepare {name} --root DIR, then --data-root DIR",
     )

@@ -14,7 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadSetting, Batch, Field, Mismatch
+from cl_kernel import BadInput, BadSetting, Batch, Field, Mismatch
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.method import pq
@@ -95,8 +95,17 @@ class PqCodec:
     def fit(self, batch: Batch) -> None:
         """Train the codebooks on these examples.
 
-        With fewer rows than centroids nothing can be trained: each row becomes a centroid, and so do those of later
-        examples until the codebooks are full. What is kept by then is exact.
+        :raises BadInput: for fewer rows than centroids.
+        """
+        for name, form in self._forms.items():
+            rows = form.rows(as_tensor(batch[name], torch.device("cpu")))
+            self.use(name, pq.train(rows.numpy(), self.n_codebooks, self.n_centroids))
+
+    def _start(self, batch: Batch) -> None:
+        """Codebooks for a memory whose learner trains none: from its first examples.
+
+        While there were fewer rows than centroids each row becomes a centroid, and so do those of later examples until
+        the codebooks are full. What is kept by then is exact.
         """
         for name, form in self._forms.items():
             rows = form.rows(as_tensor(batch[name], torch.device("cpu")))
@@ -109,6 +118,8 @@ class PqCodec:
 
     def _fill(self, name: str, rows: Tensor) -> None:
         """Turn rows into centroids while there are free ones; those still free repeat the last."""
+        if not bool(rows.isfinite().all()):
+            raise BadInput(pq.NOT_FINITE, where="product quantiser", fix=pq.DIVERGED)
         centroids = self.quantisers[name].centroids
         start = self.n_centroids - self._free[name]
         new = rows[: self._free[name]].reshape(-1, self.n_codebooks, centroids.shape[2]).transpose(0, 1)
@@ -132,7 +143,7 @@ class PqCodec:
     def encode(self, batch: Batch) -> dict[str, Any]:
         """Rows of the slots; a field that comes as codes already stays as it is."""
         if fresh := not self.trained:
-            self.fit(batch)
+            self._start(batch)
         stored: dict[str, Any] = {}
         for name, spec in self.fields.items():
             if name not in batch:

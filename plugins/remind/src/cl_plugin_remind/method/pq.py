@@ -18,6 +18,8 @@ from cl_kernel import BadInput, BadSetting
 
 MAX_ROWS = 65_536  # faiss trains on at most 256 rows a centroid; more are never looked at
 SEED = 1234  # of faiss' clustering
+NOT_FINITE = "features hold values that are no finite numbers"
+DIVERGED = "the network below the cut gives them: check its weights, or lower the base learning rate"
 _CELLS = 1 << 22  # distances held at once
 _TIE = 1e-5  # distances closer than this share of their size are settled in double precision
 
@@ -46,7 +48,7 @@ class Quantiser:
 
         :param rows: float32 [N, D] on the device of the centroids.
         :return: codes [N, M].
-        :raises BadInput: for another number of channels.
+        :raises BadInput: for another number of channels, or values that are no finite numbers.
         """
         if rows.shape[-1] != self.dim:
             raise BadInput(
@@ -83,6 +85,8 @@ class Quantiser:
         squares = self.centroids.square().sum(2)  # [M, K]
         distance = torch.baddbmm(squares.unsqueeze(1), parts, self.centroids.transpose(1, 2), alpha=-2)  # [M, N, K]
         best, codes = distance.min(2)
+        if not bool(best.isfinite().all()):
+            raise BadInput(NOT_FINITE, where="product quantiser", fix=DIVERGED)
         # The expanded square loses digits: where a second centroid comes close, look again, exactly.
         slack = _TIE * (best.abs() + parts.square().sum(2))
         close = (distance <= (best + slack).unsqueeze(2)).sum(2) > 1
@@ -153,7 +157,7 @@ def train(rows: np.ndarray, n_codebooks: int, n_centroids: int) -> np.ndarray:
         )
     rows = np.ascontiguousarray(rows, np.float32)
     if not np.isfinite(rows).all():
-        raise BadInput("features hold values that are no numbers", where="product quantiser")
+        raise BadInput(NOT_FINITE, where="product quantiser", fix=DIVERGED)
     if trainer().startswith("torch"):
         return _train_torch(rows, n_codebooks, n_centroids)
     import faiss

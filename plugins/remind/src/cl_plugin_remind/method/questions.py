@@ -22,7 +22,7 @@ from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.method import answer_files
 from cl_plugin_remind.method.pq import decode_regions
-from cl_plugin_remind.network.words import read_glove, set_words, word_dim
+from cl_plugin_remind.network.words import read_words, set_words, word_dim
 from cl_plugin_remind.settings import Vqa
 
 CODES, QUESTION, LENGTH, ANSWER = "codes", "question", "length", "answer"
@@ -42,7 +42,7 @@ def build(settings: Vqa, setup: Setup) -> VqaLearner:
     network = setup.model(spec, spec[ANSWER].n)
     if settings.words:
         words = setup.stream.info["words"]
-        set_words(network, read_glove(Path(settings.words).expanduser(), words, word_dim(network)))
+        set_words(network, read_words(Path(settings.words).expanduser(), words, word_dim(network), settings.dictionary))
     network = network.to(device)
     memory = setup.memory({name: spec[name] for name in READ}) if setup.memory and settings.mode == "remind" else None
     if settings.mode == "remind" and memory is None:

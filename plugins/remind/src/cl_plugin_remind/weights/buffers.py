@@ -8,13 +8,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from cl_kernel import BadInput, MissingAsset, load_tree, save_tree
 from cl_kernel.torch.state import read_file
+from cl_plugin_remind.weights.safe_pickle import ERRORS, read_pickle
 
 
 def save_buffer(path: Path, codes: np.ndarray, labels: np.ndarray, items: np.ndarray, centroids: np.ndarray) -> None:
@@ -39,44 +39,20 @@ def save_buffer(path: Path, codes: np.ndarray, labels: np.ndarray, items: np.nda
         pickle.dump(content, file, protocol=4)
 
 
-class _OnlyArrays(pickle.Unpickler):
-    """Rebuilds numpy arrays, dictionaries and lists; anything else in the file is refused."""
-
-    ALLOWED: ClassVar[set[tuple[str, str]]] = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("collections", "defaultdict"),
-        ("builtins", "list"),
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),  # how protocols 0 to 2 write bytes
-        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Only the names above."""
-        if (module, name) not in self.ALLOWED:
-            raise BadInput(
-                f"the buffer file names {module}.{name}, which is no part of a buffer", where="remind_buffer"
-            )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def read_buffer(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read ``remind_buffer_*.pkl``, the authors' or ours; only by explicit request, and only arrays are rebuilt.
 
     :return: codes uint8 [n, H, W, M], labels int64 [n], item numbers int64 [n], centroids float32 [M, K, d].
     :raises BadInput: for a file of another form.
     """
+    content = read_pickle(path, "buffer of REMIND")
     try:
-        with path.open("rb") as file:
-            content = _OnlyArrays(file).load()
         items = np.array([int(np.asarray(item).item()) for item in content["rehearsal_ixs"]], np.int64)
         latent = {int(np.asarray(key).item()): value for key, value in content["latent_dict"].items()}
         codes = np.stack([np.asarray(latent[item][0], np.uint8) for item in items.tolist()])
         labels = np.array([int(np.asarray(latent[item][1]).reshape(-1)[0]) for item in items.tolist()], np.int64)
         return codes, labels, items, np.asarray(content["pq_centroids"], np.float32)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except ERRORS as error:
         raise BadInput(f"no buffer of REMIND: {type(error).__name__}: {error}", where=str(path)) from error
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cl_kernel import BadInput
 from cl_kernel.torch.state import assign, read_file, read_weights
-from cl_plugin_remind.network.resnet import ResNet
+
+if TYPE_CHECKING:
+    from cl_plugin_remind.network.resnet import ResNet
 
 
 def load_base(network: ResNet, path: str | Path, *, new_head: bool = False) -> None:
