@@ -49,7 +49,7 @@ def test_word_vectors_with_faults_are_named(tables: Path) -> None:
     named = read_words(table, WORDS, 2, str(tables / "dictionary_clevr.pkl"))
     assert np.array_equal(named.numpy(), EXPECTED)
     np.save(table, VECTORS[:2])
-    with pytest.raises(BadInput, match="for the 4 words of dictionary_clevr.pkl"):
+    with pytest.raises(BadInput, match=r"for the 4 words of dictionary_clevr\.pkl"):
         read_words(table, WORDS, 2, str(tables / "dictionary_clevr.pkl"))
 
 
