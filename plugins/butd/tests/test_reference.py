@@ -16,7 +16,7 @@ import torch
 from butd_cases.continual import check_continual
 from butd_cases.counter_stream import check_counter_stream
 from butd_cases.data import check_adjacency, check_directions, check_emnist, check_persons
-from butd_cases.setup import PARTS
+from butd_cases.parts import PARTS
 from butd_cases.transformers import TRANSFORMERS
 
 PLUGIN = "butd"
