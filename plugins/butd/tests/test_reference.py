@@ -17,6 +17,7 @@ from butd_cases.continual import check_continual
 from butd_cases.counter_stream import check_counter_stream
 from butd_cases.data import check_adjacency, check_directions, check_emnist, check_persons
 from butd_cases.parts import PARTS
+from butd_cases.reading import DESCRIPTIVE, Parameters
 from butd_cases.transformers import TRANSFORMERS
 
 PLUGIN = "butd"
@@ -73,7 +74,12 @@ def test_case_agrees_with_the_published_code(case: dict[str, Any], request: pyte
     assert case["kind"] in KINDS, f"unknown kind {case['kind']!r}: {case}"
     torch.set_num_threads(1)
     with np.load(folder(request.config) / case["file"]) as arrays:
-        KINDS[case["kind"]](case, {name: arrays[name] for name in arrays.files})
+        found = {name: arrays[name] for name in arrays.files}
+    for name, (shape, dtype) in case["arrays"].items():
+        assert (list(found[name].shape), str(found[name].dtype)) == (shape, dtype), name
+    parameters = Parameters(case, ignored=DESCRIPTIVE)
+    KINDS[case["kind"]](parameters, found)
+    assert not parameters.unread(), f"the check heeds no {', '.join(parameters.unread())}"
 
 
 def test_every_array_file_of_the_folder_belongs_to_a_case(request: pytest.FixtureRequest) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,22 @@ import torch
 import torch.nn.functional as F
 
 from butd_cases.counter_stream import unpack
+from butd_cases.reading import said
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.weights.names import from_continual, load_renamed
 
 
-def build(config: dict[str, Any]) -> ContinualCounterStream:
+def build(config: Mapping[str, Any]) -> ContinualCounterStream:
+    """The published continual network: stem of 7, other filters of 3, plain or separable."""
+    assert re.findall(r"\d+", config["convs"]) == ["7", "3"], config["convs"]
     topology = Topology(
         filters=config["nfilters"],
         strides=config["strides"],
         blocks=[0, *config["blocks"]],
         in_shape=config["inshape"],
         n_occurrence=config["ncls"],
-        separable=False,
+        separable=not config["convs"].startswith("plain"),
         reorder=False,
     )
     return ContinualCounterStream(
@@ -35,8 +39,14 @@ def build(config: dict[str, Any]) -> ContinualCounterStream:
 
 def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     config = case["config"]
+    parts = {part.strip() for part in config["loss"].split("+")}
+    assert parts <= {"BCE occurrence", "CE task"}, config["loss"]
+    rate = config.get("lr", said(case, r"lr ([0-9.e-]+)") or 1e-2)
+    decay = config.get("weight_decay", said(case, r"wd ([0-9.e-]+)") or 0.0)
     heads = {(0, index): task for task, index in enumerate(config["index_in_weight_names"])}
     net = build(config)
+    for alias, name in case["aliases"].items():
+        assert from_continual(alias, heads) == from_continual(name, heads), f"{alias} is not {name}"
     # the published file also holds tables nobody reads
     wanted = {
         name: from_continual(name, heads)
@@ -64,13 +74,17 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
         # the published first phase lists the modulations and heads of every direction the tables have room for
         idle = (directions - 1) * owning if task == 0 else 0
         assert sum(p.numel() for p in learn) + idle == arrays[f"phase{task}.n_trainable"]
-        optimizer = torch.optim.Adam(learn, 1e-2)
+        optimizer = torch.optim.Adam(learn, rate, weight_decay=decay)
         net.train()
-        for step in range(2):
+        for step in range(sum(name.startswith(f"phase{task}.loss") for name in arrays)):
             run = logits(f"train{task}", task)
-            loss = F.binary_cross_entropy_with_logits(
-                run["occurrence"], torch.from_numpy(arrays[f"train{task}.label_existence"])
-            ) + F.cross_entropy(run["task"], torch.from_numpy(arrays[f"train{task}.label_task"]))
+            terms = {
+                "BCE occurrence": F.binary_cross_entropy_with_logits(
+                    run["occurrence"], torch.from_numpy(arrays[f"train{task}.label_existence"])
+                ),
+                "CE task": F.cross_entropy(run["task"], torch.from_numpy(arrays[f"train{task}.label_task"])),
+            }
+            loss = torch.stack([terms[part] for part in parts]).sum()
             np.testing.assert_allclose(loss.item(), arrays[f"phase{task}.loss{step}"], rtol=1e-4)
             optimizer.zero_grad()
             loss.backward()

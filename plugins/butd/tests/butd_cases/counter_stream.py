@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ NORMS = {
     "BatchNormNoStats": "batch-no-stats",
     "InstanceNorm": "instance",
     "GroupNorm": "group",
+    "NoNorm": "none",
     "none": "none",
 }
 VARIANTS = {
@@ -38,6 +40,7 @@ def topology(config: dict[str, Any], *, reorder: bool = False) -> Topology:
     blocks = config["ns"]
     if config["flag_at"] == "BU1_SIMPLE":
         blocks = [n // 3 for n in blocks]
+    norm, groups = re.fullmatch(r"(\w+?)(?:\((\d+)\))?", config["norm"]).groups()
     return Topology(
         filters=config["nfilters"],
         strides=config["strides"],
@@ -54,7 +57,9 @@ def topology(config: dict[str, Any], *, reorder: bool = False) -> Topology:
         final_td_conv=config["final_td_conv"],
         head_layers=config["head_layers"],
         orig_relus=config["orig_relus"],
-        norm=NORMS[config["norm"]],
+        norm=NORMS[norm],
+        norm_groups=int(groups or config.get("norm_groups", 0)),
+        norm_eps=1e-3 if config.get("orig_bn_eps") else config.get("bn_eps", 1e-5),
         reorder=reorder,
     )
 
@@ -88,6 +93,9 @@ def check_counter_stream(case: dict[str, Any], arrays: dict[str, np.ndarray]) ->
     config = case["config"]
     net = CounterStream(topology(config))
     names = our_names(case, "w0")
+    shapes = {name: tuple(shape) for name, shape, _ in case["packed_index"]["w0"]}
+    for alias, name in case["aliases"].items():
+        assert our_name(case, alias, shapes[name]) == names[name], f"{alias} is not {name}"
     load_renamed(net, {names[n]: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items()})
     assert n_parameters(net) == case["trainable_params"]
     inputs = {n[3:]: torch.from_numpy(v.copy()) for n, v in arrays.items() if n.startswith("in.")}
@@ -130,12 +138,15 @@ def check_steps(
     names: dict[str, str],
 ) -> None:
     config = case["config"]
+    momentum, decay = config["momentum"], config["weight_decay"]
     if config["optimizer"] == "SGD":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            net.parameters(), config["lr"], momentum=config["momentum"] or 0.0, weight_decay=config["weight_decay"]
+            net.parameters(), config["lr"], momentum=momentum or 0.0, weight_decay=decay
         )
     else:
-        optimizer = torch.optim.Adam(net.parameters(), config["lr"], weight_decay=config["weight_decay"])
+        assert config["optimizer"] == "Adam", config["optimizer"]
+        betas = (0.9 if momentum is None else momentum, 0.999)
+        optimizer = torch.optim.Adam(net.parameters(), config["lr"], betas, weight_decay=decay)
     net.train()
     parameters = dict(net.named_parameters())
     grad_small: dict[str, np.ndarray] = {}
@@ -176,10 +187,11 @@ def check_steps(
                 np.testing.assert_allclose(parameters[ours[name]].grad, expected, rtol=2e-3, atol=1e-4, err_msg=name)
             grad_small = {n: np.abs(p.grad.numpy()) < 1e-6 for n, p in parameters.items() if p.grad is not None}
         optimizer.step()
-    if "w2" not in arrays:
+    last = f"w{config['steps']}"
+    if last not in arrays:
         return
     state = net.state_dict()
-    changed, after, ours = unpack(case, arrays, "w2"), unpack(case, arrays, "w0"), our_names(case, "w0")
+    changed, after, ours = unpack(case, arrays, last), unpack(case, arrays, "w0"), our_names(case, "w0")
     for name, expected in {**after, **changed}.items():
         tolerance = np.full(expected.shape, 2e-4)
         if config["optimizer"] == "Adam" and ours[name] in grad_small:

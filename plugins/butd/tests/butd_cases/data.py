@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cl_plugin_butd.data import persons, spatial
-from cl_plugin_butd.data.directions import adjacency, direction_index, published_direction_index
+from cl_plugin_butd.data.directions import NAMES, adjacency, direction_index, published_direction_index
 from cl_plugin_butd.data.glyphs import EMNIST_CONFUSED, Glyphs
 
 Case = dict[str, Any]
@@ -39,7 +39,7 @@ def check_emnist(case: Case, arrays: Arrays) -> None:
         n_held_strings=config["ntest_strings"],
         string_seed=config["string_seed"],
     )
-    assert config["split_seeds"] == spatial.SPLIT_SEEDS
+    assert list(config["split_seeds"]) == list(spatial.SPLITS)
     strings = spatial.held_strings(recipe, glyphs.usable)
     assert np.array_equal(strings, arrays["test_strings"])
     allowed = spatial.allowed_pairs(recipe, strings, n_classes, glyphs.usable)
@@ -47,7 +47,7 @@ def check_emnist(case: Case, arrays: Arrays) -> None:
     np.testing.assert_allclose(spatial.excluded_percentage(allowed, glyphs.usable), arrays["exclude_percentage"])
 
     found: dict[str, list[tuple[spatial.Picture, int, int]]] = {split: [] for split in spatial.SPLITS}
-    for split, picture in spatial.pictures(recipe, glyphs):
+    for split, picture in spatial.pictures(recipe, glyphs, dict(config["split_seeds"])):
         found[split] += [(picture, direction, place) for direction, place in picture.questions]
     for split, examples in found.items():
         assert len(examples) == len(arrays[f"{split}.query"])
@@ -60,6 +60,9 @@ def check_emnist(case: Case, arrays: Arrays) -> None:
             assert (direction, place) == (arrays[f"{split}.direction"][i], arrays[f"{split}.query"][i]), where
             answer = spatial.neighbour(picture.characters, direction, place, recipe.per_row, n_classes)
             assert answer == arrays[f"{split}.label_task"][i], where
+            places = np.arange(len(picture.characters))
+            last = (places % recipe.per_row == recipe.per_row - 1) | (places == len(places) - 1)
+            assert np.array_equal(arrays[f"{split}.row_end"][i].astype(bool), last), where
             assert [direction, picture.characters[place]] == arrays[f"{split}.flag"][i].tolist(), where
             assert np.array_equal(
                 picture.characters.reshape(arrays[f"{split}.label_ordered"][i].shape),
@@ -79,10 +82,11 @@ def check_emnist(case: Case, arrays: Arrays) -> None:
 
 def check_adjacency(case: Case, arrays: Arrays) -> None:
     for suffix in {name.removeprefix("layout") for name in arrays if name.startswith("layout")}:
-        for word, dx in (("right", 1), ("left", -1)):
-            answers = arrays[f"{word}{suffix}"]
-            for layout, expected in zip(arrays[f"layout{suffix}"], answers, strict=True):
-                assert np.array_equal(adjacency(layout, dx, 0, answers.shape[1]), expected)
+        for (dx, dy), word in NAMES.items():
+            answers = arrays.get(f"{word}{suffix}")
+            if answers is not None:
+                for layout, expected in zip(arrays[f"layout{suffix}"], answers, strict=True):
+                    assert np.array_equal(adjacency(layout, dx, dy, answers.shape[1]), expected)
 
 
 def check_directions(case: Case, arrays: Arrays) -> None:
@@ -99,14 +103,19 @@ def check_directions(case: Case, arrays: Arrays) -> None:
 
 def check_persons(case: Case, arrays: Arrays) -> None:
     config = case["config"]
-    people = persons.People(images=arrays["raw.images"], masks=arrays["raw.masks"], labels=arrays["raw.labels"])
+    people = persons.People(
+        images=arrays["raw.images"],
+        masks=arrays["raw.masks"],
+        labels=arrays["raw.labels"],
+        n_people=len(arrays["train_allowed"]),
+    )
     recipe = persons.PersonsRecipe(
         extended=config["extended"],
         hide_many=config["hide_many"],
         n_configurations=config["nsamples"],
         n_test=config["n_test"],
     )
-    assert config["split_seeds"] == persons.SPLIT_SEEDS
+    assert list(config["split_seeds"]) == list(persons.SPLIT_SEEDS)
     train, test = persons.allowed_instances(recipe, people)
     assert np.array_equal(train, arrays["train_allowed"].astype(bool))
     assert np.array_equal(test, arrays["test_allowed"].astype(bool))
@@ -114,7 +123,7 @@ def check_persons(case: Case, arrays: Arrays) -> None:
     assert (arrays["ntypes"] == people.absent + 1).all()
 
     found: dict[str, list[tuple[persons.Scene, int, int]]] = {split: [] for split in persons.SPLIT_SEEDS}
-    for split, scene in persons.scenes(recipe, people):
+    for split, scene in persons.scenes(recipe, people, dict(config["split_seeds"])):
         found[split] += [(scene, place, feature) for place, feature in scene.questions]
     for split, examples in found.items():
         assert len(examples) == len(arrays[f"{split}.query"]), split

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from butd_cases.reading import said
 from cl_plugin_butd.method.losses import chosen_head_loss
 from cl_plugin_butd.method.regularisers import (
     OnlineEwc,
@@ -20,10 +22,17 @@ from cl_plugin_butd.method.regularisers import (
 from cl_plugin_butd.method.schedule import cyclic_rate, is_better, mean_image, warmup_factors
 from cl_plugin_butd.network.blocks import Norm
 from cl_plugin_butd.network.counter_stream import TaskArgumentTop
-from cl_plugin_butd.network.modulation import ActivationModulation, binary_mask, expand, interpolate, modulation_size
+from cl_plugin_butd.network.modulation import (
+    ActivationModulation,
+    WeightModulation,
+    binary_mask,
+    expand,
+    interpolate,
+    modulation_size,
+)
 from cl_plugin_butd.weights.names import from_split_top
 
-Case = dict[str, Any]
+Case = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
@@ -53,29 +62,45 @@ def check_mod_act(case: Case, arrays: Arrays) -> None:
         close(layer(t["x"]), arrays[f"t{task}.pixel_then_channel"], case)
 
 
-def geometry(x: torch.Tensor, weight: torch.Tensor, out: np.ndarray) -> dict[str, int]:
-    """Padding keeps the size; the stride follows from the sizes."""
+def geometry(case: Case, x: torch.Tensor, weight: torch.Tensor, out: np.ndarray) -> dict[str, int]:
+    """Stride and padding as the case says, or the first pair that leads to the sizes given."""
+    stride, padding = (
+        case.get(name, said(case, rf"{word} (\d+)")) for name, word in (("stride", "stride"), ("padding", "pad"))
+    )
     kernel = weight.shape[-1]
-    stride = round(x.shape[-1] / out.shape[-1])
-    return {"stride": stride, "padding": kernel // 2}
+    for s in range(1, 5) if stride is None else [int(stride)]:
+        for p in (kernel // 2, *range(kernel)) if padding is None else [int(padding)]:
+            if all((n + 2 * p - kernel) // s + 1 == m for n, m in zip(x.shape[2:], out.shape[2:], strict=True)):
+                return {"stride": s, "padding": p}
+    raise AssertionError(f"no stride and padding lead from {tuple(x.shape)} to {out.shape}")
+
+
+def modulated(case: Case, kind: str, weight: torch.Tensor, m: torch.Tensor) -> WeightModulation:
+    """Our modulation of a filter with the case's factor, holding the case's numbers."""
+    layer = WeightModulation(weight.shape, kind, case["factor"])
+    assert layer.m is not None
+    assert layer.m.shape == m.shape, (layer.m.shape, m.shape)
+    layer.load_state_dict({"m": m})
+    return layer
 
 
 def check_weight_mul(case: Case, arrays: Arrays) -> None:
     t = tensors(arrays)
     for i in range(sum(name.startswith("M") for name in arrays)):
-        factor = expand(t[f"M{i}"], t["W"].shape)
-        close(factor, arrays[f"E{i}"], case)
-        close(F.conv2d(t["x"], factor * t["W"], **geometry(t["x"], t["W"], arrays[f"y{i}"])), arrays[f"y{i}"], case)
+        y = arrays[f"y{i}"]
+        close(expand(t[f"M{i}"], t["W"].shape), arrays[f"E{i}"], case)
+        weight = modulated(case, "weight-mul", t["W"], t[f"M{i}"])(t["W"])
+        close(F.conv2d(t["x"], weight, **geometry(case, t["x"], t["W"], y)), y, case)
 
 
 def check_weight_1m(case: Case, arrays: Arrays) -> None:
     t = tensors(arrays)
     for i in range(sum(name.startswith("M") for name in arrays)):
-        m = t[f"M{i}"].requires_grad_()
-        y = F.conv2d(t["x"], t["W"] * (1 - expand(m, t["W"].shape)), **geometry(t["x"], t["W"], arrays[f"y{i}"]))
+        layer = modulated(case, "weight-1m", t["W"], t[f"M{i}"])
+        y = F.conv2d(t["x"], layer(t["W"]), **geometry(case, t["x"], t["W"], arrays[f"y{i}"]))
         close(y, arrays[f"y{i}"], case)
         y.square().mean().backward()
-        close(m.grad, arrays[f"gradM{i}_of_mean_y2"], case)
+        close(layer.m.grad, arrays[f"gradM{i}_of_mean_y2"], case)
 
 
 def check_size_rule(case: Case, arrays: Arrays) -> None:
@@ -84,7 +109,8 @@ def check_size_rule(case: Case, arrays: Arrays) -> None:
 
 
 def check_interpolation(case: Case, arrays: Arrays) -> None:
-    for i, (_, shape, mode) in enumerate(case["cases"]):
+    for i, (small, shape, mode) in enumerate(case["cases"]):
+        assert list(arrays[f"M{i}"].shape) == small
         close(interpolate(torch.from_numpy(arrays[f"M{i}"]), shape, mode), arrays[f"E{i}"], case)
 
 
@@ -93,7 +119,7 @@ def check_mask(case: Case, arrays: Arrays) -> None:
     real = t["R"].requires_grad_()
     mask = binary_mask(real, case["tau"])
     close(mask, arrays["mask"], case)
-    y = F.conv2d(t["x"], t["W"] * mask, **geometry(t["x"], t["W"], arrays["y"]))
+    y = F.conv2d(t["x"], t["W"] * mask, **geometry(case, t["x"], t["W"], arrays["y"]))
     close(y, arrays["y"], {"tolerance": 1e-5})
     y.square().mean().backward()
     close(real.grad, arrays["gradR_of_mean_y2"], case)
@@ -144,14 +170,17 @@ def check_split_top(case: Case, arrays: Arrays, *, per_task: bool) -> None:
 
 def check_lwf(case: Case, arrays: Arrays) -> None:
     t = tensors(arrays)
-    close(distillation(t["new"], t["old"]), arrays["loss_unweighted"], case)
-    close(distillation(t["new3"], t["old3"], t["presence"]), arrays["loss_presence_weighted"], case)
+    heat = case.get("temperature", said(case, r"T=([0-9.]+)") or 2.0)
+    plain = distillation(t["new"], t["old"], temperature=heat)
+    close(plain, arrays["loss_unweighted"], case)
+    weighted = distillation(t["new3"], t["old3"], t["presence"], temperature=heat)
+    close(weighted, arrays["loss_presence_weighted"], case)
     for name in arrays:
         if name.startswith("convex_mix_lambda"):
             weight, ce = (
                 float(x) for x in name.removeprefix("convex_mix_lambda").removesuffix("_on_unweighted").split("_ce")
             )
-            close(weight * (weight * distillation(t["new"], t["old"])) + (1 - weight) * ce, arrays[name], case)
+            close(weight * (weight * plain) + (1 - weight) * ce, arrays[name], case)
 
 
 def check_quadratic(case: Case, arrays: Arrays) -> None:
@@ -171,9 +200,11 @@ def check_online(case: Case, arrays: Arrays) -> None:
     online = {
         "ewc": OnlineEwc(p, before["fisher"]),
         "pi": OnlinePathIntegral(p, before["score"]),
-        "rw": OnlineWalk(p, (before["fisher"], before["score"]), period=2),
+        "rw": OnlineWalk(
+            p, (before["fisher"], before["score"]), period=int(case.get("period", said(case, r"period (\d+)") or 2))
+        ),
     }
-    optimizer = torch.optim.SGD(p.values(), 0.1)
+    optimizer = torch.optim.SGD(p.values(), case.get("lr", said(case, r"lr ([0-9.]+)") or 0.1))
     for step, (x, y) in enumerate(zip(t["X"], t["Y"], strict=True)):
         for name, regulariser in online.items():
             close(regulariser.penalty(), arrays[f"step{step}.{name}_penalty"], case)

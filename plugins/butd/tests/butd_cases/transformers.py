@@ -33,7 +33,7 @@ def sizes(case: Case, arrays: Arrays) -> dict[str, int]:
         "patch": config["patch"],
         "n_tasks": arrays["task"].shape[1],
         "n_arguments": arrays["argument"].shape[1],
-        "n_classes": config["classes"],
+        "n_classes": config.get("classes", arrays["out"].shape[1]),
     }
 
 
@@ -90,6 +90,7 @@ def check_two_stream(case: Case, arrays: Arrays) -> None:
 
 def check_guided(case: Case, arrays: Arrays) -> None:
     config = case["config"]
+    assert (config["ntasks"], config["characters"]) == (arrays["task"].shape[1], arrays["argument"].shape[1])
     net = HubVit(
         hidden=config["hidden"],
         layers=config["layers"],

@@ -124,10 +124,15 @@ def allowed_instances(recipe: PersonsRecipe, people: People) -> tuple[np.ndarray
     return train, test
 
 
-def scenes(recipe: PersonsRecipe, people: People) -> Iterator[tuple[str, Scene]]:
-    """Every picture of every split, in the published order; equal label configurations are not repeated."""
+def scenes(
+    recipe: PersonsRecipe, people: People, seeds: Mapping[str, int] = SPLIT_SEEDS
+) -> Iterator[tuple[str, Scene]]:
+    """Every picture of every split, in the published order; equal label configurations are not repeated.
+
+    :param seeds: of each split.
+    """
     train, test = allowed_instances(recipe, people)
-    tested = [1, 2]
+    tested = list(recipe.held_out)
     for split, persons, allowed in (("training", range(people.n_people), train), ("test", tested, test)):
         if empty := [p for p in persons if not allowed[p].any()]:
             raise BadInput(
@@ -137,13 +142,13 @@ def scenes(recipe: PersonsRecipe, people: People) -> Iterator[tuple[str, Scene]]
             )
     seen: set[tuple[int, ...]] = set()
     for split in ("test", "train", "val"):
-        draw = np.random.RandomState(SPLIT_SEEDS[split])
+        draw = np.random.RandomState(seeds[split])
         allowed = test if split == "test" else train
         for _ in range(recipe.n_pictures[split]):
             pool = np.asarray(tested) if split == "test" else np.arange(people.n_people)
             who = draw.choice(pool, recipe.n_in_picture, replace=False)
             rows = np.asarray([(options := np.flatnonzero(allowed[p]))[draw.randint(0, len(options))] for p in who])
-            key = tuple(people.labels[np.sort(rows)].flatten().tolist())
+            key = tuple(people.labels[rows[np.argsort(who)]].flatten().tolist())
             if key in seen:
                 continue
             seen.add(key)

@@ -229,6 +229,7 @@ def persons_set(settings: PersonsData, resources: Resources) -> Prepared:
     inputs = {
         "recipe": _plain(recipe),
         "raw": people.checksum,
+        "draws": 2,
         "offline": offline,
         "segmentation": settings.segmentation,
     }

@@ -9,7 +9,7 @@ Shapes: M characters a picture, Q questions a picture, H W canvas.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -171,8 +171,13 @@ def _draw_string(
     )
 
 
-def pictures(recipe: SpatialRecipe, glyphs: Glyphs) -> Iterator[tuple[str, Picture]]:
-    """Every picture of every split, in the published order."""
+def pictures(
+    recipe: SpatialRecipe, glyphs: Glyphs, seeds: Mapping[str, int] = SPLIT_SEEDS
+) -> Iterator[tuple[str, Picture]]:
+    """Every picture of every split, in the published order.
+
+    :param seeds: of each split.
+    """
     usable = np.asarray(glyphs.usable)
     strings = held_strings(recipe, glyphs.usable)
     allowed = allowed_pairs(recipe, strings, len(glyphs.class_names), glyphs.usable)
@@ -181,7 +186,7 @@ def pictures(recipe: SpatialRecipe, glyphs: Glyphs) -> Iterator[tuple[str, Pictu
         raise BadInput(f"no instance of {', '.join(empty)}", where=f"glyph source {glyphs.name!r}")
     seen: set[tuple[int, ...]] = set()
     for split in SPLITS:
-        draw = np.random.RandomState(SPLIT_SEEDS[split])
+        draw = np.random.RandomState(seeds[split])
         for _ in range(recipe.n_pictures[split]):
             picture = _draw_picture(recipe, split, strings, allowed, usable, instances, draw, seen)
             if picture is not None:

@@ -37,8 +37,8 @@ def warmup_factors(n_gpus: int, n_epochs: int, *, scale: float = 1.0) -> np.ndar
 
     :param scale: what the multiplier climbs to (a larger batch).
     """
-    if n_gpus == 1:
-        return np.full(n_epochs, scale)
+    if n_gpus * scale == 1:
+        return np.ones(n_epochs)
     climb = np.linspace(1 / n_gpus, scale, WARMUP_EPOCHS)
     return np.concatenate([climb, np.full(max(n_epochs - WARMUP_EPOCHS, 0), scale)])[:n_epochs]
 
@@ -52,13 +52,13 @@ def mean_image(batches: Iterable[np.ndarray] | Sequence[np.ndarray], stop_after:
     """Pixel-wise mean, 0..255, of batches in order until more than ``stop_after`` images are seen.
 
     :param batches: each [n, C, H, W].
-    :param stop_after: None for all.
+    :param stop_after: None or 0 for all.
     :return: float64 [C, H, W].
     """
     total, count = 0.0, 0
     for batch in batches:
         total = total + np.asarray(batch, np.float64).sum(0)
         count += len(batch)
-        if stop_after is not None and count > stop_after:
+        if stop_after and count > stop_after:
             break
     return np.asarray(total) / max(count, 1)

@@ -59,7 +59,8 @@ class Norm(nn.Module):
     stored, row ``task`` of the tables is used instead of the shared running statistics; the tables are buffers and
     are written in place, so a checkpoint always holds what evaluation uses.
 
-    :param kind: one of :data:`NORMS`. Instance norm sees the whole vector where there is no space to average over.
+    :param kind: one of :data:`NORMS`. Instance norm learns nothing and leaves alone what has no space to average over.
+    :param groups: of group norm; 0 for the largest that divides both the channels and 32.
     :param n_tasks: rows of the tables; 0 keeps none.
     """
 
@@ -68,13 +69,23 @@ class Norm(nn.Module):
     task_stored: Tensor
 
     def __init__(
-        self, channels: int, kind: str = "batch", *, eps: float = 1e-5, momentum: float = 0.1, n_tasks: int = 0
+        self,
+        channels: int,
+        kind: str = "batch",
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        n_tasks: int = 0,
+        groups: int = 0,
     ) -> None:
         super().__init__()
         if kind not in NORMS:
             raise ValueError(f"norm {kind!r} is none of {', '.join(NORMS)}")
         self.kind, self.channels, self.eps, self.momentum, self.n_tasks = kind, channels, eps, momentum, n_tasks
-        if kind == "none":
+        self.groups = groups or math.gcd(channels, 32)
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
+        if kind in ("none", "instance"):
             return
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -95,10 +106,10 @@ class Norm(nn.Module):
             case "none":
                 return x
             case "instance":
-                groups = self.channels if x.dim() == 4 and x.shape[2] * x.shape[3] > 1 else 1
-                return F.group_norm(x, groups, self.weight, self.bias, self.eps)
+                space = x.dim() == 4 and x.shape[2] * x.shape[3] > 1
+                return F.instance_norm(x, eps=self.eps) if space else x
             case "group":
-                return F.group_norm(x, math.gcd(self.channels, 32), self.weight, self.bias, self.eps)
+                return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
             case "batch-no-stats":
                 return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
         if self.training:
@@ -134,7 +145,7 @@ class Norm(nn.Module):
 
 def rectified(x: Tensor, norm: Norm, task: int | Tensor | None = None) -> Tensor:
     """``ReLU(norm(x))``, in place where the norm made a tensor of its own."""
-    return F.relu(norm(x, task), inplace=norm.kind != "none")
+    return F.relu(norm(x, task), inplace=norm.kind not in ("none", "instance"))
 
 
 class Gate(nn.Module):
@@ -162,7 +173,7 @@ def combine(
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming-normal filters (fan in), Xavier-uniform linear layers with zero bias (spec of the streams)."""
+    """Kaiming-normal filters (fan in), Xavier-uniform linear layers with zero bias."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)

@@ -8,7 +8,7 @@ Shapes: B batch, C_k channels of stage k, H W map, F instruction bits, n classes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ class Topology:
     orig_relus: bool = False
     norm: str = "batch"
     norm_eps: float = 1e-5
+    norm_groups: int = 0
     separable: bool = True
     n_tasks: int = 0
     reorder: bool = True
@@ -90,7 +91,7 @@ class Topology:
 
     def make_norm(self, channels: int) -> Norm:
         """A norm of the topology's kind."""
-        return Norm(channels, self.norm, eps=self.norm_eps, n_tasks=self.n_tasks)
+        return Norm(channels, self.norm, eps=self.norm_eps, n_tasks=self.n_tasks, groups=self.norm_groups)
 
     def effective(self) -> Topology:
         """The topology with what the placement implies: no laterals, or three times the blocks and one pass."""
@@ -463,13 +464,15 @@ class ArgumentTop(nn.Module):
 class TaskHead(nn.Module):
     """J outputs of n classes each, all of the same n so that they stack."""
 
-    def __init__(self, channels: int, outputs: Sequence[int], layers: int = 1, *, norm_eps: float = 1e-5) -> None:
+    def __init__(
+        self, channels: int, outputs: Sequence[int], layers: int = 1, *, make_norm: Callable[[int], Norm] = Norm
+    ) -> None:
         super().__init__()
         if len(set(outputs)) > 1:
             raise ValueError(f"outputs of different sizes cannot be stacked: {sorted(set(outputs))}")
         self.outputs = nn.ModuleList()
         for n in outputs:
-            hidden = [Embed(channels, channels, Norm(channels, eps=norm_eps)) for _ in range(layers - 1)]
+            hidden = [Embed(channels, channels, make_norm(channels)) for _ in range(layers - 1)]
             self.outputs.append(nn.Sequential(*hidden, nn.Linear(channels, n)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -524,7 +527,7 @@ class CounterStream(nn.Module):
         initialise(self)
         self.occurrence = nn.Linear(topology.top, topology.n_occurrence) if topology.n_occurrence else None
         self.task = (
-            TaskHead(topology.top, topology.outputs, topology.head_layers, norm_eps=topology.norm_eps)
+            TaskHead(topology.top, topology.outputs, topology.head_layers, make_norm=topology.make_norm)
             if topology.outputs
             else None
         )

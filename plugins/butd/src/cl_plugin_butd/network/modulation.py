@@ -41,10 +41,8 @@ def interpolate(m: Tensor, shape: Sequence[int], mode: str = "bicubic") -> Tenso
     """
     out, inn = shape[:2]
     viewed = m.reshape(m.shape[::-1])
-    if mode == "nearest":
-        stretched = F.interpolate(viewed, size=(out, inn), mode=mode)
-    else:
-        stretched = F.interpolate(viewed, size=(out, inn), mode=mode, align_corners=False)
+    corners = False if mode in ("bilinear", "bicubic") else None
+    stretched = F.interpolate(viewed, size=(out, inn), mode=mode, align_corners=corners)
     return stretched.reshape(tuple(shape))
 
 

@@ -183,9 +183,9 @@ class TaskSelectEncoderDecoder(nn.Module):
             x = block(x)
             states.append(x)
         tokens = torch.stack([self.task(task), self.argument(argument)], 1) + self.task_positions
-        for i, layer in enumerate(self.decoder):
-            state = states[-1 - min(i, len(states) - 1)] if self.deepest_first else states[-1]
-            tokens = layer(tokens, self.norm(state))
+        # deepest first, there is a state for each of the first L + 1 layers; further ones are never reached
+        for i, layer in enumerate(self.decoder[: len(states)] if self.deepest_first else self.decoder):
+            tokens = layer(tokens, self.norm(states[-1 - i if self.deepest_first else -1]))
         return self.classifier(tokens[:, 0])
 
 
@@ -218,19 +218,17 @@ class ImageBlock(nn.Module):
         if mix not in MIXES:
             raise ValueError(f"mix {mix!r} is none of {', '.join(MIXES)}")
         self.mix = mix
-        self.norm1 = nn.LayerNorm(shape.hidden, EPS) if self_attention else None
-        self.norm2 = nn.LayerNorm(shape.hidden, EPS)
-        self.norm_context = nn.LayerNorm(shape.hidden, EPS)
+        self.norm1, self.norm2 = nn.LayerNorm(shape.hidden, EPS), nn.LayerNorm(shape.hidden, EPS)
+        self.norm_context = nn.LayerNorm(shape.hidden, EPS) if self_attention else None
         self.attention = Attention(shape.hidden, shape.heads) if self_attention else None
         self.lateral = Attention(shape.hidden, shape.heads, project=False)
         self.feed = feedforward(shape.hidden, shape.ffn)
 
     def forward(self, x: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """[B, N, d] -> [B, N, d]."""
-        if self.attention is not None:
-            x = self.norm1(x)  # here and below the residual starts behind the norm
-            x = x + self.attention(x)
-        x = self.norm_context(x)
+        x = self.norm1(x)  # here and below the residual starts behind the norm
+        if self.attention is not None and self.norm_context is not None:
+            x = self.norm_context(x + self.attention(x))
         mine = self.lateral.qkv(x, x)
         mine[self.mix] = mine[self.mix] * parts[self.mix]
         x = x + self.lateral.mix(mine)
@@ -255,8 +253,6 @@ class TaskSelectTwoStream(nn.Module):
         self_attention: bool = True,
     ) -> None:
         super().__init__()
-        if not self_attention:
-            self.unused = (*self.unused, r"image_encoder_blocks\.\d+\.(attention|layernorm_before)\..*")
         self.patches = Patches(shape.hidden, image, patch)
         n_tokens = self.patches.n + 1
         self.n_tokens = n_tokens
