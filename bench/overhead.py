@@ -32,14 +32,14 @@ from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.metrics.classification import build_accuracy
 from cl_kernel.library.networks import build_mlp
 from cl_kernel.library.settings import Digits
-from cl_kernel.library.torch_settings import Mlp, Replay
+from cl_kernel.library.torch_settings import Mlp
 from cl_kernel.library.trackers import build_jsonl
 from cl_kernel.memory import Memory
+from cl_kernel.methods import er
 from cl_kernel.running.loop import StreamContext, run_stream
 from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.running.scoring import Scorer
 from cl_kernel.storage.run_folder import RunFolder
-from cl_kernel.torch import learners
 
 BATCH, REPLAYED, CAPACITY, LR, REPEATS = 32, 32, 200, 0.1, 4
 
@@ -54,14 +54,14 @@ def repeated(times: int) -> Stream:
     return attrs.evolve(stream, stages=stages)
 
 
-def learner_of(stream: Stream, resources: Resources, update: str) -> learners.Replaying:
+def learner_of(stream: Stream, resources: Resources, update: str) -> er.Replaying:
     setup = Setup(
         stream=stream,
         resources=resources,
         model=lambda fields, n: build_mlp(Mlp(), fields, n, resources),
         memory=lambda fields: Memory(Reservoir(CAPACITY), RawCodec(fields), CAPACITY, np.random.default_rng(0)),
     )
-    return learners.build_er(Replay(lr=LR, batch_size=BATCH, replay_batch=REPLAYED, update=update), setup)
+    return er.build(er.Settings(lr=LR, batch_size=BATCH, replay_batch=REPLAYED, update=update), setup)
 
 
 def whole_run(stream: Stream, update: str, base: Path) -> float:

@@ -51,7 +51,7 @@ def hooks_page() -> str:
         parts.append("| field | type | default |\n| --- | --- | --- |\n")
         for attribute in attrs.fields(cls):
             kind = re.sub(r"collections\.abc\.|typing\.", "", str(attribute.type))
-            parts.append(f"| `{attribute.name}` | `{kind.replace(' | ', ' or ')}` | {_default(attribute)} |\n")
+            parts.append(f"| `{attribute.alias}` | `{kind.replace(' | ', ' or ')}` | {_default(attribute)} |\n")
         parts.append("\n")
     parts.append("## Events\n\nHeard by `clk_event` and by trackers; none is emitted per step.\n\n")
     parts.append("| event | when | fields |\n| --- | --- | --- |\n")

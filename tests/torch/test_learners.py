@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from cl_kernel import ArraySamples, BadSetting, Field, Interrupted, Mismatch, Request, discover, plan, resume, run_plan
-from cl_kernel.library.networks import Split, cut, resnet18
+from cl_kernel.library.networks import resnet18
 from cl_kernel.torch import distributed
 from cl_kernel.torch.features import extract
 from cl_kernel.torch.loaders import Batches, ahead, take_good, to_input
+from cl_kernel.torch.split import Split, cut
 
 CPU = torch.device("cpu")
 

@@ -35,6 +35,8 @@ MOVED = {
     "files": "storage.files",
     "hookspecs": "contract.hooks",
     "manager": "registry",
+    "torch.classes": "methods.seen_classes",
+    "torch.learners": "torch.split",
     "metrics": "library.metrics",
     "outputs": "storage.run_folder",
     "planning": "running.plan",

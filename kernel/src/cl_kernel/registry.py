@@ -281,7 +281,8 @@ def resolve(target: str) -> Any:
 def describe(record: Any) -> dict[str, Any]:
     """A record as plain values, for ``--json``."""
     content = asdict(record, recurse=True)
-    return {key: value.__name__ if isinstance(value, type) else value for key, value in content.items()}
+    plain = {key.lstrip("_"): value for key, value in content.items()}
+    return {key: value.__name__ if isinstance(value, type) else value for key, value in plain.items()}
 
 
 def _version(distribution: str) -> str:

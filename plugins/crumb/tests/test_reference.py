@@ -21,7 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel.torch import exemplars, projection, regularisation
+from cl_kernel.methods import agem, cope, exemplar_sets, gem, gradients, icarl, lwf
+from cl_kernel.methods.ewc import Ewc
+from cl_kernel.methods.l2 import L2
+from cl_kernel.methods.mas import Mas
+from cl_kernel.methods.online_ewc import OnlineEwc
+from cl_kernel.methods.penalty import Consolidation
+from cl_kernel.methods.si import Si
 from cl_plugin_crumb.data import ilab, lists, toybox
 from cl_plugin_crumb.evaluate import accuracy, statistics, tables
 from cl_plugin_crumb.method import losses, policies
@@ -622,6 +628,9 @@ def compare_parameters(net: nn.Module, z: Case, tag: str) -> None:
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 
+CONSOLIDATIONS: dict[str, type[Consolidation]] = {"l2": L2, "ewc": Ewc, "ewc-online": OnlineEwc, "si": Si, "mas": Mas}
+
+
 @check("baseline_regularisation")
 def _(z: Case, case: dict) -> None:
     hyper, what = hyper_parameters(z), case["what"]
@@ -629,7 +638,7 @@ def _(z: Case, case: dict) -> None:
     method = "ewc-online" if "online" in title else title.split()[0].replace("_", "-")
     net, size = mlp(z, case), int(hyper["batch_size"])
     optimizer = torch.optim.SGD(net.parameters(), hyper["lr"], hyper["momentum"], weight_decay=hyper["weight_decay"])
-    keeper = regularisation.Keeper(method=method, strength=hyper["reg_coef"])
+    keeper = CONSOLIDATIONS[method](hyper["reg_coef"])
     active = [json.loads(part) for part in re.findall(r"\[[\d,]+\]", said(what, r"active classes ([^)]*)"))]
     first_probes = WORDS[said(what, r"first (\w+) probe rows after task 0")]
     assert (
@@ -643,12 +652,12 @@ def _(z: Case, case: dict) -> None:
         for epoch in range(n_epochs):
             for bx, by in zip(x.split(size), y.split(size), strict=True):
                 keeper.step(net, optimizer, F.cross_entropy(net(bx)[:, :n_active], by))
-            if "every epoch" in what and epoch < n_epochs - 1:
+            if "every epoch" in what and epoch < n_epochs - 1 and isinstance(keeper, Si):
                 # As released, importance of all but the last epoch of the first task is computed and dropped.
                 keeper.path.omega = {name: torch.zeros_like(value) for name, value in keeper.path.omega.items()}
         keeper.end(net, zip(x.split(size), y.split(size), strict=True), n_active)
         compare_parameters(net, z, f"t{task}_param_")
-        for at, slot in enumerate(keeper.slots, 1):
+        for at, slot in enumerate(keeper.anchors, 1):
             for name in slot.anchor:
                 close(slot.importance[name], z[f"t{task}_slot{at}_importance_{name}"], 1e-3, 1e-8)
                 close(
@@ -669,9 +678,9 @@ def _(z: Case, case: dict) -> None:
 @check("gem_projection")
 def _(z: Case, case: dict) -> None:
     g = tensor(z["gradient"])
-    close(projection.agem(g, tensor(z["agem_reference"])), z["agem_projected"], 1e-4, 1e-5)
+    close(agem.agem(g, tensor(z["agem_reference"])), z["agem_projected"], 1e-4, 1e-5)
     close(tensor(z["gem_task_gradients"]) @ g, z["dot_gem"], 1e-4, 1e-5)
-    close(projection.gem(g, tensor(z["gem_task_gradients"]), float(z["gem_margin"])), z["gem_projected"], 1e-4, 1e-5)
+    close(gem.gem(g, tensor(z["gem_task_gradients"]), float(z["gem_margin"])), z["gem_projected"], 1e-4, 1e-5)
 
 
 @check("baseline_agem")
@@ -691,15 +700,15 @@ def _(z: Case, case: dict) -> None:
         n_active = max(n_active, int(y.max()) + 1)
         old = [(tensor(z[f"x{t}"][rows]), tensor(z[f"y{t}"][rows])) for t, rows in memory]
         for bx, by in zip(x.split(batch), y.split(batch), strict=True):
-            reference = projection.reference_gradient(net, old, n_active, size) if old else None
+            reference = gradients.reference_gradient(net, old, n_active, size) if old else None
             optimizer.zero_grad()
             F.cross_entropy(net(bx)[:, :n_active], by).backward()
-            projection.agem_step(list(net.parameters()), reference, optimizer)
+            agem.agem_step(list(net.parameters()), reference, optimizer)
         compare_parameters(net, z, f"t{task}_param_")
         kept = {
             int(name.split("_")[2].removeprefix("task")) - 1: z[name] for name in z.starting(f"t{task}_memory_task")
         }
-        shares = projection.task_shares(capacity, [rows for _, rows in memory], kept[task])
+        shares = gem.stage_shares(capacity, [rows for _, rows in memory], kept[task])
         assert len(shares) == len(kept)
         for t, rows in enumerate(shares):
             np.testing.assert_array_equal(rows, kept[t])
@@ -712,15 +721,13 @@ def _(z: Case, case: dict) -> None:
     classes = sorted(int(name.removeprefix("features_class")) for name in z if name.startswith("features_class"))
     for c in classes:
         features, order = tensor(z[f"features_class{c}"]), z[f"herding_order_class{c}"]
-        np.testing.assert_array_equal(exemplars.herding_shipped(features, len(order)), order)
-        means.append(exemplars.prototype(features[tensor(order)], normalised_first=False))
+        np.testing.assert_array_equal(exemplar_sets.herding_shipped(features, len(order)), order)
+        means.append(exemplar_sets.prototype(features[tensor(order)], normalised_first=False))
         close(means[-1], z[f"mean_class{c}"], 1e-4, 1e-6)
-    close(exemplars.nearest_mean_scores(tensor(z["queries"]), torch.stack(means)), z["nme_scores"], 1e-4, 1e-6)
+    close(exemplar_sets.nearest_mean_scores(tensor(z["queries"]), torch.stack(means)), z["nme_scores"], 1e-4, 1e-6)
     active = tensor(z["distill_active"])
     close(
-        exemplars.sigmoid_distillation(
-            tensor(z["distill_logits"])[:, active], tensor(z["distill_old_logits"])[:, active]
-        ),
+        icarl.sigmoid_distillation(tensor(z["distill_logits"])[:, active], tensor(z["distill_old_logits"])[:, active]),
         z["distill_loss"],
         1e-4,
         1e-6,
@@ -729,16 +736,14 @@ def _(z: Case, case: dict) -> None:
 
 @check("lwf_loss")
 def _(z: Case, case: dict) -> None:
-    close(exemplars.lwf_loss(tensor(z["logits"]), tensor(z["targets"]), tensor(z["old_logits"])), z["loss"])
-    close(
-        exemplars.lwf_loss(tensor(z["first_task_logits"]), tensor(z["first_task_targets"]), None), z["first_task_loss"]
-    )
+    close(lwf.sigmoid_loss(tensor(z["logits"]), tensor(z["targets"]), tensor(z["old_logits"])), z["loss"])
+    close(lwf.sigmoid_loss(tensor(z["first_task_logits"]), tensor(z["first_task_targets"]), None), z["first_task_loss"])
 
 
 @check("cope_ppp")
 def _(z: Case, case: dict) -> None:
     embeddings = tensor(z["embeddings"]).requires_grad_()
-    loss = exemplars.ppp_loss(embeddings, tensor(z["labels"]), tensor(z["prototypes"]), float(z["temperature"]))
+    loss = cope.ppp_loss(embeddings, tensor(z["labels"]), tensor(z["prototypes"]), float(z["temperature"]))
     close(loss, z["loss"], 1e-4, 0)
     loss.backward()
     close(embeddings.grad, z["grad_embeddings"], 1e-4, 1e-7)

@@ -6,6 +6,7 @@ so listing every plugin stays cheap.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,11 @@ def _target(_: object, attribute: Attribute[str], value: str) -> None:
 
 def _optional_target(owner: object, attribute: Attribute[str], value: str) -> None:
     if value:
+        _target(owner, attribute, value)
+
+
+def _settings_class(owner: object, attribute: Attribute[Any], value: type | str | None) -> None:
+    if isinstance(value, str):
         _target(owner, attribute, value)
 
 
@@ -215,6 +221,8 @@ class Learner:
     :param configurations: ``(name, gin_files, gin_params, profile) -> Mapping`` of dotted settings, for learners that
         have named configurations (``--config``, laid over the test's) or read gin (``--gin-file``, ``--gin-param``,
         laid over everything).
+    :param settings: attrs class with every setting and its default, or ``"package.module:Class"``, imported when asked
+        for, so that the class can stand beside the method.
     """
 
     name: str = field(validator=_name)
@@ -226,7 +234,7 @@ class Learner:
     defaults: Mapping[str, str] = field(factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
     configurations: str = field(default="", validator=_optional_target)
-    settings: type | None = None
+    _settings: type | str | None = field(default=None, validator=_settings_class)
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     requires: tuple[str, ...] = ()
     revision: int = field(default=1, validator=_revision)
@@ -235,6 +243,15 @@ class Learner:
     def _check_accepts(self, _: object, value: tuple[str, ...]) -> None:
         if unknown := set(value) - {"model", "memory", "source"}:
             raise ValueError(f"accepts={sorted(unknown)} are none of model, memory, source")
+
+    @property
+    def settings(self) -> type | None:
+        """The settings class; one named by string is imported now."""
+        if not isinstance(self._settings, str):
+            return self._settings
+        module, _, name = self._settings.partition(":")
+        found: type = getattr(importlib.import_module(module), name)
+        return found
 
 
 @frozen(kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cl_kernel.contract.errors import BadSetting
 from cl_kernel.contract.stream import Field
 from cl_kernel.torch.loaders import input_name, input_shape
+from cl_kernel.torch.split import Split, cut
 from cl_kernel.torch.state import assign, read_weights
 
 if TYPE_CHECKING:
@@ -24,36 +25,11 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Split(nn.Module):
-    """``upper(lower(x))``; the lower part stays as it is: no gradients, always evaluation mode.
-
-    :param lower: None for a network that learns as a whole.
-    """
-
-    def __init__(self, lower: nn.Module | None, upper: nn.Module) -> None:
-        super().__init__()
-        self.lower = lower.eval().requires_grad_(False) if lower is not None else nn.Identity()
-        self.upper = upper
-        self.is_cut = lower is not None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Scores [B, K]."""
-        return self.upper(self.features(inputs) if self.is_cut else inputs)
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """What crosses the cut; without gradients."""
-        with torch.no_grad():
-            return self.lower(inputs)
-
-    def train(self, mode: bool = True) -> Split:
-        """Only the upper part has a training mode."""
-        self.training = mode
-        self.upper.train(mode)
-        return self
-
-
 class Normalise(nn.Module):
     """Subtract the mean and divide by the deviation of each channel."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
@@ -63,28 +39,6 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] -> about zero mean and unit deviation."""
         return (images - self.mean) / self.std
-
-
-def as_split(network: nn.Module) -> Split:
-    """Any network as a :class:`Split` with nothing frozen, unless it is one."""
-    return network if isinstance(network, Split) else Split(None, network)
-
-
-def cut(layers: Sequence[tuple[str, nn.Module]], at: str) -> Split:
-    """Split a chain of named layers.
-
-    :param at: name of the first layer that learns; ``""`` leaves nothing frozen.
-    :raises BadSetting: naming the layers when there is none of that name.
-    """
-    names = [name for name, _ in layers]
-    if not at:
-        return Split(None, nn.Sequential(OrderedDict(layers)))
-    if at not in names:
-        raise BadSetting(f"no layer {at!r} to cut at; there are {', '.join(names)}", where="model.cut")
-    where = names.index(at)
-    if where == 0:
-        return Split(None, nn.Sequential(OrderedDict(layers)))
-    return Split(nn.Sequential(OrderedDict(layers[:where])), nn.Sequential(OrderedDict(layers[where:])))
 
 
 def build_mlp(settings: Mlp, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Split:
@@ -146,7 +100,7 @@ def resnet18(n_outputs: int, *, channels: int = 3, small: bool = False) -> nn.Mo
     """Torchvision's ResNet-18; ``small`` gives it the 3x3 stem without pooling that suits 32x32 images."""
     import torchvision
 
-    network = torchvision.models.resnet18(weights=None, num_classes=n_outputs)
+    network: nn.Module = torchvision.models.resnet18(weights=None, num_classes=n_outputs)
     if small:
         network.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
         network.maxpool = nn.Identity()
@@ -157,11 +111,12 @@ def resnet18(n_outputs: int, *, channels: int = 3, small: bool = False) -> nn.Mo
 
 def resnet_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """The blocks of a torchvision ResNet as a chain of named layers; dots become underscores."""
-    stem = nn.Sequential(OrderedDict(conv1=network.conv1, bn1=network.bn1, relu=network.relu, maxpool=network.maxpool))
+    part = dict(network.named_children())
+    stem = nn.Sequential(OrderedDict({name: part[name] for name in ("conv1", "bn1", "relu", "maxpool")}))
     layers: list[tuple[str, nn.Module]] = [("stem", stem)]
     for stage in ("layer1", "layer2", "layer3", "layer4"):
-        layers += [(f"{stage}_{index}", block) for index, block in enumerate(getattr(network, stage))]
-    return [*layers, ("fc", nn.Sequential(OrderedDict(pool=network.avgpool, flat=nn.Flatten(), fc=network.fc)))]
+        layers += [(f"{stage}_{index}", block) for index, block in enumerate(part[stage].children())]
+    return [*layers, ("fc", nn.Sequential(OrderedDict(pool=part["avgpool"], flat=nn.Flatten(), fc=part["fc"])))]
 
 
 def _image_shape(fields: Mapping[str, Field]) -> tuple[int, int, int]:

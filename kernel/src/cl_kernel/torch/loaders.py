@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -119,7 +119,9 @@ def take_good(
         return good, {name: np.concatenate([part[name] for part in parts]) for name in fields} if parts else {}
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 4) -> Iterator[Made]:
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 4
+) -> Generator[Made, None, None]:
     """``map(make, items)`` computed up to ``depth`` items ahead in threads, in order."""
     pool = ThreadPoolExecutor(max(n_workers, 1), thread_name_prefix="loader")
     waiting: deque[Future[Made]] = deque()

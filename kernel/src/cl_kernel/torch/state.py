@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_kernel.contract.errors import BadCheckpoint, BadInput, MissingAsset
+from cl_kernel.contract.errors import BadCheckpoint, BadInput, ClkError, MissingAsset
 
 _FORM = "__form__"  # marks a mapping that stands for something a plain tree cannot hold
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -178,7 +178,7 @@ def assign(
     where: str,
     may_miss: Collection[str] = (),
     ignore_unexpected: bool = False,
-    error: type[Exception] = BadInput,
+    error: type[ClkError] = BadInput,
 ) -> None:
     """Copy named tensors into a module; every name and shape must fit.
 

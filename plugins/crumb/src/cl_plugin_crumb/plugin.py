@@ -155,7 +155,7 @@ def clk_learners() -> Sequence[Learner]:
     return [crumb, *(_baseline(*row) for row in experiments.BASELINES)]
 
 
-def _baseline(name: str, summary: str, build: str, choices: type, replay: str, memory: str) -> Learner:
+def _baseline(name: str, summary: str, build: str, choices: str, replay: str, memory: str) -> Learner:
     defaults = {"model": "crumb:squeezenet"}
     if replay:
         defaults |= {"replay": replay, "memory": memory}

@@ -14,7 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel.torch.regularisation import PathIntegral
+from cl_kernel.methods.si import PathIntegral
 from cl_plugin_butd.method.regularisers import (
     OnlineEwc,
     OnlinePathIntegral,

@@ -14,9 +14,14 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel.torch import projection, state
+from cl_kernel.methods.agem import agem
+from cl_kernel.methods.gem import gem
+from cl_kernel.methods.gradients import flat_gradient, set_gradient
+from cl_kernel.methods.online_ewc import OnlineEwc
+from cl_kernel.methods.penalty import Consolidation
+from cl_kernel.methods.si import Si
+from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches
-from cl_kernel.torch.regularisation import Keeper, Slot
 from cl_plugin_clear.train import cope
 
 if TYPE_CHECKING:
@@ -43,7 +48,7 @@ class Past:
     settings: Buckets
     n_stages: int
     stage: int = 0
-    keeper: Keeper = field(init=False)
+    keeper: Consolidation = field(init=False)
     teacher: nn.Module | None = None  # LwF: the network after the last bucket
     patterns: list[tuple[Tensor, Tensor]] = field(factory=list)  # GEM, A-GEM: pictures of each earlier bucket
     head: dict[str, Tensor] = field(factory=dict)  # CWR*: the consolidated head
@@ -54,7 +59,7 @@ class Past:
     def __attrs_post_init__(self) -> None:
         method = self.settings.method
         strength = self.settings.strength or STRENGTH.get(method, 1.0)
-        self.keeper = Keeper({"ewc": "ewc-online"}.get(method, method), strength)
+        self.keeper = (Si if method == "si" else OnlineEwc)(strength)
 
     @property
     def method(self) -> str:
@@ -113,15 +118,15 @@ class Past:
     def _project(self, network: nn.Module, loss: Tensor) -> None:
         parameters = [p for p in network.parameters() if p.requires_grad]
         loss.backward(retain_graph=True)
-        gradient = projection.flat_gradient(parameters).clone()
+        gradient = flat_gradient(parameters).clone()
         if self.method == "agem":
             inputs, labels = (torch.cat(parts) for parts in zip(*self.patterns, strict=True))
-            gradient = projection.agem(gradient, self._reference(network, parameters, inputs, labels))
+            gradient = agem(gradient, self._reference(network, parameters, inputs, labels))
         else:
             tasks = torch.stack([self._reference(network, parameters, *pattern) for pattern in self.patterns])
             if bool(((tasks @ gradient) < 0).any()):
-                gradient = projection.gem(gradient, tasks, margin=self.keeper.strength)
-        projection.set_gradient(parameters, gradient)
+                gradient = gem(gradient, tasks, margin=self.keeper.strength)
+        set_gradient(parameters, gradient)
 
     @staticmethod
     def _reference(network: nn.Module, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> Tensor:
@@ -136,7 +141,7 @@ class Past:
         if self.method in ("ewc", "si"):
             n_classes = next(reversed(list(network.parameters()))).shape[0]
             if self.method == "ewc":  # online: what was important fades
-                for slot in self.keeper.slots:
+                for slot in self.keeper.anchors:
                     slot.importance = {name: 0.1 * value for name, value in slot.importance.items()}
             self.keeper.end(network, ((inputs, labels) for _, inputs, labels in batches(whole, batch_size)), n_classes)
         elif self.method == "lwf":
@@ -194,12 +199,11 @@ class Past:
 
     def state(self) -> dict[str, Any]:
         """Everything, as arrays and plain values."""
+        kept = state.pack(self.keeper.state())
         return {
             "stage": self.stage,
-            "slots": [
-                {"importance": state.pack(s.importance), "anchor": state.pack(s.anchor)} for s in self.keeper.slots
-            ],
-            "path": {"omega": state.pack(self.keeper.path.omega), "start": state.pack(self.keeper.path.start)},
+            "slots": kept["slots"],
+            "path": {"omega": kept["omega"], "start": kept["start"]},
             "teacher": state.pack(self.teacher) if self.teacher is not None else None,
             "patterns": [state.pack(list(pattern)) for pattern in self.patterns],
             "head": state.pack(self.head),
@@ -215,8 +219,7 @@ class Past:
             return {name: tensor.to(device) for name, tensor in state.unpack(value).items()}
 
         self.stage = int(tree["stage"])
-        self.keeper.slots = [Slot(moved(s["importance"]), moved(s["anchor"])) for s in tree["slots"]]
-        self.keeper.path.omega, self.keeper.path.start = moved(tree["path"]["omega"]), moved(tree["path"]["start"])
+        self.keeper.load(state.unpack({"slots": tree["slots"], **tree["path"]}), device)
         if tree["teacher"] is not None:
             self.teacher = copy.deepcopy(network).eval()
             state.restore(self.teacher, tree["teacher"])

@@ -14,9 +14,9 @@ from attrs import define, field
 from torch import Tensor
 
 from cl_kernel import Samples, StreamContext
-from cl_kernel.library.networks import Split
-from cl_kernel.torch.classes import SeenClasses
+from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch.loaders import Batches, input_name, label_name, to_input
+from cl_kernel.torch.split import Split
 from cl_plugin_crumb.data.images import ImageFiles, styled
 from cl_plugin_crumb.evaluate.records import DISTURBED, Records
 from cl_plugin_crumb.network.codebook import Codebook

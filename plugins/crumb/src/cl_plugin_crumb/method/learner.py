@@ -28,11 +28,10 @@ from cl_kernel import (
     StreamContext,
     Tree,
 )
-from cl_kernel.library.networks import Split
+from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch import state
-from cl_kernel.torch.classes import SeenClasses
-from cl_kernel.torch.learners import build_network
 from cl_kernel.torch.loaders import Batches, label_name
+from cl_kernel.torch.split import Split, build_network
 from cl_plugin_crumb.data.images import styled
 from cl_plugin_crumb.evaluate.records import Records
 from cl_plugin_crumb.method.answers import Answers

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from cl_kernel import Resources, digest_tree, fingerprint
-from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
+from cl_kernel.torch.split import Split
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb.data.base import base_images
 from cl_plugin_crumb.method.losses import Weights

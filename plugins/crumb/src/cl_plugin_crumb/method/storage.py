@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cl_kernel import Field, Memory, Samples
-from cl_kernel.library.networks import Split
-from cl_kernel.torch.classes import SeenClasses
-from cl_kernel.torch.learners import FEATURES
+from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch.loaders import as_tensor, input_name, label_name, to_input
+from cl_kernel.torch.split import FEATURES, Split
 from cl_plugin_crumb.method.policies import Moments
 from cl_plugin_crumb.settings import Crumb
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cl_kernel import BadSetting
-from cl_kernel.library.networks import Normalise, Split
+from cl_kernel.library.networks import Normalise
+from cl_kernel.torch.split import Split
 
 
 class Resize(nn.Module):

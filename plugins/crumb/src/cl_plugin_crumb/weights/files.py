@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_kernel import BadInput, MissingAsset
-from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
+from cl_kernel.torch.split import Split
 from cl_plugin_crumb.network import networks
 from cl_plugin_crumb.network.codebook import Codebook
 

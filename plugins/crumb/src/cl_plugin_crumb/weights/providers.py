@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cl_kernel import Asset, Field, Resources, fingerprint
-from cl_kernel.library.networks import Split
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
+from cl_kernel.torch.split import Split
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb.data.base import base_images
 from cl_plugin_crumb.network import networks

@@ -12,9 +12,9 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from cl_kernel import Field, Memory, Mismatch, Samples, Stage, Stream, StreamContext, digest_tree
-from cl_kernel.library.networks import Split, as_split
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
+from cl_kernel.torch.split import Split, as_split
 from cl_plugin_remind.method import pq
 from cl_plugin_remind.method.codec import PqCodec
 from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL

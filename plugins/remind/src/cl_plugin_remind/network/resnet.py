@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from cl_kernel import BadSetting, Field
-from cl_kernel.library.networks import Normalise, Split
+from cl_kernel.library.networks import Normalise
 from cl_kernel.torch.loaders import input_name, input_shape
+from cl_kernel.torch.split import Split
 
 if TYPE_CHECKING:
     from cl_kernel import Resources

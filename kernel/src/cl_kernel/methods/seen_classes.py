@@ -8,15 +8,18 @@ Shapes: B batch, K classes of the whole stream.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from attrs import define, field
-from torch import Tensor
-from torch.nn import functional as F
 
-from cl_kernel.contract.stream import Stage
+from cl_kernel.methods.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cl_kernel.contract.stream import Stage
 
 
 @define
@@ -42,6 +45,10 @@ class SeenClasses:
         self.order += [c for c in new if c not in known]
         self.by_stage.append([int(c) for c in new])
         self._column_of = None
+
+    def n_old(self, index: int) -> int:
+        """How many of the classes seen are none of this stage's."""
+        return len(self.order) - len(self.by_stage[index])
 
     def columns_of(self, labels: Tensor) -> Tensor:
         """Score columns of labels, int64 [B]."""
@@ -69,8 +76,8 @@ class SeenClasses:
         """Order and classes of each stage."""
         return {"order": list(self.order), "by_stage": [list(classes) for classes in self.by_stage]}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state` gave."""
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
         self.order = [int(c) for c in state["order"]]
         self.by_stage = [[int(c) for c in classes] for classes in state["by_stage"]]
         self._column_of = None

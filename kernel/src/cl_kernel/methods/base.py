@@ -1,0 +1,356 @@
+"""What the methods share: settings of the steps, and the network, memory and position that their state consists of.
+
+A method derives from :class:`Training` and writes its own loop over ``self.epochs(...)`` and ``self.steps(...)``.
+
+Shapes: B batch, K classes of the stream.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import attrs
+import numpy as np
+from attrs import field, frozen, validators
+
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.offers import doc
+from cl_kernel.methods.lazy import torch
+from cl_kernel.methods.seen_classes import SeenClasses
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_kernel.contract.interfaces import Samples, Tree
+    from cl_kernel.contract.stream import Field, Stage
+    from cl_kernel.memory import Memory
+    from cl_kernel.running.loop import StreamContext
+    from cl_kernel.running.resources import Setup
+    from cl_kernel.torch.loaders import Batches
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
+positive: Validator = validators.gt(0)
+not_negative: Validator = validators.ge(0)
+share: Validator = validators.and_(validators.ge(0), validators.le(1))
+
+
+@frozen(kw_only=True)
+class Optimiser:
+    """Optimiser and steps."""
+
+    lr: float = field(default=0.1, validator=positive, metadata=doc("learning rate"))
+    momentum: float = field(default=0.0, validator=not_negative, metadata=doc("momentum of SGD"))
+    weight_decay: float = field(default=0.0, validator=not_negative, metadata=doc("weight decay"))
+    optimizer: str = field(
+        default="sgd", validator=validators.in_(("sgd", "adam", "adamw")), metadata=doc("sgd, adam or adamw")
+    )
+    epochs: int = field(default=1, validator=positive, metadata=doc("passes over a stage"))
+    batch_size: int = field(default=32, validator=positive, metadata=doc("new examples a step"))
+    predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
+
+
+@frozen(kw_only=True)
+class Steps(Optimiser):
+    """What every method of this library has."""
+
+    first_epochs: int = field(
+        default=0, validator=not_negative, metadata=doc("passes over the first stage; 0: as over the others")
+    )
+    shuffle: bool = field(default=True, metadata=doc("shuffle a stage; False keeps the stream's order"))
+
+
+@frozen(kw_only=True)
+class Remembering(Steps):
+    """Methods that keep examples."""
+
+    keep: str = field(
+        default="features",
+        validator=validators.in_(("sample", "features")),
+        metadata=doc("what is remembered: the samples themselves, or what crosses the cut of a cut network"),
+    )
+
+
+S = TypeVar("S", bound=Steps, covariant=True)
+AnySettings = TypeVar("AnySettings", bound=Optimiser)
+
+
+def with_defaults(settings: type[AnySettings], name: str, **defaults: Any) -> type[AnySettings]:
+    """The same settings with other defaults, for a plugin whose paper used a method in its own way.
+
+    >>> with_defaults(Steps, "Slow", lr=1e-4)().lr
+    0.0001
+
+    :raises TypeError: for a name that is no setting.
+    """
+    known = attrs.fields_dict(settings)
+    if unknown := sorted(set(defaults) - set(known)):
+        raise TypeError(f"{settings.__qualname__} has no {', '.join(unknown)}")
+    changed = {
+        key: field(
+            default=value,
+            validator=known[key].validator,
+            converter=known[key].converter,
+            metadata=known[key].metadata,
+            type=known[key].type,
+        )
+        for key, value in defaults.items()
+    }
+    made: type[AnySettings] = attrs.make_class(name, changed, bases=(settings,), frozen=True, kw_only=True, slots=True)
+    made.__doc__, made.__module__ = settings.__doc__, settings.__module__
+    return made
+
+
+def make_optimizer(network: nn.Module, settings: Optimiser, *, nesterov: bool = False) -> torch.optim.Optimizer:
+    """The optimiser of everything that learns, as the settings say."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=nesterov
+    )
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """The network as it is now, in evaluation mode, without gradient."""
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+class Training(Generic[S]):
+    """Network, optimiser, memory, classes seen and position in the stage; prediction and state for every method.
+
+    A method that keeps more than this says what in :meth:`kept` and takes it back in :meth:`regain`.
+
+    :raises Mismatch: without a network, or without the memory that the method needs.
+    """
+
+    remembers: ClassVar[bool] = False
+
+    def __init__(self, settings: S, setup: Setup) -> None:
+        from cl_kernel.torch.split import TestCache, build_network
+
+        self.settings = settings
+        self.network, self.device = build_network(setup)
+        self.n_classes = setup.stream.n_classes
+        self.keeps_features = not isinstance(settings, Remembering) or settings.keep == "features"
+        self._memory = self._make_memory(setup) if self.remembers else None
+        self.optimizer = self.make_optimizer()
+        self.seen = SeenClasses()
+        self.epoch = self.position = 0
+        self._tests = TestCache()
+
+    def _make_memory(self, setup: Setup) -> Memory:
+        from cl_kernel.torch.loaders import input_name, label_name
+        from cl_kernel.torch.split import memory_fields
+
+        spec = setup.stream.spec
+        if self.keeps_features:
+            fields = memory_fields(self.network, spec, self.device)
+        else:
+            fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
+        memory = setup.memory(fields) if setup.memory is not None else None
+        if memory is None:
+            raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
+        return memory
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the part that learns."""
+        return make_optimizer(self.upper, self.settings)
+
+    @property
+    def upper(self) -> nn.Module:
+        """The part that learns."""
+        return self.network.upper
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of a method that remembers."""
+        assert self._memory is not None
+        return self._memory
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters that learn."""
+        return [p for p in self.network.upper.parameters() if p.requires_grad]
+
+    # ---- a stage ---------------------------------------------------------------------------------
+    def begin(self, stage: Stage, ctx: StreamContext) -> Batches:
+        """Count the stage's classes; batches of it as the learning part reads them."""
+        from cl_kernel.torch.loaders import label_name
+        from cl_kernel.torch.split import train_batches
+
+        self.seen.extend(stage, label_name(stage.train.spec))
+        self.network.train()
+        ctx.phase("train", self.n_epochs(stage) * self.n_batches(stage))
+        return train_batches(self.network, stage.train, self.device, ctx)
+
+    def at_start(self) -> bool:
+        """Whether nothing of the stage has been done yet; False when a run is taken up inside it."""
+        return self.epoch == self.position == 0
+
+    def n_epochs(self, stage: Stage) -> int:
+        """Passes over a stage."""
+        return (self.settings.first_epochs if stage.index == 0 else 0) or self.settings.epochs
+
+    def n_batches(self, stage: Stage) -> int:
+        """Steps of one pass over a stage, a short last batch counted."""
+        return -(-len(stage.train) // self.settings.batch_size)
+
+    def n_done(self, stage: Stage) -> int:
+        """Steps of the stage that are done, wherever a run is taken up."""
+        return self.epoch * self.n_batches(stage) + self.position // self.settings.batch_size
+
+    def epochs(self, stage: Stage) -> Iterator[int]:
+        """Numbers of the epochs still to do, from where the state stands."""
+        while self.epoch < self.n_epochs(stage):
+            yield self.epoch
+            self.epoch, self.position = self.epoch + 1, 0
+        self.epoch = 0
+
+    def steps(
+        self, batches: Batches, stage: Stage, ctx: StreamContext, epoch: int
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Rows, inputs and labels of each batch of an epoch; the stream's order unless ``shuffle`` is set."""
+        n = len(stage.train)
+        order = ctx.rng("order", stage.index, epoch).permutation(n) if self.settings.shuffle else np.arange(n)
+        yield from batches(order, self.settings.batch_size, self.position)
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimiser down this loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def stepped(self, ctx: StreamContext, **values: Any) -> None:
+        """A step is done and everything is consistent."""
+        self.position += self.settings.batch_size
+        ctx.step(**values)
+
+    def in_order(self, batches: Batches, stage: Stage) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """The stage once more, in order."""
+        yield from batches(np.arange(len(stage.train)), self.settings.batch_size)
+
+    # ---- the memory ------------------------------------------------------------------------------
+    def decoded(self, spec: Mapping[str, Field], slots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Remembered examples of these slots as the learning part reads them, and their labels.
+
+        :param spec: fields of the samples.
+        """
+        from cl_kernel.torch.loaders import as_tensor, input_name, label_name, to_input
+        from cl_kernel.torch.split import FEATURES
+
+        old = self.memory.take(slots)
+        label = as_tensor(old[label_name(spec)], self.device).long()
+        if FEATURES in old:
+            return as_tensor(old[FEATURES], self.device).float(), label
+        inputs = to_input(old[input_name(spec)], spec[input_name(spec)], self.device)
+        return self.network.features(inputs) if self.network.is_cut else inputs, label
+
+    def offer(self, stage: Stage, rows: np.ndarray, inputs: Tensor, groups: np.ndarray) -> np.ndarray:
+        """Offer examples to the memory; ``inputs`` as the learning part reads them.
+
+        :return: slot of each, -1 where it was not kept.
+        """
+        from cl_kernel.torch.loaders import input_name, label_name
+        from cl_kernel.torch.split import FEATURES
+
+        spec = stage.train.spec
+        source, label = input_name(spec), label_name(spec)
+        if self.network.is_cut and self.keeps_features:
+            labels = stage.train.take(rows, [label])[label]
+            return self.memory.add({FEATURES: inputs.detach().cpu().numpy(), label: labels}, groups)
+        return self.memory.add(stage.train.take(rows, [source, label]), groups)
+
+    def remember(self, stage: Stage, batches: Batches, ctx: StreamContext, group: int | None = None) -> None:
+        """Offer the whole stage to the memory, in random order, grouped by class or all as one group."""
+        order = ctx.rng("remember", stage.index).permutation(len(stage.train))
+        self.network.eval()
+        for rows, inputs, labels in batches(order, self.settings.predict_batch):
+            groups = labels.cpu().numpy() if group is None else np.full(len(rows), group)
+            self.offer(stage, rows, inputs, groups)
+        self.network.train()
+
+    # ---- prediction and state --------------------------------------------------------------------
+    def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
+        """``scores`` float32 [n, K], classes not seen yet at minus infinity, and ``class`` int64 [n]."""
+        for out in self._tests.predict(self.network, samples, self.device, self.settings.predict_batch):
+            scores = self.seen.by_label(torch.from_numpy(out["scores"])).numpy()
+            yield {"scores": scores, "class": scores.argmax(1)}
+
+    def predict_with(self, samples: Samples, score: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Any]]:
+        """The same with an own way to scores.
+
+        :param score: inputs -> [n, classes seen], columns in order of appearance.
+        """
+        from cl_kernel.torch import evaluate
+        from cl_kernel.torch.loaders import Batches
+        from cl_kernel.torch.split import frozen_part
+
+        batches = Batches(samples, self.device, transform=frozen_part(self.network))
+
+        def full(inputs: Tensor) -> Tensor:
+            scores = score(inputs)
+            padded = scores.new_full((len(scores), self.n_classes), -torch.inf)
+            padded[:, self.seen.order] = scores
+            return padded
+
+        training = self.network.training
+        self.network.eval()
+        yield from evaluate.predict(full, batches, self.settings.predict_batch)
+        self.network.train(training)
+
+    def kept(self) -> dict[str, Tree]:
+        """What a method keeps beyond the common state, packed."""
+        return {}
+
+    def regain(self, tree: Tree) -> None:
+        """Take :meth:`kept` back from a whole state."""
+
+    def state(self) -> Tree:
+        """Weights, optimiser, memory, generators, classes seen, position, and what the method keeps."""
+        from cl_kernel.torch import state
+
+        return {
+            "network": state.pack(self.network),
+            "optimizer": state.pack(self.optimizer),
+            "memory": None if self._memory is None else self._memory.state(),
+            "generators": state.pack_generators(),
+            "seen": self.seen.state(),
+            "epoch": self.epoch,
+            "position": self.position,
+            **self.kept(),
+        }
+
+    def load(self, tree: Tree) -> None:
+        """Go on from what :meth:`state` gave."""
+        from cl_kernel.torch import state
+
+        state.restore(self.network, tree["network"])
+        state.restore(self.optimizer, tree["optimizer"])
+        if self._memory is not None:
+            self._memory.load(tree["memory"])
+        state.restore_generators(tree["generators"])
+        self.seen.load(tree["seen"])
+        self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
+        self.regain(tree)
+
+
+def pack_copy(network: nn.Module | None) -> Tree:
+    """An earlier network, or that there is none, for :meth:`Training.kept`."""
+    from cl_kernel.torch.state import pack
+
+    return None if network is None else pack(network)
+
+
+def regain_copy(like: nn.Module, tree: Tree) -> nn.Module | None:
+    """The earlier network that :func:`pack_copy` gave, frozen."""
+    from cl_kernel.torch.state import restore
+
+    if tree is None:
+        return None
+    network = frozen_copy(like)
+    restore(network, tree)
+    return network
