@@ -47,6 +47,7 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_kernel.library.datasets.folders:build_folder",
             settings=folder_settings.Folder,
             argument="path",
+            own=True,
             requires=("PIL",),
         ),
         Dataset(
@@ -56,6 +57,7 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_kernel.library.datasets.folders:build_hugging_face",
             settings=folder_settings.HuggingFace,
             argument="path",
+            own=True,
             requires=("datasets", "PIL"),
         ),
     ]

@@ -166,37 +166,61 @@ class Registry:
         """Offers of a kind, by plugin and name."""
         return sorted(self.offers[kind], key=lambda offer: (offer.plugin != BUILTIN, offer.plugin, offer.record.name))
 
-    def find(self, kind: str, text: str, *, prefer: str = "", where: str = "") -> tuple[Offer, str]:
-        """The offer that ``text`` names, and what follows its name: ``[plugin:]name[:argument]``.
+    def candidates(self, kind: str, text: str, *, prefer: str = "") -> list[tuple[Offer, str]]:
+        """The offers that ``text`` may mean, ``[plugin:]name[:argument]``, and what follows the name.
 
-        :param prefer: plugin whose offer wins when a bare name has several owners.
-        :raises UnknownName: with the nearest names. :raises DuplicateName: naming both owners.
+        :param prefer: plugin whose offer is meant when it has one.
         """
-        where = where or f"--{kind} {text}"
         head, _, rest = text.partition(":")
         if head in self.owners and rest:
             name, _, argument = rest.partition(":")
-            candidates = [offer for offer in self.offers[kind] if offer.plugin == head and _same(offer, name)]
-            if candidates:
-                return candidates[0], argument
-        candidates = [offer for offer in self.offers[kind] if _same(offer, head)]
-        mine = [offer for offer in candidates if offer.plugin == prefer]
-        if len(mine or candidates) > 1:
-            names = " and ".join(
-                f"{offer.name} ({self.owners[offer.plugin].distribution or 'clk'})" for offer in candidates
-            )
+            if found := [o for o in self.offers[kind] if o.plugin == head and _same(o, name)]:
+                return [(found[0], argument)]
+        found = [offer for offer in self.offers[kind] if _same(offer, head)]
+        mine = [offer for offer in found if offer.plugin == prefer]
+        return [(offer, rest) for offer in mine or found]
+
+    def find(
+        self,
+        kind: str,
+        text: str,
+        *,
+        prefer: str = "",
+        where: str = "",
+        fits: Callable[[Offer], bool] = lambda offer: True,
+    ) -> tuple[Offer, str]:
+        """The offer that ``text`` names, and what follows its name: ``[plugin:]name[:argument]``.
+
+        A short name that several plugins offer means the one that fits; of several that fit, the kernel's own.
+
+        :param prefer: plugin whose offer wins when a bare name has several owners.
+        :param fits: whether an offer fits the rest of what was asked for.
+        :raises UnknownName: with the nearest names. :raises DuplicateName: naming those that fit.
+        """
+        where = where or f"--{kind} {text}"
+        candidates = self.candidates(kind, text, prefer=prefer)
+        fitting = [found for found in candidates if fits(found[0])] or candidates
+        own = [found for found in fitting if found[0].plugin == BUILTIN]
+        if len(fitting) > 1 and not own:
+            names = " and ".join(f"{o.name} ({self.owners[o.plugin].distribution or 'clk'})" for o, _ in fitting)
             raise DuplicateName(
-                f"{kind} {head!r} is offered by {names}", where=where, fix=f"say which: --{kind} {candidates[0].name}"
+                f"{kind} {text.partition(':')[0]!r} is offered by {names}",
+                where=where,
+                fix=f"say which: --{kind} {fitting[0][0].name}",
             )
-        if mine or candidates:
-            return (mine or candidates)[0], rest
+        if not fitting:
+            raise self._unknown(kind, text, where)
+        return (own or fitting)[0]
+
+    def _unknown(self, kind: str, text: str, where: str) -> ClkError:
+        head, _, rest = text.partition(":")
         for owner in self.quarantine:
             if owner.name == head:
-                raise BrokenPlugin(f"plugin {head!r} is broken: {owner.broken}", where=where)
+                return BrokenPlugin(f"plugin {head!r} is broken: {owner.broken}", where=where)
         known = [offer.name for offer in self.offers[kind]] + [offer.record.name for offer in self.offers[kind]]
         if head in self.owners and rest:
             known = [offer.name for offer in self.offers[kind] if offer.plugin == head]
-        raise UnknownName.of(kind, text, known, where=where, fix=f"clk list {kind}s")
+        return UnknownName.of(kind, text, known, where=where, fix=f"clk list {kind}s")
 
     def owner(self, name: str) -> Owner:
         """A working plugin by name.

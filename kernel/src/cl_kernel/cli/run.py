@@ -90,7 +90,7 @@ def run(parser: ArgumentParser) -> Handler:
     )
     parser.add_argument("--no-comparisons", action="store_true", help="without the test's comparison runs")
     parser.add_argument("--all", action="store_true", help="everything of --plugin, as a sweep that can be resumed")
-    parser.add_argument("--dry-run", action="store_true", help="with --all: list the runs only")
+    parser.add_argument("--dry-run", action="store_true", help="plan and check everything, run nothing")
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.registry import discover, resolve
@@ -105,6 +105,8 @@ def run(parser: ArgumentParser) -> Handler:
             return everything(namespace, console)
         planned = plan(registry, request_from(namespace))
         banner(console, planned)
+        if namespace.dry_run:
+            return _dry(console, registry, planned, alone=namespace.no_comparisons)
         folder = namespace.output or new_folder(
             Path("runs"), f"{planned.name}-{planned.profile}-s{planned.options.seed}"
         )
@@ -124,9 +126,39 @@ def run(parser: ArgumentParser) -> Handler:
     return handle
 
 
+def _dry(console: Console, registry: Any, planned: Any, *, alone: bool) -> int:
+    """What would run, found to fit together."""
+    from cl_kernel.running.plan import check_installed, comparison_plans
+
+    plans = {"": planned, **({} if alone else comparison_plans(registry, planned))}
+    rows = []
+    for label, one in plans.items():
+        check_installed(one)
+        rows.append((label or planned.name, *(_piece(one, kind) for kind in _KINDS)))
+    console.table("would run", ("run", *_KINDS), rows)
+    console.json({"runs": [dict(zip(("run", *_KINDS), row, strict=True)) for row in rows], "profile": planned.profile})
+    return 0
+
+
+_KINDS = ("dataset", "learner", "model", "policy", "codec", "source")
+
+
+def _piece(planned: Any, kind: str) -> str:
+    offer, argument = planned.pieces.get(kind, (None, ""))
+    return "" if offer is None else f"{offer.name}:{argument}" if argument else offer.name
+
+
+def add_data_root(parser: ArgumentParser) -> None:
+    """``--data-root`` of commands that take up a run."""
+    parser.add_argument(
+        "--data-root", action="append", default=[], metavar="DIR", help="where the data lie now, if they moved"
+    )
+
+
 def resume(parser: ArgumentParser) -> Handler:
     """Go on with an interrupted run."""
     parser.add_argument("run", type=Path, help="run folder")
+    add_data_root(parser)
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.registry import discover
@@ -137,7 +169,13 @@ def resume(parser: ArgumentParser) -> Handler:
         return _guarded(
             console,
             namespace.run,
-            lambda: session.resume(registry, namespace.run, listen=[LiveLine()], n_comparisons=n_cores() - 1),
+            lambda: session.resume(
+                registry,
+                namespace.run,
+                data_roots=namespace.data_root,
+                listen=[LiveLine()],
+                n_comparisons=n_cores() - 1,
+            ),
         )
 
     return handle
@@ -147,15 +185,20 @@ def reproduce(parser: ArgumentParser) -> Handler:
     """Run a finished run again and compare digests; exit 3 when they differ."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--output", type=Path, default=None, metavar="DIR")
+    add_data_root(parser)
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.registry import discover
         from cl_kernel.running import session
 
-        outcome, differences = session.reproduce(discover(), namespace.run, namespace.output, listen=[LiveLine()])
+        outcome, differences = session.reproduce(
+            discover(), namespace.run, namespace.output, data_roots=namespace.data_root, listen=[LiveLine()]
+        )
         console.json({"run": str(outcome.folder), "differences": differences})
         if differences:
-            console.print(f"differs in {', '.join(differences)}: {namespace.run} and {outcome.folder}")
+            console.print(f"differs: {namespace.run} and {outcome.folder}")
+            for line in differences:
+                console.print(f"  {line}")
             return 3
         console.print(f"equal: results and final state of {outcome.folder} have the digests of {namespace.run}")
         return 0
@@ -175,7 +218,12 @@ def _guarded(console: Console, folder: Path, body: Callable[[], Any]) -> int:
 
 def banner(console: Console, planned: Any) -> None:
     """Say loudly what kind of numbers will come."""
-    if planned.profile == "tiny":
+    data = planned.pieces.get("dataset", (None, ""))[0]
+    own = data is not None and data.record.own
+    if own:
+        sizes = "" if planned.profile == "own" else f", with the settings of profile {planned.profile}"
+        text = f"profile {planned.profile}: data of your own{sizes}"
+    elif planned.profile == "tiny":
         text = "profile tiny: toy data, seconds to minutes; these are not the paper's numbers"
     elif planned.profile == "paper":
         text = "profile paper: the publication's settings"

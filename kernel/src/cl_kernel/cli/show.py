@@ -206,6 +206,7 @@ def runs(parser: ArgumentParser) -> Handler:
                     stored["status"],
                     score,
                     duration(seconds) if seconds is not None else None,
+                    results.get("data", {}).get("fingerprint"),
                 )
             )
             content.append(
@@ -215,9 +216,10 @@ def runs(parser: ArgumentParser) -> Handler:
                     "score": score,
                     "seconds": seconds,
                     "digest": results.get("digest"),
+                    "data": results.get("data"),
                 }
             )
-        console.table("", ("run", "test", "profile", "seed", "status", "final score", "time"), rows)
+        console.table("", ("run", "test", "profile", "seed", "status", "final score", "time", "data"), rows)
         if not rows:
             console.print(f"no runs below {namespace.folder}")
         console.json(content)

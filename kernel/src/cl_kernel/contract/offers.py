@@ -113,8 +113,11 @@ class Dataset:
     :param profiles: settings that differ by profile, e.g. ``{"tiny": {"n_train": 60}}``.
     :param assets: assets that must lie under a data root; empty: it works with nothing.
     :param argument: the setting that ``--dataset NAME:ARGUMENT`` fills.
+    :param own: the data are the user's: its runs are called neither toy nor the publication's, profile ``own``.
     :param prepare: ``(settings, resources) -> Path``: converts raw files once; run by ``clk data prepare``.
     :param requires: import names that must be installed, checked without importing them.
+    :param presets: ``(settings) -> Mapping``: settings that stand for others, as a row of a table of hyper-parameters:
+        ``{"hyper": {"lr": 0.01}}`` when ``hyper`` chooses ``lr``. What was given as late as ``hyper`` or later stays.
     :param revision: raised when equal settings and data give another output than before, and only then: what was made
         from the piece is made anew.
     """
@@ -127,8 +130,10 @@ class Dataset:
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     assets: tuple[Asset, ...] = ()
     argument: str = ""
+    own: bool = False
     prepare: str = field(default="", validator=_optional_target)
     requires: tuple[str, ...] = ()
+    presets: str = field(default="", validator=_optional_target)
     revision: int = field(default=1, validator=_revision)
 
 
@@ -151,6 +156,7 @@ class Model:
     assets: tuple[Asset, ...] = ()
     argument: str = ""
     requires: tuple[str, ...] = ()
+    presets: str = field(default="", validator=_optional_target)
     revision: int = field(default=1, validator=_revision)
 
 
@@ -237,6 +243,7 @@ class Learner:
     _settings: type | str | None = field(default=None, validator=_settings_class)
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     requires: tuple[str, ...] = ()
+    presets: str = field(default="", validator=_optional_target)
     revision: int = field(default=1, validator=_revision)
 
     @accepts.validator

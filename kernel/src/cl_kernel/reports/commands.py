@@ -138,7 +138,8 @@ def show_groups(console: Console, groups: Sequence[Group], columns: Sequence[str
         known = comparing.columns_of(mine)
         shown = [column for column in columns if column in known]
         metrics = ", ".join(dict.fromkeys(group.metric for group in mine if group.metric))
-        title = f"profile {profile}" + (" (toy data, not the papers' numbers)" if profile == "tiny" else "")
+        kinds = {"tiny": " (toy data, not the papers' numbers)", "own": " (data of your own)"}
+        title = f"profile {profile}{kinds.get(profile, '')}"
         console.table(
             title + (f"; score: {metrics} over everything seen, after the last stage" if metrics else ""),
             ["run", "n", *(column.replace("_", " ") for column in shown)],

@@ -50,6 +50,8 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
         body.append(f"<section><h2>Profile {escape(profile)}</h2>")
         if profile == "tiny":
             body.append('<p><span class="badge">toy data: not comparable with the papers\' numbers</span></p>')
+        if profile == "own":
+            body.append('<p><span class="badge">data of your own: no publication has numbers for them</span></p>')
         body += [_overview([group for group in mine if not group.metric]), _published(mine, registry)]
         for stream in dict.fromkeys(group.stream for group in mine):
             own = [group for group in mine if group.stream == stream]

@@ -5,7 +5,6 @@ Nothing heavy is imported or built here.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import util
@@ -16,10 +15,11 @@ import attrs
 from attrs import define, field, frozen
 
 from cl_kernel.compatibility import renamed
-from cl_kernel.contract.errors import BadSetting, Mismatch, MissingAsset, UnknownName
+from cl_kernel.contract.errors import BadSetting, ClkError, Mismatch, MissingAsset, UnknownName
 from cl_kernel.contract.offers import Experiment
 from cl_kernel.registry import Offer, Registry, resolve
 from cl_kernel.running import settings as config
+from cl_kernel.running.pieces import find_pieces
 from cl_kernel.running.settings import Layer, Resolved, RunOptions, read_yaml
 
 PIECES = ("dataset", "model", "replay", "learner", "metrics")
@@ -29,7 +29,8 @@ RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate
 SHORT = {"seed": "run.seed", "memory": "run.memory", "device": "run.device", "evaluate": "run.evaluate"}
 NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_workers", "stop_at_step"))
 """Settings that change no number."""
-ACCEPTED_AS = {"policy": "memory", "codec": "memory", "source": "source"}
+OWN = "own"
+"""Profile of data that the user gives: neither toy data nor a publication's."""
 
 
 @renamed(beside="comparison")
@@ -39,6 +40,7 @@ class Request:
 
     :param overrides: layers (origin, dotted values) on top of the test's own, in order.
     :param comparison: label of a comparison run of the test, or empty for the run itself.
+    :param alone: without the comparison runs of the test.
     """
 
     test: str = ""
@@ -48,6 +50,7 @@ class Request:
     overrides: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     trackers: tuple[str, ...] = ()
     comparison: str = ""
+    alone: bool = False
 
 
 def read_request(raw: Mapping[str, Any]) -> Request:
@@ -138,21 +141,21 @@ def plan(registry: Registry, request: Request) -> Plan:
     """
     experiment, matched = _experiment(registry, request)
     record: Experiment | None = experiment.record if experiment else None
-    profile = _profile(record, request)
+    profile = _profile(registry, record, request)
     of_test, asked = _of_test(record, profile, request, matched), _asked(record, request)
     chosen: dict[str, Any] = {}
     for layer in [*of_test, *asked]:
         chosen.update({key: value for key, value in layer.values.items() if key in CHOICES and value not in (None, "")})
     prefer = request.plugin or (experiment.plugin if experiment else "")
-    pieces, metrics = ({}, []) if record is not None and record.run else _pieces(registry, chosen, prefer)
+    pieces, metrics = ({}, []) if record is not None and record.run else find_pieces(registry, chosen, prefer)
     classes: dict[str, type | None] = {"run": RunOptions}
     piece_layers: list[Layer] = []
     for section, (offer, argument) in pieces.items():
         classes[section] = offer.record.settings
-        for name in ("*", profile):
+        for name in ("*", _or_tiny(profile, offer.record.profiles)):
             if values := offer.record.profiles.get(name):
                 piece_layers.append(
-                    Layer(f"profile {profile} of {offer.name}", {f"{section}.{k}": v for k, v in values.items()})
+                    Layer(f"profile {name} of {offer.name}", {f"{section}.{k}": v for k, v in values.items()})
                 )
         if argument:
             if not offer.record.argument:
@@ -161,12 +164,59 @@ def plan(registry: Registry, request: Request) -> Plan:
     if record is not None and record.run:
         classes["experiment"] = record.options
     _nothing_ignored(request, record, profile, pieces)
-    named, own = (_without(layer, _fixed(record, request)) for layer in _configurations(pieces, chosen, profile))
-    layers = [*piece_layers, *of_test, named, *asked, own]
-    resolved = config.resolve_settings(classes, [_without(layer, CHOICES) for layer in layers])
+    configured = _configurations(pieces, chosen, profile, bool(request.comparison))
+    named, own = (_without(layer, _fixed(record, request)) for layer in configured)
+    layers = [_without(layer, CHOICES) for layer in (*piece_layers, *of_test, named, *asked, own)]
+    if request.comparison:
+        layers = [config.known_only(layer, classes) for layer in layers]
+    resolved = _with_presets(classes, layers, pieces)
     name = record.name if record else chosen.get("learner", "run")
     comparisons = list(record.comparisons) if record and not request.comparison else []
     return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, comparisons)
+
+
+def comparison_plans(registry: Registry, planned: Plan) -> dict[str, Plan]:
+    """The comparison runs of a run, planned: a setting of a piece that one of them replaces does not reach it.
+
+    :raises ClkError: naming the comparison run that cannot be made as asked.
+    """
+    plans = {}
+    for label in () if planned.request.alone else planned.comparisons:
+        request = attrs.evolve(planned.request, comparison=label, profile=planned.profile)
+        try:
+            plans[label] = plan(registry, request)
+        except ClkError as error:
+            raise type(error)(
+                f"comparison run {label!r}: {error.what}",
+                where=error.where,
+                fix=f"{error.fix}{'; or' if error.fix else ''} --no-comparisons",
+            ) from error
+    return plans
+
+
+def _with_presets(
+    classes: Mapping[str, type | None], layers: Sequence[Layer], pieces: Mapping[str, tuple[Offer, str]]
+) -> Resolved:
+    """Settings that stand for several others fill those in, unless somebody gave these as late or later."""
+    resolved = config.resolve_settings(classes, layers)
+    given = {"default": -1, **{layer.origin: at for at, layer in enumerate(layers)}}
+    chosen: dict[int, dict[str, Any]] = {}
+    for section, (offer, _) in pieces.items():
+        if not (target := getattr(offer.record, "presets", "")):
+            continue
+        for by, values in resolve(target)(resolved.sections[section]).items():
+            at = given[resolved.origins[f"{section}.{by}"]]
+            for name, value in values.items():
+                mine = given[resolved.origins[f"{section}.{name}"]]
+                if mine < at or mine == -1:
+                    chosen.setdefault(at, {})[f"{section}.{name}"] = (by, value)
+    filled = [
+        Layer(f"{section}.{by}", {key: value})
+        for at in sorted(chosen)
+        for key, (by, value) in chosen[at].items()
+        for section in (key.split(".", 1)[0],)
+    ]
+    return config.resolve_settings(classes, [*layers, *filled]) if filled else resolved
 
 
 def check_installed(planned: Plan) -> None:
@@ -237,21 +287,33 @@ def _experiment(registry: Registry, request: Request) -> tuple[Offer | None, Lay
     )
 
 
-def _profile(record: Experiment | None, request: Request) -> str:
+def _profile(registry: Registry, record: Experiment | None, request: Request) -> str:
     known = list(record.profiles) if record else []
     if request.profile:
-        if known and request.profile not in known:
+        if known and request.profile not in (*known, OWN):
             raise UnknownName.of("profile", request.profile, known, where="--profile")
         return request.profile
+    if any(offer.record.own for offer in _asked_datasets(registry, request)):
+        return OWN
     with_data = [name for name in ("small", "paper") if name in known]
     return with_data[0] if request.data_roots and with_data else "tiny"
+
+
+def _asked_datasets(registry: Registry, request: Request) -> list[Offer]:
+    names = [str(values["dataset"]) for _, values in request.overrides if values.get("dataset")]
+    return [offer for name in names[-1:] for offer, _ in registry.candidates("dataset", name, prefer=request.plugin)]
+
+
+def _or_tiny(profile: str, known: Mapping[str, Any]) -> str:
+    """One's own data take the sizes of the profile ``tiny`` where a piece has none of its own for them."""
+    return "tiny" if profile == OWN and OWN not in known else profile
 
 
 def _nothing_ignored(
     request: Request, record: Experiment | None, profile: str, pieces: Mapping[str, tuple[Offer, str]]
 ) -> None:
     """Refuse what was asked for and would have no effect: a profile nobody has, a capacity without a memory."""
-    known = {"tiny", "paper", *(name for offer, _ in pieces.values() for name in offer.record.profiles)}
+    known = {"tiny", "paper", OWN, *(name for offer, _ in pieces.values() for name in offer.record.profiles)}
     if record is None and profile not in known:
         raise UnknownName.of("profile", profile, known - {"*"}, where="--profile")
     asked = any(values.get("run.memory") for origin, values in request.overrides if origin in ("--memory", "--set"))
@@ -266,9 +328,10 @@ def _nothing_ignored(
 def _of_test(record: Experiment | None, profile: str, request: Request, matched: Layer | None) -> list[Layer]:
     if record is None:
         return []
+    inner = _or_tiny(profile, record.profiles)
     layers = [
         Layer(f"test {record.name}", config.flatten(record.settings)),
-        Layer(f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(profile, {}))),
+        Layer(f"profile {profile} of test {record.name}", config.flatten(record.profiles.get(inner, {}))),
     ]
     if matched is not None:
         layers.append(matched)
@@ -292,7 +355,7 @@ def _without(layer: Layer, fixed: Collection[str]) -> Layer:
 
 
 def _configurations(
-    pieces: Mapping[str, tuple[Offer, str]], chosen: Mapping[str, Any], profile: str
+    pieces: Mapping[str, tuple[Offer, str]], chosen: Mapping[str, Any], profile: str, comparison: bool
 ) -> tuple[Layer, Layer]:
     """The learner's named configuration and the user's own gin, as layers."""
     name, files, params = (chosen.get(key, "") for key in CONFIGURATIONS)
@@ -300,6 +363,8 @@ def _configurations(
         return Layer("--config", {}), Layer("--gin-file", {})
     learner = pieces["learner"][0] if "learner" in pieces else None
     if learner is None or not learner.record.configurations:
+        if comparison:
+            return Layer("--config", {}), Layer("--gin-file", {})
         raise BadSetting(
             f"{learner.name if learner else 'this test'} has no named configurations and reads no gin",
             where="--config, --gin-file, --gin-param",
@@ -312,91 +377,6 @@ def _configurations(
         Layer(f"--config {name}", read(name, (), (), profile) if name else {}),
         Layer(", ".join([*files, *(["--gin-param"] if params else [])]), read("", files, params, profile)),
     )
-
-
-def _pieces(
-    registry: Registry, chosen: Mapping[str, Any], prefer: str
-) -> tuple[dict[str, tuple[Offer, str]], list[Offer]]:
-    for kind in ("dataset", "learner"):
-        if not chosen.get(kind):
-            raise BadSetting(
-                f"no {kind} chosen", where="clk run", fix=f"give --test NAME, or --{kind} NAME (clk list {kind}s)"
-            )
-    learner, extra = registry.find("learner", str(chosen["learner"]), prefer=prefer)
-    if extra:
-        raise BadSetting(f"learner {learner.name} takes no argument, but {extra!r} was given", where="--learner")
-    pieces: dict[str, tuple[Offer, str]] = {
-        "dataset": registry.find("dataset", str(chosen["dataset"]), prefer=prefer),
-        "learner": (learner, ""),
-    }
-    record, task = learner.record, pieces["dataset"][0].record.task
-    if not any(fnmatch.fnmatchcase(task, pattern) for pattern in record.takes):
-        raise Mismatch(
-            f"learner {learner.name} takes {' or '.join(record.takes)}, but data set "
-            f"{pieces['dataset'][0].name} asks {task}",
-            where="--learner/--dataset",
-            fix="clk list learners",
-        )
-    given = {kind: chosen.get(kind) for kind in ("model", "replay")}
-    wanted = {kind: given[kind] or record.defaults.get(kind, "") for kind in given}
-    if wanted["model"] and wanted["model"] != "none":
-        pieces["model"] = registry.find(
-            "model", str(wanted["model"]), prefer=learner.plugin if not given["model"] else prefer
-        )
-        _accepted(learner, "model", pieces["model"][0], bool(given["model"]))
-        if pieces["model"][0].record.framework != record.framework:
-            raise Mismatch(
-                f"model {pieces['model'][0].name} is {pieces['model'][0].record.framework}, learner {learner.name} "
-                f"is {record.framework}",
-                where="--model/--learner",
-                fix="clk list models",
-            )
-    if wanted["replay"] and wanted["replay"] != "none":
-        for text in _split_replay(str(wanted["replay"])):
-            offer, argument = registry.find("replay", text, prefer=learner.plugin if not given["replay"] else prefer)
-            kind = offer.record.kind
-            if kind in pieces:
-                raise Mismatch(
-                    f"two pieces of kind {kind}: {pieces[kind][0].name} and {offer.name}",
-                    where="--replay",
-                    fix="--replay POLICY+CODEC",
-                )
-            _accepted(learner, ACCEPTED_AS[kind], offer, bool(given["replay"]))
-            if offer.record.framework not in ("numpy", record.framework):
-                raise Mismatch(
-                    f"{kind} {offer.name} is {offer.record.framework}, learner {learner.name} is {record.framework}",
-                    where="--replay/--learner",
-                )
-            pieces[kind] = (offer, argument)
-        if ("policy" in pieces) != ("codec" in pieces):
-            default = {"policy": "clk:reservoir", "codec": "clk:raw"}
-            for kind in ("policy", "codec"):
-                if kind not in pieces:
-                    pieces[kind] = registry.find("replay", default[kind])
-        if "source" in pieces and "policy" in pieces:
-            raise Mismatch("a source keeps nothing, so it takes no policy or codec", where="--replay")
-    names = chosen.get("metrics") or record.metrics
-    names = [names] if isinstance(names, str) else list(names)
-    metrics = [registry.find("metric", part, prefer=learner.plugin)[0] for name in names for part in name.split(",")]
-    return pieces, metrics
-
-
-def _split_replay(text: str) -> list[str]:
-    _, colon, path = text.partition(":")
-    if colon and ("/" in path or path.startswith(".")):
-        return [text]
-    return text.split("+")
-
-
-def _accepted(learner: Offer, piece: str, offer: Offer, given: bool) -> None:
-    if piece not in learner.record.accepts:
-        has = ", ".join(learner.record.accepts) or "none"
-        raise Mismatch(
-            f"learner {learner.name} accepts no {piece}, but {offer.name} was "
-            f"{'given' if given else 'its default'}; it accepts: {has}",
-            where="--replay" if piece != "model" else "--model",
-            fix="clk list learners",
-        )
 
 
 def comparable(planned: Plan) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from cl_kernel.running.plan import (
     Request,
     check_installed,
     comparable,
+    comparison_plans,
     make_request,
     missing_packages,
     plan,
@@ -34,6 +35,7 @@ from cl_kernel.running.plan import (
 from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.storage.cache import Cache
 from cl_kernel.storage.files import write_json, write_text
+from cl_kernel.storage.identity import differences, record, recorded, same_or_refuse
 from cl_kernel.storage.run_folder import RunFolder, comparison_folder, environment, new_folder, read_json
 
 Listener = Callable[[events.Event], None]
@@ -125,7 +127,11 @@ def run_plan(
         run goes on; others follow it one by one.
     :raises Interrupted: after a signal; the run has saved itself.
     """
-    check_installed(planned)
+    if not comparisons:
+        planned = attrs.evolve(planned, request=attrs.evolve(planned.request, alone=True))
+    compared = comparison_plans(registry, planned)
+    for one in (planned, *compared.values()):
+        check_installed(one)
     if folder is None:
         folder = new_folder(base, f"{planned.name}-{planned.profile}-s{planned.options.seed}")
     run = RunFolder(folder)
@@ -137,10 +143,7 @@ def run_plan(
                 where=str(folder),
                 fix=f"clk resume {folder}, or give --output another folder",
             )
-        others = {
-            label: (comparison_folder(folder, label), _comparison(planned, label))
-            for label in (planned.comparisons if comparisons else ())
-        }
+        others = {label: (comparison_folder(folder, label), other.request) for label, other in compared.items()}
         plain = {label: (place, attrs.asdict(request)) for label, (place, request) in others.items()}
         results: Mapping[str, Any]
         companions = registry.companions(plain, n_comparisons if planned.profile == "tiny" else 0, listen)
@@ -162,10 +165,6 @@ def run_plan(
 def _nothing_done(run: RunFolder) -> bool:
     """A run that failed before its first checkpoint may be started again in its folder."""
     return run.info.get("status") == "failed" and not run.checkpoints()
-
-
-def _comparison(planned: Plan, label: str) -> Request:
-    return attrs.evolve(planned.request, comparison=label, profile=planned.profile)
 
 
 def _compared(registry: Registry, folder: Path, request: Request, listen: Sequence[Listener]) -> Mapping[str, Any]:
@@ -248,6 +247,7 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
     sections = planned.resolved.sections
     stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources)
     stream.check()
+    _same_data(run.path, stream, resume)
     _fields_fit(planned, stream)
     memories: list[Any] = []
     setup = Setup(
@@ -299,6 +299,19 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
     }
     write_json(run.path / "metrics.json", results)
     return results
+
+
+def _same_data(folder: Path, stream: Stream, resume: bool) -> None:
+    """Keep what the data are; refuse to go on with others."""
+    if resume and (began := recorded(folder)) is not None and stream.fingerprint == stream.identity.key:
+        same_or_refuse(
+            began,
+            stream.identity,
+            what="the data",
+            where=folder,
+            fix="give the data it began with (--data-root DIR), or start a new run",
+        )
+    record(folder, stream.identity)
 
 
 def build_stream(offer: Offer, settings: Any, resources: Resources) -> Stream:
@@ -365,9 +378,10 @@ def _settings_text(planned: Plan, plain: Mapping[str, Mapping[str, Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def request_of(folder: Path) -> Request:
+def request_of(folder: Path, data_roots: Sequence[Path | str] = ()) -> Request:
     """What a run folder's run was asked to do.
 
+    :param data_roots: where the data lie now; empty: where they lay.
     :raises RunConflict: when the folder holds no run.
     """
     stored = read_json(folder / "run.json")
@@ -376,12 +390,25 @@ def request_of(folder: Path) -> Request:
     except KeyError as error:
         raise RunConflict("run.json names no request", where=str(folder)) from error
     raw["profile"] = raw["profile"] or stored["profile"]
+    if data_roots:
+        raw["data_roots"] = [str(root) for root in data_roots]
     return read_request(raw)
 
 
-def resume(registry: Registry, folder: Path, *, listen: Sequence[Listener] = (), n_comparisons: int = 0) -> Outcome:
-    """Go on with an interrupted run, bit for bit as if it had not stopped."""
-    planned = plan(registry, request_of(folder))
+def resume(
+    registry: Registry,
+    folder: Path,
+    *,
+    data_roots: Sequence[Path | str] = (),
+    listen: Sequence[Listener] = (),
+    n_comparisons: int = 0,
+) -> Outcome:
+    """Go on with an interrupted run, bit for bit as if it had not stopped.
+
+    :param data_roots: where the data lie now; empty: where they lay.
+    :raises RunConflict: when the data are others than those that the run began with.
+    """
+    planned = plan(registry, request_of(folder, data_roots))
     return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
 
 
@@ -390,12 +417,14 @@ def reproduce(
     folder: Path,
     output: Path | None = None,
     *,
+    data_roots: Sequence[Path | str] = (),
     base: Path = Path("runs"),
     listen: Sequence[Listener] = (),
 ) -> tuple[Outcome, list[str]]:
     """Run a finished run again and compare.
 
-    :return: the new run, and what differs (empty: the digests are equal).
+    :param data_roots: where the data lie now; empty: where they lay.
+    :return: the new run, and what differs: parts of the results' identity first, then the digests; empty when equal.
     """
     stored = read_json(folder / "metrics.json")
     if not stored.get("finished"):
@@ -404,6 +433,8 @@ def reproduce(
             where=str(folder),
             fix=f"clk resume {folder}",
         )
-    again = run_plan(registry, plan(registry, request_of(folder)), output, base=base, listen=listen, comparisons=False)
-    differences = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
-    return again, differences
+    planned = plan(registry, request_of(folder, data_roots))
+    again = run_plan(registry, planned, output, base=base, listen=listen, comparisons=False)
+    changed = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
+    data = differences(stored.get("identity", {}), again.results.get("identity", {})) if "identity" in stored else []
+    return again, [*(f"data: {line}" for line in data), *changed]

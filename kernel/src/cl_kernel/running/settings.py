@@ -114,6 +114,20 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
     return Resolved(sections, origins)
 
 
+def known_only(layer: Layer, classes: Mapping[str, type | None]) -> Layer:
+    """The layer without the keys that no section has."""
+    known = {
+        f"{section}.{a.name}": "" for section, cls in classes.items() if cls is not None for a in attrs.fields(cls)
+    }
+    kept = {}
+    for key, value in layer.values.items():
+        try:
+            kept[_full_key(key, known, layer.origin)] = value
+        except BadSetting:
+            continue
+    return Layer(layer.origin, kept)
+
+
 def _full_key(key: str, known: Mapping[str, str], origin: str) -> str:
     if key in known:
         return key

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -142,12 +143,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def comparison_folder(folder: Path, label: str) -> Path:
     """Where a run's comparison run of that label lies."""
-    return folder / "beside" / label.replace(" ", "-")
+    return folder / "beside" / plain_name(label)
+
+
+def plain_name(text: str) -> str:
+    """Text as part of a file name on any system: anything but letters, digits and ``. _ + -`` becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "run"
 
 
 def new_folder(base: Path, name: str) -> Path:
     """A fresh folder ``base/<time>-<name>``."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    stamp, name = time.strftime("%Y%m%d-%H%M%S"), plain_name(name)
     base.mkdir(parents=True, exist_ok=True)
     for suffix in ("", *(f"-{k}" for k in range(2, 1000))):
         path = base / f"{stamp}-{name}{suffix}"
