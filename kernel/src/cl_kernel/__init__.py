@@ -55,6 +55,7 @@ _PUBLIC = {
     "contract.interfaces": ("Batch", "Codec", "Policy", "Samples", "Tree"),
     "memory": ("Memory", "parse_capacity"),
     "running.resources": ("Setup", "Resources"),
+    "library.pictures": ("eight_bits", "is_picture", "open_picture", "read_picture"),
     "storage.cache": ("Artefact", "Cache"),
     "storage.digests": ("Files", "files_below"),
     "storage.identity": ("Identity", "counted", "differences", "identify", "record", "recorded", "same_or_refuse"),

@@ -6,7 +6,6 @@ Shapes: n a batch, S the edge of an image.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +18,9 @@ from cl_kernel.contract.errors import BadInput, BadSetting
 from cl_kernel.contract.interfaces import Contents, Samples
 from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
+from cl_kernel.library.pictures import is_picture, open_picture
 from cl_kernel.running.resources import Resources
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -80,14 +79,8 @@ class EncodedImages:
 
         :raises BadInput: naming it.
         """
-        from PIL import Image
-
         name, encoded = self.read(row)
-        try:
-            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-                return fit(image, self.size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadInput(f"image cannot be decoded: {error}", where=name, fix="--on-bad-sample skip") from error
+        return fit(open_picture(encoded, name=name), self.size)
 
 
 @define(eq=False)
@@ -103,12 +96,12 @@ class DecodedImages(ArraySamples):
 
 
 def fit(image: Any, size: int) -> np.ndarray:
-    """Shorter side to ``size``, then the centre: uint8 [S, S, 3]."""
+    """An RGB picture, shorter side to ``size``, then the centre: uint8 [S, S, 3]."""
     from PIL import Image
 
     scale = size / min(image.size)
     width, height = (max(size, round(edge * scale)) for edge in image.size)
-    image = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
 
@@ -151,7 +144,7 @@ def _side(paths: Sequence[Path], labels: np.ndarray) -> Side:
 def _files(root: Path, names: Sequence[str]) -> tuple[list[Path], np.ndarray]:
     files, labels = [], []
     for label, name in enumerate(names):
-        found = sorted(path for path in (root / name).glob("**/*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in (root / name).glob("**/*") if is_picture(path))
         files += found
         labels += [label] * len(found)
     return files, np.array(labels, np.int64)
