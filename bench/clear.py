@@ -78,10 +78,10 @@ def ours(folder: Path, n: int) -> dict[str, Any]:
     """Parse, filter and split by the store: chunks to Parquet on two threads, one sort that spills."""
     import pyarrow
 
-    from cl_plugin_clear.data.buckets import Rule, make_split
-    from cl_plugin_clear.data.ingest import ingest
-    from cl_plugin_clear.data.metadata import Filter
-    from cl_plugin_clear.data.source import Source
+    from cl_plugin_clear.curation.buckets import Rule, make_split
+    from cl_plugin_clear.curation.ingest import ingest
+    from cl_plugin_clear.curation.metadata import Filter
+    from cl_plugin_clear.curation.source import Source
 
     pyarrow.array([0])  # with the first array come pandas and all it needs: start-up, as the imports above are
     started, cpu = time.monotonic(), time.process_time()
@@ -98,7 +98,7 @@ def restated(folder: Path, n: int) -> dict[str, Any]:
     strings, written as one json of all buckets and again as one of each."""
     from datetime import UTC, datetime
 
-    from cl_plugin_clear.data.records import COLUMNS, split_record, split_tags, taken_seconds
+    from cl_plugin_clear.curation.records import COLUMNS, split_record, split_tags, taken_seconds
 
     started, cpu = time.monotonic(), time.process_time()
     raw, old = folder / "raw", folder / "old"
@@ -201,7 +201,7 @@ def retrieval(folder: Path, n: int) -> dict[str, Any]:
     """100 prompts x 30,000 in one pass, by the clock on all cores; the shards are dropped from the page cache before
     each measurement, and the process may not hold :data:`GIVEN` of its own. Beside it: reading the files, the products
     alone, the same products from memory, and faiss."""
-    from cl_plugin_clear.data.retrieval import BLOCK_ROWS, normalise, search
+    from cl_plugin_clear.curation.retrieval import BLOCK_ROWS, normalise, search
 
     limit = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (GIVEN, limit))
@@ -352,13 +352,13 @@ def download(folder: Path, n: int) -> dict[str, Any]:
 
     from attrs import evolve
 
-    from cl_plugin_clear.data.download import download as run
-    from cl_plugin_clear.data.fetch import Options
-    from cl_plugin_clear.data.images import Limits
-    from cl_plugin_clear.data.ingest import ingest
-    from cl_plugin_clear.data.metadata import Filter
-    from cl_plugin_clear.data.source import Source
-    from cl_plugin_clear.data.store import Store
+    from cl_plugin_clear.curation.download import download as run
+    from cl_plugin_clear.curation.fetch import Options
+    from cl_plugin_clear.curation.images import Limits
+    from cl_plugin_clear.curation.ingest import ingest
+    from cl_plugin_clear.curation.metadata import Filter
+    from cl_plugin_clear.curation.source import Source
+    from cl_plugin_clear.curation.store import Store
 
     share = {"fine": 84, "slow": 1, "redirect": 5, "missing": 5, "html": 3, "huge": 1, "cut": 1}
     kinds = [kind for kind, times in share.items() for _ in range(times)]
@@ -410,8 +410,9 @@ def moco(folder: Path, n: int) -> dict[str, Any]:
     import torch
     from torch.nn import functional
 
-    from cl_plugin_clear.model import MoCo, encoder
-    from cl_plugin_clear.train.moco import step
+    from cl_plugin_clear.method.moco import step
+    from cl_plugin_clear.network.backbones import encoder
+    from cl_plugin_clear.network.moco import MoCo
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -442,7 +443,7 @@ def grid(folder: Path, n: int) -> dict[str, Any]:
     from attrs import evolve
 
     from cl_kernel import ArraySamples, Field, Resources, Stage, Stream
-    from cl_plugin_clear.pipeline import train_over
+    from cl_plugin_clear.evaluate.drift import train_over
     from cl_plugin_clear.settings import Buckets
 
     torch.set_num_threads(1)

@@ -12,25 +12,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import buckets, concepts, dataset, download, features, fetch, ingest
-from cl_plugin_clear.data.images import Limits
-from cl_plugin_clear.data.metadata import Filter
-from cl_plugin_clear.data.source import Source
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.curation import (
+    buckets,
+    concepts,
+    download,
+    feature_sets,
+    features,
+    fetch,
+    ingest,
+    labelled,
+    retrieve,
+    training_folder,
+)
+from cl_plugin_clear.curation.images import Limits
+from cl_plugin_clear.curation.metadata import Filter
+from cl_plugin_clear.curation.source import Source
+from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.data import toy
+from cl_plugin_clear.data.members import members_of
 
 LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
 FAST = fetch.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
 
 
 def build_store(folder: Path, n: int = 700, *, chunk_size: int = 200, n_buckets: int = 3) -> Path:
-    """A store of the stand-in, up to features."""
-    standin.write_metadata(folder / "raw", n)
+    """A store of toy data, up to features."""
+    toy.write_metadata(folder / "raw", n)
     root = folder / "store"
     ingest.ingest(root, Source.of_folder(folder / "raw"), chunk_size=chunk_size, rule=Filter(), n_threads=2)
     download.download(root, FAST)
     buckets.make_split(root, "equal", buckets.Rule(n=n_buckets))
-    features.embed(root, "equal", standin.toy_clip(), shard_rows=90, n_threads=1)
+    features.embed(root, "equal", toy.toy_clip(), shard_rows=90, n_threads=1)
     return root
 
 
@@ -55,10 +67,10 @@ def store(finished_store: Path, tmp_path: Path) -> Path:
 def finished_folder(finished_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled folder with features and training folder; never changed by a test."""
     out = tmp_path_factory.mktemp("labelled") / "T"
-    dataset.retrieve_group(finished_store, out, GROUP, standin.toy_clip(), label_map=LABELS)
-    dataset.build_folder(finished_store, out, save_all_metadata=True)
-    dataset.write_features(out, "clip", extractor())
-    dataset.write_training_folder(out, ratio=0.3, feature_sets=["clip"])
+    retrieve.retrieve_group(finished_store, out, GROUP, toy.toy_clip(), label_map=LABELS)
+    labelled.build_folder(finished_store, out, save_all_metadata=True)
+    feature_sets.write_features(out, "clip", extractor())
+    training_folder.write_training_folder(out, ratio=0.3, feature_sets=["clip"])
     return out
 
 
@@ -76,7 +88,7 @@ def extractor() -> Callable[[list[Path]], object]:
         for path in paths:
             with Image.open(path) as image:
                 pictures.append(image.convert("RGB"))
-        return standin.toy_clip().images(pictures)
+        return toy.toy_clip().images(pictures)
 
     return extract
 
@@ -91,7 +103,7 @@ def as_original(store: Path, place: Path, prefix: str) -> None:
         (folder / "images").mkdir(parents=True)
         records = []
         for row in rows:
-            record = dataset.record_json(row, "")
+            record = labelled.record_json(row, "")
             record |= {"IMG_PATH": f"{row['id']}.{row['ext']}", "IMG_DIR": f"{prefix}/{chunk}/images"}
             shutil.copy(store / row["rel_path"], folder / "images" / record["IMG_PATH"])
             records.append(record)
@@ -103,7 +115,7 @@ def as_original(store: Path, place: Path, prefix: str) -> None:
 
 def verified(folder: Path, answers: Path) -> None:
     """Write the answers of people who agree with every label of a training folder."""
-    _, members = dataset.members_of(folder)
+    _, members = members_of(folder)
     for bucket, classes in members.items():
         for label, records in classes.items():
             for photo in records:

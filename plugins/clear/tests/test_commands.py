@@ -1,4 +1,4 @@
-"""Every command as a person gives it, in the README's order, on the stand-in: what it prints and what it leaves."""
+"""Every command as a person gives it, in the README's order, on toy data: what it prints and what it leaves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from cl_kernel.cli.main import main
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import concepts, dataset, release
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.curation import concepts
+from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.data import release, toy
+from cl_plugin_clear.data.members import members_of
 
 from .conftest import GROUP, LABELS, verified
 
@@ -171,7 +172,7 @@ def test_tables_of_metadata(clk: Clk, store: Path, folder: Path, tmp_path: Path)
 
 
 def test_photos_are_forgotten(clk: Clk, store: Path, folder: Path) -> None:
-    _, members = dataset.members_of(folder)
+    _, members = members_of(folder)
     photo = next(iter(members["1"]["ring"]))
     done = clk("forget", "--root", store, "--ids", photo, "--labelled", folder)
     assert done == {"ids": 1, "store": 1, "labelled": 1}
@@ -255,7 +256,7 @@ def test_an_old_download_becomes_a_store(clk: Clk, finished_store: Path, tmp_pat
 def test_metadata_are_fetched_from_any_address(clk: Clk, tmp_path: Path) -> None:
     import tarfile
 
-    standin.write_metadata(tmp_path / "raw", 50)
+    toy.write_metadata(tmp_path / "raw", 50)
     (tmp_path / "bucket").mkdir()
     for path in (tmp_path / "raw").iterdir():
         with tarfile.open(tmp_path / "bucket" / f"{path.name}.tgz", "w:gz") as archive:

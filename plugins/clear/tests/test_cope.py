@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cl_kernel.cli.main import main
-from cl_plugin_clear.train import cope
+from cl_plugin_clear.method import cope
 
 T = 0.1
 

@@ -21,13 +21,13 @@ from attrs import evolve
 from PIL import Image
 
 from cl_kernel import BadSetting, DiskFull, Mismatch
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import download as d
-from cl_plugin_clear.data import fetch, images, ingest
-from cl_plugin_clear.data.metadata import Filter
-from cl_plugin_clear.data.pictures import Pictures
-from cl_plugin_clear.data.source import Source
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.curation import download as d
+from cl_plugin_clear.curation import fetch, images, ingest
+from cl_plugin_clear.curation.metadata import Filter
+from cl_plugin_clear.curation.pictures import Pictures
+from cl_plugin_clear.curation.source import Source
+from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.data import toy
 
 from .conftest import FAST, GROUP, LABELS, LIMITS
 
@@ -233,7 +233,7 @@ def test_pictures_come_from_a_local_folder(server: str, tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
-    standin.write_metadata(tmp_path / "raw", 200)
+    toy.write_metadata(tmp_path / "raw", 200)
     for name, n in (("one", 1), ("many", 16)):
         ingest.ingest(tmp_path / name, Source.of_folder(tmp_path / "raw"), chunk_size=70, rule=Filter(), n_threads=n)
         d.download(tmp_path / name, evolve(FAST, n_threads=n))
@@ -243,7 +243,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
 def test_pictures_on_disk_are_believed_only_if_they_pass(finished_store: Path, tmp_path: Path) -> None:
     whole = everything(finished_store)
     root = tmp_path / "half"
-    standin.write_metadata(tmp_path / "raw", 700)
+    toy.write_metadata(tmp_path / "raw", 700)
     ingest.ingest(root, Source.of_folder(tmp_path / "raw"), chunk_size=200, rule=Filter(), n_threads=2)
     shutil.copytree(finished_store / "images" / "0", root / "images" / "0")
     pictures = sorted((root / "images" / "0").iterdir())
@@ -258,11 +258,12 @@ def test_pictures_on_disk_are_believed_only_if_they_pass(finished_store: Path, t
 def test_tar_files_hold_the_same_pictures_and_everything_reads_them(finished_store: Path, tmp_path: Path) -> None:
     import tarfile
 
-    from cl_plugin_clear.data import buckets, dataset, explore, features, forgetting, pictures
-    from cl_plugin_clear.train import moco
+    from cl_plugin_clear.curation import buckets, explore, features, forgetting, labelled, pictures, retrieve
+    from cl_plugin_clear.data.members import members_of
+    from cl_plugin_clear.method import moco
 
     root = tmp_path / "tar"
-    standin.write_metadata(tmp_path / "raw", 700)
+    toy.write_metadata(tmp_path / "raw", 700)
     ingest.ingest(root, Source.of_folder(tmp_path / "raw"), chunk_size=200, rule=Filter(), n_threads=2)
     d.download(root, evolve(FAST, output="tar"))
     assert sorted(p.name for p in (root / "images").iterdir()) == ["0.tar", "1.tar", "2.tar", "3.tar"]
@@ -278,15 +279,15 @@ def test_tar_files_hold_the_same_pictures_and_everything_reads_them(finished_sto
     assert {k: v for k, v in everything(root).items() if k.startswith("meta")} == whole
 
     buckets.make_split(root, "equal", buckets.Rule(n=3))
-    features.embed(root, "equal", standin.toy_clip(), shard_rows=90, n_threads=2)
+    features.embed(root, "equal", toy.toy_clip(), shard_rows=90, n_threads=2)
     assert {k: v for k, v in everything(root).items() if k.startswith("features")} == {
         k: v for k, v in everything(finished_store).items() if k.startswith("features")}  # fmt: skip
-    dataset.retrieve_group(root, tmp_path / "T", GROUP, standin.toy_clip(), label_map=LABELS)
-    dataset.build_folder(root, tmp_path / "T", save_all_images=True)
-    _, members = dataset.members_of(tmp_path / "T")
+    retrieve.retrieve_group(root, tmp_path / "T", GROUP, toy.toy_clip(), label_map=LABELS)
+    labelled.build_folder(root, tmp_path / "T", save_all_images=True)
+    _, members = members_of(tmp_path / "T")
     photo, listed = next(iter(members["1"]["ring"].items()))
     assert (tmp_path / "T" / listed["IMG_PATH"]).stat().st_size > 0
-    view = explore.Explorer(root, "equal", standin.toy_clip()).query("a ring", 1, 5)
+    view = explore.Explorer(root, "equal", toy.toy_clip()).query("a ring", 1, 5)
     assert explore.thumbnail(Pictures(root), view.hits[0].rel_path) == explore.thumbnail(
         Pictures(finished_store), view.hits[0].rel_path)  # fmt: skip
     trained_on = [moco.find_pictures("store:equal/1", str(place))[3].tobytes() for place in (root, finished_store)]
@@ -360,9 +361,9 @@ BY_IMG2DATASET = {**EXPECTED, "html": "decode", "slow": "ok", "endless": "decode
 CARRY = """
 import sys
 from pathlib import Path
-from cl_plugin_clear.data.download import download
-from cl_plugin_clear.data.fetch import Options
-from cl_plugin_clear.data.images import Limits
+from cl_plugin_clear.curation.download import download
+from cl_plugin_clear.curation.fetch import Options
+from cl_plugin_clear.curation.images import Limits
 
 if __name__ == "__main__":
     limits = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)

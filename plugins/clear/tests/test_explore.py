@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cl_kernel import BadInput
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import explore
+from cl_plugin_clear.curation import explore
+from cl_plugin_clear.data import toy
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -22,12 +22,12 @@ CHROMIUM = next(
 
 @pytest.fixture
 def explorer(finished_store: Path) -> explore.Explorer:
-    return explore.Explorer(finished_store, "equal", standin.toy_clip())
+    return explore.Explorer(finished_store, "equal", toy.toy_clip())
 
 
 def test_the_best_are_what_was_asked_for_and_counts_add_up(explorer: explore.Explorer) -> None:
     view = explorer.query("a ring", 1, 30)
-    assert np.mean([standin.class_of(hit.id) == "ring" for hit in view.hits[:15]]) > 0.8
+    assert np.mean([toy.class_of(hit.id) == "ring" for hit in view.hits[:15]]) > 0.8
     assert [hit.score for hit in view.hits] == sorted((hit.score for hit in view.hits), reverse=True)
     assert sum(view.months.values()) == sum(view.years.values()) == view.histogram[0].sum() == 30
     worst = explorer.query("a ring", 1, 30, worst=True)

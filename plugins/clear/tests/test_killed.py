@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import concepts, dataset
+from cl_plugin_clear.curation import concepts
+from cl_plugin_clear.data import toy
+from cl_plugin_clear.data.members import members_of
 
 from .conftest import GROUP, LABELS, as_original
 
@@ -55,14 +56,14 @@ WHOLE = [word for key, value in SMALL.items() for word in ("--set", f"experiment
 def prepare(base: Path, step: str) -> None:
     """What a person would lay ready before this step."""
     if step == "metadata":
-        standin.write_metadata(base / "raw", 400)
+        toy.write_metadata(base / "raw", 400)
     elif step == "download-tar":
         command(base, "metadata --root packed --source raw --chunk-size 40")
     elif step == "retrieve":
         concepts.write_concepts(base / "group.json", GROUP)
         (base / "labels.json").write_text(json.dumps(LABELS))
     elif step == "collect":
-        _, members = dataset.members_of(base / "T")
+        _, members = members_of(base / "T")
         for bucket, classes in members.items():
             for label, records in classes.items():
                 for photo in list(records)[: 5 + (label != "BACKGROUND")]:
@@ -77,7 +78,7 @@ def prepare(base: Path, step: str) -> None:
     elif step == "relabel":
         (base / "renames.json").write_text(json.dumps({"disc": "ring", "ring": "disc", "stripes": "zebra"}))
     elif step == "forget":
-        _, members = dataset.members_of(base / "T")
+        _, members = members_of(base / "T")
         photos = [photo for classes in members.values() for photo in list(classes["ring"])[:2]]
         (base / "forgotten.txt").write_text("\n".join(photos))
 

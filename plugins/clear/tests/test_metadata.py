@@ -11,18 +11,18 @@ import pyarrow as pa
 import pytest
 
 from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset, RunConflict
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import columns, metadata, records
-from cl_plugin_clear.data import source as sources
-from cl_plugin_clear.data.ingest import ingest
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.curation import columns, metadata, records
+from cl_plugin_clear.curation import source as sources
+from cl_plugin_clear.curation.ingest import ingest
+from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.data import toy
 
 N = 60
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    standin.write_metadata(tmp_path / "raw", 200)
+    toy.write_metadata(tmp_path / "raw", 200)
     return tmp_path / "raw"
 
 

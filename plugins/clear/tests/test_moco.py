@@ -13,12 +13,13 @@ from attrs import evolve
 from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, MissingAsset
-from cl_plugin_clear import weights
-from cl_plugin_clear.model import MoCo, TinyEncoder, backbone
+from cl_plugin_clear.data.toy import SHAPES, render
+from cl_plugin_clear.method import moco
+from cl_plugin_clear.method.linear import evaluate_linear
+from cl_plugin_clear.network.backbones import TinyEncoder, backbone
+from cl_plugin_clear.network.moco import MoCo
 from cl_plugin_clear.settings import Moco
-from cl_plugin_clear.standin import SHAPES, render
-from cl_plugin_clear.train import moco
-from cl_plugin_clear.train.linear import evaluate_linear
+from cl_plugin_clear.weights import checkpoints as weights
 
 SMALL = Moco(arch="tiny", epochs=3, batch_size=16, queue=64, dim=16, image_size=24, lr=0.05)
 
@@ -42,7 +43,7 @@ def last_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_run_goes_on_at_its_last_epoch_bit_for_bit(tmp_path: Path) -> None:
-    data = moco.stand_in(40, 0, 32)
+    data = moco.toy_pictures(40, 0, 32)
     whole = moco.pretrain(data, SMALL, tmp_path / "whole", device="cpu")
     moco.pretrain(data, SMALL, tmp_path / "parts", device="cpu", stop_after=1)
     moco.checkpoints(tmp_path / "parts")[-1].with_name("checkpoint_0001.pth.tar").write_bytes(b"half a file")
@@ -54,21 +55,23 @@ def test_a_killed_run_goes_on_at_its_last_epoch_bit_for_bit(tmp_path: Path) -> N
 
 
 def test_old_checkpoints_go_and_every_nth_stays(tmp_path: Path) -> None:
-    moco.pretrain(moco.stand_in(16, 0, 24), evolve(SMALL, epochs=7, keep_last=1, keep_every=3), tmp_path, device="cpu")
+    moco.pretrain(
+        moco.toy_pictures(16, 0, 24), evolve(SMALL, epochs=7, keep_last=1, keep_every=3), tmp_path, device="cpu"
+    )
     assert [p.name[11:15] for p in moco.checkpoints(tmp_path)] == ["0002", "0005", "0006"]
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
-    losses = [[e.loss for e in moco.pretrain(moco.stand_in(32, 1, 24), evolve(SMALL, epochs=1), tmp_path / str(n), device="cpu", n_workers=n)]  # noqa: E501
+    losses = [[e.loss for e in moco.pretrain(moco.toy_pictures(32, 1, 24), evolve(SMALL, epochs=1), tmp_path / str(n), device="cpu", n_workers=n)]  # noqa: E501
               for n in (1, 3)]  # fmt: skip
     assert losses[0] == losses[1]
 
 
 def test_queue_and_batch_must_fit(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="divide"):
-        moco.pretrain(moco.stand_in(40, 0, 24), evolve(SMALL, queue=60), tmp_path, device="cpu")
+        moco.pretrain(moco.toy_pictures(40, 0, 24), evolve(SMALL, queue=60), tmp_path, device="cpu")
     with pytest.raises(BadInput, match="less than one batch"):
-        moco.pretrain(moco.stand_in(8, 0, 24), SMALL, tmp_path, device="cpu")
+        moco.pretrain(moco.toy_pictures(8, 0, 24), SMALL, tmp_path, device="cpu")
     with pytest.raises(MissingAsset, match="no pictures"):
         moco.find_pictures(str(tmp_path / "none"))
 
@@ -77,7 +80,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "data", 48)
     flags = ["--data", str(folder), "--arch", "tiny-group", "--epochs", "2", "--batch-size", "16", "--queue", "64", "--dim", "16", "--lr", "0.05",  # noqa: E501
              "--image-size", "24", "--device", "cpu", "--workers", "1"]  # fmt: skip
-    module = ["-m", "cl_plugin_clear.train.moco_main", *flags, "--to"]
+    module = ["-m", "cl_plugin_clear.method.moco_main", *flags, "--to"]
     launch = [
         sys.executable,
         "-m",
@@ -105,7 +108,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
 
 
 def test_checkpoints_become_backbones_that_miss_only_the_head(tmp_path: Path) -> None:
-    moco.pretrain(moco.stand_in(16, 0, 24), evolve(SMALL, epochs=1), tmp_path / "m", device="cpu")
+    moco.pretrain(moco.toy_pictures(16, 0, 24), evolve(SMALL, epochs=1), tmp_path / "m", device="cpu")
     source = moco.checkpoints(tmp_path / "m")[-1]
     for name in ("b.safetensors", "b.pth.tar"):
         n = weights.convert(source, tmp_path / name)

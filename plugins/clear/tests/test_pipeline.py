@@ -1,4 +1,4 @@
-"""Splits, features, retrieval, labelled folders, people: on the stand-in, moved, resumed, spoilt."""
+"""Splits, features, retrieval, labelled folders, people: on toy data, moved, resumed, spoilt."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import pytest
 from attrs import evolve
 
 from cl_kernel import BadInput, BadSetting, DiskFull, MissingAsset
-from cl_plugin_clear import standin
-from cl_plugin_clear.data import (
+from cl_plugin_clear.curation import (
     buckets,
-    build,
     concepts,
     crowd,
-    dataset,
+    feature_sets,
     features,
     forgetting,
-    release,
+    labelled,
+    relabel,
     retrieval,
-    split,
+    retrieve,
+    training_folder,
 )
-from cl_plugin_clear.data.legacy import import_folder, load_pickle
-from cl_plugin_clear.data.store import Store
+from cl_plugin_clear.curation.legacy import import_folder, load_pickle
+from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.data import labels, release, split, toy
+from cl_plugin_clear.data.members import members_of
 from cl_plugin_clear.settings import Released
 
 from .conftest import GROUP, LABELS, as_original, verified
@@ -106,7 +108,7 @@ def test_features_resume_by_shard_and_move_with_the_folder(finished_store: Path,
     (place / "ids.npy.tmp").write_bytes(b"left over")
     with pytest.raises(MissingAsset, match=r"shards \[1\]"):
         features.Features.open(store, "toy", "equal", 1)
-    done = features.embed(store, "equal", standin.toy_clip(), shard_rows=90, n_threads=1)
+    done = features.embed(store, "equal", toy.toy_clip(), shard_rows=90, n_threads=1)
     assert done.n_made == 1
     (place / "ids.npy.tmp").unlink()
     assert content(store / "features") == content(finished_store / "features")
@@ -114,7 +116,7 @@ def test_features_resume_by_shard_and_move_with_the_folder(finished_store: Path,
 
 def test_features_of_another_model_or_shard_size_are_refused(store: Path) -> None:
     with pytest.raises(BadSetting, match="shards"):
-        features.embed(store, "equal", standin.toy_clip(), shard_rows=50)
+        features.embed(store, "equal", toy.toy_clip(), shard_rows=50)
 
 
 def test_an_unreadable_picture_is_told_and_never_retrieved(store: Path) -> None:
@@ -124,12 +126,12 @@ def test_an_unreadable_picture_is_told_and_never_retrieved(store: Path) -> None:
     (store / victim).write_bytes(b"rotten")
     told: list[str] = []
     done = features.embed(
-        store, "equal", standin.toy_clip(), shard_rows=90, buckets=[0], on_bad=lambda path, error: told.append(path)
+        store, "equal", toy.toy_clip(), shard_rows=90, buckets=[0], on_bad=lambda path, error: told.append(path)
     )
     assert told == [victim]
     assert done.n_bad == 1
     found = features.Features.open(store, "toy", "equal", 0)
-    query = retrieval.normalise(standin.toy_clip().texts(["disc"]))
+    query = retrieval.normalise(toy.toy_clip().texts(["disc"]))
     top, low = retrieval.search(query, found.shards(), 10**6, bottom=True)
     assert 5 not in top.rows[0]
     assert low is not None and 5 not in low.rows[0]
@@ -156,13 +158,13 @@ def test_retrieval_resumes_by_bucket_and_another_group_is_refused(
     store: Path, finished_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "T"
-    first = dataset.retrieve_group(store, out, GROUP, standin.toy_clip(), label_map=LABELS, buckets=[1])
-    rest = dataset.retrieve_group(store, out, GROUP, standin.toy_clip(), label_map=LABELS)
+    first = retrieve.retrieve_group(store, out, GROUP, toy.toy_clip(), label_map=LABELS, buckets=[1])
+    rest = retrieve.retrieve_group(store, out, GROUP, toy.toy_clip(), label_map=LABELS)
     assert (first.made, rest.made, rest.reused) == ([1], [0, 2], [1])
     for name in ("clip_result.json", "class_names.txt", "clip_result/0.json", "clip_result/1.json"):
         assert (out / name).read_bytes() == (finished_folder / name).read_bytes()
     with pytest.raises(BadSetting, match="NUM_OF_IMAGES_PER_CLASS_PER_BUCKET"):
-        dataset.retrieve_group(store, out, evolve(GROUP, class_size=9), standin.toy_clip(), label_map=LABELS)
+        retrieve.retrieve_group(store, out, evolve(GROUP, class_size=9), toy.toy_clip(), label_map=LABELS)
 
 
 def test_what_a_group_cannot_be_is_said_before_anything_is_searched() -> None:
@@ -173,10 +175,10 @@ def test_what_a_group_cannot_be_is_said_before_anything_is_searched() -> None:
     with pytest.raises(BadInput, match="twice"):
         evolve(GROUP, group=("a", "a")).check()
     with pytest.raises(BadInput, match="'b c'"):
-        build.map_labels(["a", "b c"], {"a": "x"})
-    assert build.map_labels(["a", "b c, a kind"], {"a": "x"}, default="slug") == ["x", "b_c"]
+        labels.map_labels(["a", "b c"], {"a": "x"})
+    assert labels.map_labels(["a", "b c, a kind"], {"a": "x"}, default="slug") == ["x", "b_c"]
     with pytest.raises(BadInput, match="share"):
-        build.map_labels(["a", "b"], {"a": "x", "b": "x"})
+        labels.map_labels(["a", "b"], {"a": "x", "b": "x"})
 
 
 def test_concept_files_round_trip_and_name_their_mistakes(tmp_path: Path) -> None:
@@ -194,11 +196,11 @@ def test_concept_files_round_trip_and_name_their_mistakes(tmp_path: Path) -> Non
 def test_too_few_pictures_lists_the_classes(store: Path, tmp_path: Path) -> None:
     greedy = evolve(GROUP, class_size=150, pool=170)
     with pytest.raises(BadInput, match=r"disc \(\d+\)"):
-        dataset.retrieve_group(store, tmp_path / "T", greedy, standin.toy_clip(), label_map=LABELS)
+        retrieve.retrieve_group(store, tmp_path / "T", greedy, toy.toy_clip(), label_map=LABELS)
 
 
 def test_the_folder_is_precise_complete_and_relative(finished_folder: Path) -> None:
-    names, members = dataset.members_of(finished_folder)
+    names, members = members_of(finished_folder)
     assert names == ["BACKGROUND", "disc", "ring", "stripes"]
     right = total = 0
     for bucket, classes in members.items():
@@ -209,7 +211,7 @@ def test_the_folder_is_precise_complete_and_relative(finished_folder: Path) -> N
                 assert (finished_folder / record["IMG_PATH"]).is_file()
                 assert record["LICENSE_NAME"] and record["LINE_NUM"] is not None
                 total += label != "BACKGROUND"
-                right += standin.class_of(int(photo)) == label
+                right += toy.class_of(int(photo)) == label
     assert right / total > 0.9
 
 
@@ -217,7 +219,7 @@ def test_building_again_mends_a_folder_with_holes(finished_store: Path, folder: 
     victim = sorted((folder / "labeled_images" / "1" / "ring").iterdir())[0]
     victim.unlink()
     (folder / "labeled_metadata" / "2" / "disc.json").unlink()
-    dataset.build_folder(finished_store, folder)
+    labelled.build_folder(finished_store, folder)
     assert content(folder) == content(finished_folder)
 
 
@@ -304,9 +306,9 @@ def test_relabelling_swaps_names_everywhere_and_survives_a_kill(folder: Path, mo
     monkeypatch.setattr(Path, "rename", killed)
     plan = {"disc": "ring", "ring": "disc", "stripes": "zebra"}
     with pytest.raises(KeyboardInterrupt):
-        dataset.relabel(folder, plan)
+        relabel.relabel(folder, plan)
     monkeypatch.undo()
-    dataset.relabel(folder, plan)
+    relabel.relabel(folder, plan)
     after = release.read_release(folder).train
     assert after.class_names == ["BACKGROUND", "disc", "ring", "zebra"]
     for b in before.buckets:
@@ -315,22 +317,22 @@ def test_relabelling_swaps_names_everywhere_and_survives_a_kill(folder: Path, mo
         assert release.feature_rows(after, "clip", b).shape == (36, 64)
     assert not (folder / ".relabel.json").exists()
     whole = content(folder)
-    dataset.relabel(folder, plan)  # killed after all was done, and given again: not swapped back
+    relabel.relabel(folder, plan)  # killed after all was done, and given again: not swapped back
     assert content(folder) == whole
 
 
 def test_relabelling_two_classes_into_one_is_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match="two classes"):
-        dataset.relabel(folder, {"disc": "ring"})
+        relabel.relabel(folder, {"disc": "ring"})
     with pytest.raises(BadInput, match="'dics'"):
-        dataset.relabel(folder, {"dics": "x"})
+        relabel.relabel(folder, {"dics": "x"})
 
 
 def test_forgotten_photos_are_gone_everywhere(store: Path, folder: Path) -> None:
-    _, members = dataset.members_of(folder)
+    _, members = members_of(folder)
     photo = next(iter(members["1"]["ring"]))
     assert forgetting.forget(store, [int(photo)]) == 1
-    assert dataset.forget(folder, [int(photo)]) == 1
+    assert relabel.forget(folder, [int(photo)]) == 1
     for root in (store, folder):
         left = [
             p
@@ -391,7 +393,7 @@ def test_votes_come_back_as_reports_and_bad_answers_name_their_line(tmp_path: Pa
 
 
 def test_confirmed_pictures_make_a_cleaned_folder(folder: Path, tmp_path: Path) -> None:
-    _, members = dataset.members_of(folder)
+    _, members = members_of(folder)
     for bucket, classes in members.items():
         for label, records in classes.items():
             for k, photo in enumerate(records):
@@ -408,11 +410,11 @@ def test_confirmed_pictures_make_a_cleaned_folder(folder: Path, tmp_path: Path) 
 
 def test_a_hold_out_shares_nothing_with_the_first_set(store: Path, tmp_path: Path) -> None:
     big = evolve(GROUP, class_size=24, pool=120, background=False)
-    dataset.retrieve_group(store, tmp_path / "big", big, standin.toy_clip(), label_map=LABELS)
-    dataset.build_folder(store, tmp_path / "big")
+    retrieve.retrieve_group(store, tmp_path / "big", big, toy.toy_clip(), label_map=LABELS)
+    labelled.build_folder(store, tmp_path / "big")
     small = evolve(big, class_size=8)
-    dataset.retrieve_group(store, tmp_path / "public", small, standin.toy_clip(), label_map=LABELS)
-    dataset.build_folder(store, tmp_path / "public")
+    retrieve.retrieve_group(store, tmp_path / "public", small, toy.toy_clip(), label_map=LABELS)
+    labelled.build_folder(store, tmp_path / "public")
     assert crowd.contained(tmp_path / "public", tmp_path / "big") == {}
     assert len(crowd.contained(tmp_path / "big", tmp_path / "public")) == 9
     sizes = crowd.holdout(tmp_path / "big", tmp_path / "public", tmp_path / "hold", num_imgs=6, after_line=500)
@@ -430,14 +432,14 @@ def test_a_hold_out_shares_nothing_with_the_first_set(store: Path, tmp_path: Pat
 def test_a_disk_that_fills_is_named_and_nothing_is_lost(
     step: str, store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cl_plugin_clear.data import ingest
-    from cl_plugin_clear.data.metadata import Filter
-    from cl_plugin_clear.data.source import Source
+    from cl_plugin_clear.curation import ingest
+    from cl_plugin_clear.curation.metadata import Filter
+    from cl_plugin_clear.curation.source import Source
+    from cl_plugin_clear.method import moco
     from cl_plugin_clear.settings import Moco
-    from cl_plugin_clear.train import moco
 
-    toy, raw = standin.toy_clip(), tmp_path / "raw"
-    standin.write_metadata(raw, 300)
+    clip, raw = toy.toy_clip(), tmp_path / "raw"
+    toy.write_metadata(raw, 300)
     small = Moco(arch="tiny", epochs=2, batch_size=16, queue=64, dim=16, image_size=24, lr=0.05)
     verified(folder, tmp_path / "answers")
 
@@ -452,21 +454,21 @@ def test_a_disk_that_fills_is_named_and_nothing_is_lost(
                 if not out.exists():
                     shutil.copytree(store, out)
                     shutil.rmtree(out / "features")
-                features.embed(out, "equal", toy, shard_rows=90, n_threads=1)
+                features.embed(out, "equal", clip, shard_rows=90, n_threads=1)
             case "retrieve":
-                dataset.retrieve_group(store, out, GROUP, toy, label_map=LABELS)
+                retrieve.retrieve_group(store, out, GROUP, clip, label_map=LABELS)
             case "build":
-                dataset.retrieve_group(store, out, GROUP, toy, label_map=LABELS)
-                dataset.build_folder(store, out)
-                dataset.write_training_folder(out)
+                retrieve.retrieve_group(store, out, GROUP, clip, label_map=LABELS)
+                labelled.build_folder(store, out)
+                training_folder.write_training_folder(out)
             case "features":
                 if not out.exists():
                     shutil.copytree(folder, out)
-                dataset.write_features(out, "second", lambda paths: np.ones((len(paths), 3), np.float32))
+                feature_sets.write_features(out, "second", lambda paths: np.ones((len(paths), 3), np.float32))
             case "collect":
                 crowd.collect(folder, tmp_path / "answers", out, user_labels={}, num_imgs=4)
             case "moco":
-                moco.pretrain(moco.stand_in(32, 0, 24), small, out, device="cpu")
+                moco.pretrain(moco.toy_pictures(32, 0, 24), small, out, device="cpu")
 
     sync, calls = os.fsync, [0]
 
@@ -550,6 +552,6 @@ def test_pickles_build_records_and_run_nothing(tmp_path: Path) -> None:
 
 
 def test_parquet_parts_have_the_documented_columns(finished_store: Path) -> None:
-    from cl_plugin_clear.data.records import TABLE
+    from cl_plugin_clear.curation.records import TABLE
 
     assert pq.read_schema(next((finished_store / "meta").glob("*.parquet"))).names == TABLE.names

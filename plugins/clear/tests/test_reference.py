@@ -53,8 +53,8 @@ def test_every_kind_of_the_shipped_cases_is_known() -> None:
 
 
 def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import metadata, source
-    from cl_plugin_clear.data import records as m
+    from cl_plugin_clear.curation import metadata, source
+    from cl_plugin_clear.curation import records as m
 
     n = len(g["dataset_line"])
     hashes = dict(zip(g["hash_id"].tolist(), g["hash_value"].tolist(), strict=True))
@@ -118,8 +118,8 @@ def check_parse(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 
 def check_imgfilter(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import images
-    from cl_plugin_clear.data.fetch import fetch_one
+    from cl_plugin_clear.curation import images
+    from cl_plugin_clear.curation.fetch import fetch_one
 
     for (width, height, n_bytes, edge, ratio, size), accept in zip(g["rows"], g["accept"], strict=True):
         limits = images.Limits(min_edge=int(edge), max_aspect_ratio=float(ratio), min_size=int(size))
@@ -188,7 +188,7 @@ def _shards(features: np.ndarray) -> list[np.ndarray]:
 def check_retrieval(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import re
 
-    from cl_plugin_clear.data import retrieval as r
+    from cl_plugin_clear.curation import retrieval as r
 
     if "query" in g:
         top, _ = r.search(g["query"], _shards(g["features"]), len(g["I"]), block_rows=77)
@@ -229,7 +229,7 @@ def check_retrieval(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 
 def check_normalize(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data.retrieval import normalise
+    from cl_plugin_clear.curation.retrieval import normalise
 
     found = normalise(g["raw"])
     assert found.dtype == np.float32
@@ -239,8 +239,8 @@ def check_normalize(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_build(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import re
 
-    from cl_plugin_clear.data import build
-    from cl_plugin_clear.data import retrieval as r
+    from cl_plugin_clear.curation import retrieval as r
+    from cl_plugin_clear.data.labels import class_names, list_bucket, map_labels
     from cl_plugin_clear.data.split import train_test
 
     text = entry["semantics"]
@@ -249,9 +249,9 @@ def check_build(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     test_ratio = float(re.search(r"for ratio ([\d.]+)", text)[1])
     background = "background on" in text
     label_map = dict(zip(g["prompts"].tolist(), g["labels"].tolist(), strict=True))
-    labels = build.map_labels(g["prompts"].tolist(), label_map)
+    labels = map_labels(g["prompts"].tolist(), label_map)
     assert labels == g["labels"].tolist()
-    names = build.class_names(labels + [r.BACKGROUND] * background)
+    names = class_names(labels + [r.BACKGROUND] * background)
     assert names == g["class_names"].tolist()
     buckets = sorted(int(name.split("_")[1]) for name in g if re.fullmatch(r"all_\d+", name))
     assert buckets
@@ -268,7 +268,7 @@ def check_build(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             allow_overlap="overlap removed" not in text,
         )
         members = {label: [(str(ids[row]), "jpg") for row, _ in hits] for label, hits in chosen.items()}
-        listed = build.list_bucket(str(b), members, names)
+        listed = list_bucket(str(b), members, names)
         assert [f"{line.path} {line.label}" for line in listed] == g[f"all_{b}"].tolist()
         assert [int(line.id) for line in listed] == g[f"feat_id_{b}"].tolist()
         assert [line.label for line in listed] == g[f"feat_y_{b}"].tolist()
@@ -301,7 +301,7 @@ def check_splitsizes(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 
 def check_metrics(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear import evaluate as e
+    from cl_plugin_clear.evaluate import metrics as e
 
     matrix = g["matrix"]
 
@@ -321,16 +321,16 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
     from cl_kernel.library.memories.policies import BiasedReservoir
-    from cl_plugin_clear import replay
+    from cl_plugin_clear.method import reservoir
 
     dynamic = entry["kind"].endswith("dynamic")
     n, k = g["buffers"].shape
     alpha = float(g["alpha"])
-    probabilities = [replay.accept_probability(i + 1, alpha, k, k * (i + 1), dynamic=dynamic) for i in range(n)]
+    probabilities = [reservoir.accept_probability(i + 1, alpha, k, k * (i + 1), dynamic=dynamic) for i in range(n)]
     np.testing.assert_allclose(probabilities, g["accept_probability"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(replay.inclusion(probabilities), g["inclusion_formula"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(reservoir.inclusion(probabilities), g["inclusion_formula"], rtol=0, atol=1e-12)
     buckets = [[1000 * (b + 1) + i for i in range(k)] for b in range(n)]
-    own = list(replay.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=random.Random(int(g["seed"]))))
+    own = list(reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=random.Random(int(g["seed"]))))
     assert own == g["buffers"].tolist()
 
     # the policy the benchmark runs with: the kernel's, bucket by bucket
@@ -344,7 +344,7 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             slots[at[at >= 0]] = b
             counts[b] += np.bincount(slots[slots >= 0], minlength=n) / k
     for _ in range(1000):
-        for b, buffer in enumerate(replay.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=places)):
+        for b, buffer in enumerate(reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=places)):
             old[b] += np.bincount([item // 1000 - 1 for item in buffer], minlength=n) / k
     np.testing.assert_allclose(counts / runs, g["inclusion_measured"], rtol=0, atol=0.02)
     np.testing.assert_allclose(old / 1000, g["inclusion_measured"], rtol=0, atol=0.02)
@@ -353,12 +353,12 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_two_buffer(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
-    from cl_plugin_clear import replay
+    from cl_plugin_clear.method import reservoir
 
     n = sum(name.startswith("buffer_") for name in g)
     k = len(g["buffer_1"])
     buckets = [[1000 * (b + 1) + i for i in range(k)] for b in range(n)]
-    found = replay.two_buffers(
+    found = reservoir.two_buffers(
         buckets, float(g["alpha"]), dynamic="dynamic" in entry["what"], rng=random.Random(int(g["seed"])), compat=True
     )
     for number, buffer in enumerate(found, start=1):
@@ -371,8 +371,8 @@ def check_moco(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import torch
     from torch import nn
 
-    from cl_plugin_clear.model import MoCo
-    from cl_plugin_clear.train.moco import step
+    from cl_plugin_clear.method.moco import step
+    from cl_plugin_clear.network.moco import MoCo
 
     torch.set_num_threads(1)
 
@@ -429,7 +429,7 @@ def check_moco(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 
 def check_adapt(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.weights import adapt
+    from cl_plugin_clear.weights.checkpoints import adapt
 
     found = adapt({key: i for i, key in enumerate(g["input_keys"].tolist())})
     assert set(found) == set(g["output_keys"].tolist())
@@ -438,7 +438,7 @@ def check_adapt(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_lr(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import re
 
-    from cl_plugin_clear.train.moco import learning_rate
+    from cl_plugin_clear.method.moco import learning_rate
 
     text = entry["semantics"]
     lr = float(re.search(r"lr0=([\d.]+)", text)[1])
@@ -452,7 +452,7 @@ def check_lr(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 
 
 def check_feedback(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import verify
+    from cl_plugin_clear.curation import verify
 
     entries = [
         (b, label, name, [a for a in answers.split("|") if a]) for b, label, name, answers in g["entries"].tolist()
@@ -466,7 +466,7 @@ def check_feedback(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_mturk(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import re
 
-    from cl_plugin_clear.data import verify
+    from cl_plugin_clear.curation import verify
 
     renamed = dict(re.findall(r"(\w+)->(\w+)", entry["semantics"]))
     images = [

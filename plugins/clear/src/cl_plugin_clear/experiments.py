@@ -1,4 +1,4 @@
-"""Named runs of CLEAR as data (sec. 5): protocols x methods, the pre-training ablation, pipelines, the stand-ins."""
+"""Named runs of CLEAR as data: protocols x methods, the pre-training ablation, pipelines, the toy data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DYNAMIC = (0.25, 0.5, 0.75, 1.0)
 TWO_FIXED = (0.5, 1.0, 2.0, 5.0)
 TWO_DYNAMIC = (0.0, 0.2, 0.5, 0.8, 1.0)
 
-# what the authors trained (sec. 6.2): epochs, step, batch, lr, weight decay
+# what the authors trained: epochs, step, batch, lr, weight decay
 TRAINING: Mapping[str, tuple[str, int, int, int, float, float]] = {
     "linear": ("linear", 100, 60, 256, 0.1, 0.0),
     "linear_tuned": ("linear", 100, 60, 256, 1.0, 0.0),
@@ -29,7 +29,7 @@ NETWORKS = ("scratch", "imgnet", "moco", "byol", "moco_b0")
 
 DRIFT = {"dataset": "clear:toy-drift", "learner.epochs": 30, "learner.lr_step": 1000, "learner.batch_size": 64,
          "learner.lr": 0.1, "learner.keep_best": False, "run.memory": "360"}  # fmt: skip
-"""The stand-in's training (sec. 4.9): the tiny profile of everything on feature vectors."""
+"""The toy data's training: the tiny profile of everything on feature vectors."""
 
 CLEAR10_BUCKET = {"iid": "2310", "streaming": "3300"}
 """Training items of the first bucket of CLEAR-10: the capacity k of every memory."""
@@ -86,7 +86,7 @@ def methods() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def baselines() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The fork's continual-learning baselines (sec. 6.4)."""
+    """The fork's continual-learning baselines."""
     memory = {"learner.keep": "memory", "replay": "clk:gdumb+clk:raw"}
     yield "naive", "fine-tuning", {"learner.keep": "single", "learner.start": "finetune"}
     for method, summary in (("lwf", "learning without forgetting"), ("ewc", "online elastic weight consolidation"),
@@ -145,135 +145,131 @@ def _stream(
 
 def experiments() -> list[Experiment]:
     """All of them."""
-    found = [
-        Experiment(
-            name="toy",
-            aliases=("clear/toy", "toy-yfcc"),
-            run="cl_plugin_clear.pipeline:run",
-            options=settings.Pipeline,
-            summary="the whole pipeline on toy-yfcc: metadata to accuracy matrix",
+    return [*_pipelines(), *_protocols(), *_ablation(), *_networks(), *_baselines(), *_avalanche()]
+
+
+def _pipelines() -> Iterator[Experiment]:
+    """What is no stream: whole pipelines, the table of methods, pre-training, building, the challenge."""
+    yield Experiment(
+        name="toy",
+        aliases=("clear/toy", "toy-yfcc"),
+        run="cl_plugin_clear.curation.pipeline:run",
+        options=settings.Pipeline,
+        summary="the whole pipeline on toy-yfcc: metadata to accuracy matrix",
+        profiles={"tiny": {}, "paper": {}},
+        default=True,
+    )
+    yield Experiment(
+        name="toy-drift",
+        aliases=("clear/toy-drift",),
+        run="cl_plugin_clear.evaluate.drift:run_drift",
+        options=settings.DriftTable,
+        summary="the table of methods on drifting feature vectors, over seeds",
+        profiles={"tiny": {}, "paper": {}},
+    )
+    small = {"arch": "tiny", "epochs": 2, "batch_size": 32, "queue": 256, "image_size": 32, "dim": 32}
+    yield Experiment(
+        name="moco-b0",
+        aliases=("clear/moco-b0",),
+        run="cl_plugin_clear.method.moco:run",
+        options=settings.Moco,
+        summary="MoCo v2 on bucket 0, the unlabelled one",
+        profiles={"tiny": {f"experiment.{name}": value for name, value in small.items()}, "paper": {}},
+    )
+    for number in (10, 50, 100):
+        yield Experiment(
+            name=f"build-{number}",
+            aliases=(f"clear/build-{number}",),
+            run="cl_plugin_clear.curation.pipeline:run_build",
+            options=settings.Build,
+            summary=f"retrieve and build the labelled folder of CLEAR-{number}'s concept group",
+            settings={"experiment.published": f"clear{number}" if number != 50 else ""},
+            profiles={"tiny": {"experiment.published": ""}, "paper": {}},
+        )
+    for name in ("clear10", "clear100"):
+        yield Experiment(
+            name=f"{name}-challenge",
+            run="cl_plugin_clear.evaluate.challenge:run",
+            options=settings.Challenge,
+            summary=f"challenge-style evaluation of ten saved models on {name}'s hold-out set",
             profiles={"tiny": {}, "paper": {}},
-            default=True,
-        ),
-        Experiment(
-            name="toy-drift",
-            aliases=("clear/toy-drift",),
-            run="cl_plugin_clear.pipeline:run_drift",
-            options=settings.DriftTable,
-            summary="the table of methods on drifting feature vectors, over seeds",
-            profiles={"tiny": {}, "paper": {}},
-        ),
-        Experiment(
-            name="moco-b0",
-            aliases=("clear/moco-b0",),
-            run="cl_plugin_clear.train.moco:run",
-            options=settings.Moco,
-            summary="MoCo v2 on bucket 0, the unlabelled one",
-            profiles={
-                "tiny": {
-                    "experiment.arch": "tiny",
-                    "experiment.epochs": 2,
-                    "experiment.batch_size": 32,
-                    "experiment.queue": 256,
-                    "experiment.image_size": 32,
-                    "experiment.dim": 32,
-                },
-                "paper": {},
-            },
-        ),
-        *(
-            Experiment(
-                name=f"build-{number}",
-                aliases=(f"clear/build-{number}",),
-                run="cl_plugin_clear.pipeline:run_build",
-                options=settings.Build,
-                summary=f"retrieve and build the labelled folder of CLEAR-{number}'s concept group",
-                settings={"experiment.published": f"clear{number}" if number != 50 else ""},
-                profiles={"tiny": {"experiment.published": ""}, "paper": {}},
-            )
-            for number in (10, 50, 100)
-        ),
-        *(
-            Experiment(
-                name=f"{name}-challenge",
-                run="cl_plugin_clear.challenge:run",
-                options=settings.Challenge,
-                summary=f"challenge-style evaluation of ten saved models on {name}'s hold-out set",
-                profiles={"tiny": {}, "paper": {}},
-            )
-            for name in ("clear10", "clear100")
-        ),
-    ]
+        )
+
+
+def _protocols() -> Iterator[Experiment]:
+    """Every method of the authors' tables under both protocols."""
     for protocol in ("iid", "streaming"):
+        paper = {
+            "dataset": "clear:clear10_neurips2021-features",
+            "dataset.features": "moco_b0",
+            "run.memory": CLEAR10_BUCKET[protocol],
+            **training("linear_tuned"),
+        }
         for name, summary, values in methods():
-            paper = {
-                "dataset": "clear:clear10_neurips2021-features",
-                "dataset.features": "moco_b0",
-                "run.memory": CLEAR10_BUCKET[protocol],
-                **training("linear_tuned"),
-            }
-            found.append(_stream(f"{protocol}/{name}", f"{protocol} protocol: {summary}", values, paper, protocol))
-    cumulative = {"learner.keep": "cumulative", "learner.start": "retrain"}
+            yield _stream(f"{protocol}/{name}", f"{protocol} protocol: {summary}", values, paper, protocol)
+
+
+CUMULATIVE = {"learner.keep": "cumulative", "learner.start": "retrain"}
+
+
+def _ablation() -> Iterator[Experiment]:
+    """Pre-trained features under a light classifier."""
     for feature, folder in FEATURES.items():
         for mode in ("linear", "linear_tuned", "mlp", "mlp_tuned"):
             paper = {"dataset": "clear:clear10_neurips2021-features", "dataset.features": folder, **training(mode)}
-            found.append(
-                _stream(
-                    f"pretraining/{feature}_{mode}",
-                    f"ablation: {folder} features, {mode}",
-                    cumulative,
-                    paper,
-                    tiny={"model": f"clear:{TRAINING[mode][0]}"} | ({"model.hidden": 32} if "mlp" in mode else {}),
-                )
-            )
+            tiny = {"model": f"clear:{TRAINING[mode][0]}"} | ({"model.hidden": 32} if "mlp" in mode else {})
+            name, summary = f"pretraining/{feature}_{mode}", f"ablation: {folder} features, {mode}"
+            yield _stream(name, summary, CUMULATIVE, paper, tiny=tiny)
+
+
+TINY_PICTURES = {"dataset": "clear:toy-pictures", "model": "clear:cnn", "model.arch": "tiny", "learner.epochs": 2}
+
+
+def _networks() -> Iterator[Experiment]:
+    """Whole networks, from scratch or from pre-trained weights."""
     for network in NETWORKS:
         for mode in ("cnn", "cnn_lower_lr"):
             paper = {"dataset": "clear:clear10_neurips2021", **training(mode)}
-            suffix = "_lower_lr" if mode == "cnn_lower_lr" else ""
-            found.append(
-                _stream(
-                    f"pretraining/cnn_{network}{suffix}",
-                    f"ablation: whole ResNet-50 from {network}",
-                    cumulative,
-                    paper,
-                    tiny={
-                        "dataset": "clear:toy-pictures",
-                        "model": "clear:cnn",
-                        "model.arch": "tiny",
-                        "learner.epochs": 2,
-                        "learner.lr_step": 60,
-                    },
-                )
-            )
+            name = f"pretraining/cnn_{network}" + mode.removeprefix("cnn")
+            tiny = {**TINY_PICTURES, "learner.lr_step": 60}
+            yield _stream(name, f"ablation: whole ResNet-50 from {network}", CUMULATIVE, paper, tiny=tiny)
+
+
+def _baselines() -> Iterator[Experiment]:
+    """The fork's baselines with its training."""
+    paper = {
+        "dataset": "clear:clear10-features",
+        "dataset.features": "moco_b0",
+        "run.memory": "2310",
+        "learner.epochs": 1,
+        "learner.batch_size": 1024,
+        "learner.lr": 1.0,
+        "learner.lr_step": 60,
+    }
     for name, summary, values in baselines():
-        paper = {
-            "dataset": "clear:clear10-features",
-            "dataset.features": "moco_b0",
-            "run.memory": "2310",
-            "learner.epochs": 1,
-            "learner.batch_size": 1024,
-            "learner.lr": 1.0,
-            "learner.lr_step": 60,
-        }
-        found.append(_stream(f"baselines/{name}", f"baseline of the fork: {summary}", values, paper))
-    for name, image in (("image", True), ("linear", False)):
-        paper = ({"dataset": "clear:clear10", "model": "clear:cnn", "model.arch": "resnet18", "learner.epochs": 100,
-                  "learner.batch_size": 256, "learner.lr": 0.01, "learner.lr_step": 30, "learner.weight_decay": 1e-5,
-                  "learner.augment": "crop"} if image else
-                 {"dataset": "clear:clear10-features", "dataset.features": "moco_b0", "learner.epochs": 1,
-                  "learner.batch_size": 512, "learner.lr": 1.0})  # fmt: skip
-        tiny = (
-            {"dataset": "clear:toy-pictures", "model": "clear:cnn", "model.arch": "tiny", "learner.epochs": 2}
-            if image
-            else {}
-        )
-        found.append(
-            _stream(
-                f"clear10-avalanche-{name}",
-                f"Avalanche's example, {name}",
-                {"learner.keep": "single", "learner.start": "finetune", "learner.keep_best": False},
-                paper,
-                tiny=tiny,
-            )
-        )
-    return found
+        yield _stream(f"baselines/{name}", f"baseline of the fork: {summary}", values, paper)
+
+
+def _avalanche() -> Iterator[Experiment]:
+    """Avalanche's two examples."""
+    image = {
+        "dataset": "clear:clear10",
+        "model": "clear:cnn",
+        "model.arch": "resnet18",
+        "learner.epochs": 100,
+        "learner.batch_size": 256,
+        "learner.lr": 0.01,
+        "learner.lr_step": 30,
+        "learner.weight_decay": 1e-5,
+        "learner.augment": "crop",
+    }
+    linear = {
+        "dataset": "clear:clear10-features",
+        "dataset.features": "moco_b0",
+        "learner.epochs": 1,
+        "learner.batch_size": 512,
+        "learner.lr": 1.0,
+    }
+    shared = {"learner.keep": "single", "learner.start": "finetune", "learner.keep_best": False}
+    yield _stream("clear10-avalanche-image", "Avalanche's example, image", shared, image, tiny=TINY_PICTURES)
+    yield _stream("clear10-avalanche-linear", "Avalanche's example, linear", shared, linear, tiny={})

@@ -28,20 +28,20 @@ def clk_plugin() -> Plugin:
 
 @hookimpl
 def clk_datasets() -> Sequence[Dataset]:
-    """Two stand-ins, the four archives as pictures and as features, and any labelled folder."""
+    """Two toy streams, the four archives as pictures and as features, and any labelled folder."""
     found = [
         Dataset(
             name="toy-drift",
             summary="feature vectors whose class means turn from bucket to bucket",
             task="vector -> class",
-            build="cl_plugin_clear.standin:build_drift",
+            build="cl_plugin_clear.data.toy:build_drift",
             settings=settings.ToyDrift,
         ),
         Dataset(
             name="toy-pictures",
             summary="rendered shapes whose looks drift over ten years",
             task="image -> class",
-            build="cl_plugin_clear.standin:build_pictures",
+            build="cl_plugin_clear.data.toy:build_pictures",
             settings=settings.ToyPictures,
         ),
         Dataset(
@@ -99,7 +99,7 @@ def clk_models() -> Sequence[Model]:
             summary="one linear layer on features",
             framework="torch",
             takes="vector",
-            build="cl_plugin_clear.model:build_linear",
+            build="cl_plugin_clear.network.heads:build_linear",
             settings=settings.Linear,
             requires=("torch",),
         ),
@@ -108,7 +108,7 @@ def clk_models() -> Sequence[Model]:
             summary="two layers on features",
             framework="torch",
             takes="vector",
-            build="cl_plugin_clear.model:build_mlp",
+            build="cl_plugin_clear.network.heads:build_mlp",
             settings=settings.Mlp,
             requires=("torch",),
         ),
@@ -117,7 +117,7 @@ def clk_models() -> Sequence[Model]:
             summary="ResNet with a new head, all of it trained",
             framework="torch",
             takes="image",
-            build="cl_plugin_clear.model:build_cnn",
+            build="cl_plugin_clear.network.heads:build_cnn",
             settings=settings.Cnn,
             requires=("torch", "torchvision"),
         ),
@@ -132,7 +132,7 @@ def clk_replays() -> Sequence[Replay]:
             name="two-buffer",
             kind="policy",
             summary="fed with the previous bucket, beside the present one",
-            build="cl_plugin_clear.replay:build_two_buffer",
+            build="cl_plugin_clear.method.reservoir:build_two_buffer",
             settings=settings.TwoBuffer,
         )
     ]
@@ -145,7 +145,7 @@ def clk_learners() -> Sequence[Learner]:
         Learner(
             name="buckets",
             summary="the paper's classifier, bucket by bucket: memory, single, cumulative; retrain or finetune",
-            build="cl_plugin_clear.train:build",
+            build="cl_plugin_clear.method.buckets:build",
             takes=("vector -> class", "image -> class"),
             framework="torch",
             accepts=("model", "memory"),

@@ -12,7 +12,7 @@ _at_least = validators.ge
 
 @frozen(kw_only=True)
 class ToyDrift:
-    """Settings of the drifting feature vectors (sec. 4.9)."""
+    """Settings of the drifting feature vectors."""
 
     n_classes: int = field(default=6, validator=_at_least(2), metadata=doc("classes"))
     n_features: int = field(default=16, validator=_at_least(4), metadata=doc("length of a vector"))
@@ -26,9 +26,7 @@ class ToyDrift:
     protocol: str = field(
         default="iid",
         validator=_one_of(("iid", "streaming")),
-        metadata=doc(
-            "iid: own test vectors; streaming: tested on the training vectors of every bucket", source="sec. 5"
-        ),
+        metadata=doc("iid: own test vectors; streaming: tested on the training vectors of every bucket"),
     )
 
 
@@ -40,10 +38,7 @@ class Released:
     protocol: str = field(
         default="iid",
         validator=_one_of(("iid", "streaming")),
-        metadata=doc(
-            "iid: split inside each bucket; streaming: train on all of a bucket, test on all of every bucket",
-            source="sec. 5",
-        ),
+        metadata=doc("iid: split inside each bucket; streaming: train on all of a bucket, test on all of every bucket"),
     )
     features: str = field(default="", metadata=doc("feature set by name (moco_b0, clip, ...); empty for pictures"))
     test_ratio: float = field(
@@ -89,9 +84,7 @@ class Cnn:
 class TwoBuffer:
     """Settings of the memory of the two-buffer variant."""
 
-    alpha: float = field(
-        default=1.0, validator=_at_least(0.0), metadata=doc("preference for the present", source="sec. 5")
-    )
+    alpha: float = field(default=1.0, validator=_at_least(0.0), metadata=doc("preference for the present"))
     dynamic: bool = field(default=False, metadata=doc("accept with min(1, alpha) instead of min(1, alpha k / S)"))
     by_bucket: bool = field(default=False, metadata=doc("each addition is a whole time bucket, as in the paper"))
 
@@ -127,9 +120,7 @@ class Buckets:
     lr: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("learning rate", source="linear_tuned"))
     momentum: float = field(default=0.9, validator=_at_least(0.0), metadata=doc("of SGD"))
     weight_decay: float = field(default=0.0, validator=_at_least(0.0), metadata=doc("of SGD"))
-    keep_best: bool = field(
-        default=True, metadata=doc("end with the weights of the epoch of lowest training loss", source="sec. 2.13")
-    )
+    keep_best: bool = field(default=True, metadata=doc("end with the weights of the epoch of lowest training loss"))
     augment: str = field(
         default="centre",
         validator=_one_of(("centre", "crop", "crop-flip")),
@@ -153,7 +144,7 @@ class Buckets:
 class Pipeline:
     """Settings of the whole pipeline on ``toy-yfcc``: metadata, download, split, CLIP, classes, features, benchmark."""
 
-    n_records: int = field(default=6000, validator=_at_least(200), metadata=doc("photo records", source="sec. 4.9"))
+    n_records: int = field(default=6000, validator=_at_least(200), metadata=doc("photo records"))
     chunk_size: int = field(default=1000, validator=_at_least(1), metadata=doc("source lines a chunk"))
     n_buckets: int = field(
         default=11, validator=_at_least(3), metadata=doc("equal buckets; bucket 0 is for pre-training")
@@ -175,12 +166,10 @@ class Pipeline:
 class DriftTable:
     """Settings of the table of methods on ``toy-drift``."""
 
-    n_seeds: int = field(
-        default=3, validator=_at_least(1), metadata=doc("seeds 0, 1, ..., averaged", source="sec. 4.9")
-    )
-    epochs: int = field(default=30, validator=_at_least(1), metadata=doc("epochs", source="sec. 4.9"))
-    batch_size: int = field(default=64, validator=_at_least(1), metadata=doc("samples a step", source="sec. 4.9"))
-    lr: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("learning rate", source="sec. 4.9"))
+    n_seeds: int = field(default=3, validator=_at_least(1), metadata=doc("seeds 0, 1, ..., averaged"))
+    epochs: int = field(default=30, validator=_at_least(1), metadata=doc("epochs"))
+    batch_size: int = field(default=64, validator=_at_least(1), metadata=doc("samples a step"))
+    lr: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("learning rate"))
     drift: float = field(default=0.22, metadata=doc("turn of the class means from bucket to bucket", unit="rad"))
 
 
@@ -189,7 +178,7 @@ class Moco:
     """Settings of MoCo pre-training; defaults are the authors' on bucket 0 (``--mlp --aug-plus --cos``)."""
 
     data: str = field(
-        default="", metadata=doc("ImageNet-like folder, or store:SPLIT/BUCKET of a photo store; empty for the stand-in")
+        default="", metadata=doc("ImageNet-like folder, or store:SPLIT/BUCKET of a photo store; empty for toy data")
     )
     root: str = field(default="", metadata=doc("photo store that ``store:`` refers to"))
     arch: str = field(
@@ -222,7 +211,7 @@ class Challenge:
     models: str = field(
         default="", metadata=doc("folder of t00.safetensors ... t09.safetensors, or of the fork's model_*_timeII.pth")
     )
-    data: str = field(default="", metadata=doc("hold-out labelled folder; empty for the stand-in"))
+    data: str = field(default="", metadata=doc("hold-out labelled folder; empty for toy data"))
     arch: str = field(default="resnet18", metadata=doc("network of the saved models"))
     features: str = field(
         default="", metadata=doc("feature set of the hold-out folder, for saved heads; empty: pictures")
@@ -250,7 +239,7 @@ class ToyPictures:
 class Build:
     """Settings of building a labelled folder from a photo store with features."""
 
-    root: str = field(default="", metadata=doc("photo store; empty for a small stand-in"))
+    root: str = field(default="", metadata=doc("photo store; empty for a small toy store"))
     out: str = field(default="", metadata=doc("labelled folder; empty for one in the run folder"))
     published: str = field(
         default="",

@@ -26,7 +26,7 @@ class Console(Protocol):
 
 def show_statuses(console: Console, counts: Mapping[str, int]) -> None:
     """Table of the rows of each status, with what it says."""
-    from cl_plugin_clear.data.records import MEANINGS
+    from cl_plugin_clear.curation.records import MEANINGS
 
     rows = [(name, counts[name], meaning) for name, meaning in MEANINGS.items() if counts.get(name)]
     console.table("rows by status", ("status", "rows", "meaning"), rows)

@@ -34,7 +34,7 @@ def concepts(parser: ArgumentParser) -> Handler:
     parser.add_argument("--negative-ratio", type=float, default=0.1)
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.concepts import Concepts, known_group, read_concepts, write_concepts
+        from cl_plugin_clear.curation.concepts import Concepts, known_group, read_concepts, write_concepts
 
         if args.action == "init":
             changes: dict[str, Any] = {"model": args.model, "split": args.split}
@@ -76,7 +76,7 @@ def concepts(parser: ArgumentParser) -> Handler:
 
 
 def _label_map(path: Path | None) -> dict[str, str] | None:
-    from cl_plugin_clear.data.concepts import read_json_object
+    from cl_plugin_clear.data.members import read_json_object
 
     if path is None:
         return None
@@ -100,9 +100,9 @@ def retrieve(parser: ArgumentParser) -> Handler:
     parser.add_argument("--allow-short", action="store_true", help="go on when a class gets fewer pictures")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.concepts import read_concepts
-        from cl_plugin_clear.data.dataset import retrieve_group
-        from cl_plugin_clear.data.features import open_model
+        from cl_plugin_clear.curation.concepts import read_concepts
+        from cl_plugin_clear.curation.features import open_model
+        from cl_plugin_clear.curation.retrieve import retrieve_group
 
         group = read_concepts(args.concepts)
         done = retrieve_group(
@@ -128,7 +128,7 @@ def retrieve(parser: ArgumentParser) -> Handler:
 
 def _scores(console: Console, out: Path) -> list[str]:
     """Table of the classes retrieved so far; :return: what is odd about them."""
-    from cl_plugin_clear.data.concepts import read_json_object
+    from cl_plugin_clear.data.members import read_json_object
 
     found: dict[str, list[list[float]]] = {}
     buckets = [read_json_object(out / path) for path in read_json_object(out / "clip_result.json").values()]
@@ -161,7 +161,8 @@ def build(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.dataset import build_folder, write_training_folder
+        from cl_plugin_clear.curation.labelled import build_folder
+        from cl_plugin_clear.curation.training_folder import write_training_folder
 
         if not 0.0 <= args.test_ratio < 1.0:
             raise BadSetting(f"a test ratio of {args.test_ratio}", where="--test-ratio", fix="0 <= ratio < 1")
@@ -199,8 +200,8 @@ def features(parser: ArgumentParser) -> Handler:
     parser.add_argument("--device", default="auto")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.dataset import write_features
-        from cl_plugin_clear.train.extract import backbone_extractor, clip_extractor
+        from cl_plugin_clear.curation.feature_sets import write_features
+        from cl_plugin_clear.network.extract import backbone_extractor, clip_extractor
 
         state = None
         if args.clip:
@@ -228,7 +229,7 @@ def relabel(parser: ArgumentParser) -> Handler:
     parser.add_argument("--label-map", type=Path, required=True, metavar="JSON", help="old label -> new label")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.dataset import relabel as run
+        from cl_plugin_clear.curation.relabel import relabel as run
 
         changed = run(args.folder, _label_map(args.label_map) or {})
         console.table("renamed", ("was", "is"), list(changed.items()))
@@ -246,7 +247,7 @@ def images(parser: ArgumentParser) -> Handler:
     parser.add_argument("--retry-wait", type=float, default=1.0)
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.allimages import fetch_all_images
+        from cl_plugin_clear.curation.allimages import fetch_all_images
 
         got, failed = fetch_all_images(
             args.folder, template=args.url_template, n_threads=args.threads, wait_s=args.retry_wait

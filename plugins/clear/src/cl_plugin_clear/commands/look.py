@@ -34,8 +34,8 @@ def explore(parser: ArgumentParser) -> Handler:
         import sys
 
         from cl_kernel import write_text
-        from cl_plugin_clear.data.explore import Explorer, page
-        from cl_plugin_clear.data.features import open_model
+        from cl_plugin_clear.curation.explore import Explorer, page
+        from cl_plugin_clear.curation.features import open_model
 
         explorer = Explorer(args.root, args.split, open_model(args.model, weights=args.weights))
 

@@ -26,7 +26,7 @@ def mturk(parser: ArgumentParser) -> Handler:
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_kernel import BadSetting
-        from cl_plugin_clear.data import crowd
+        from cl_plugin_clear.curation import crowd
 
         if args.action == "out":
             if args.folder is None or not args.url_prefix:
@@ -60,7 +60,7 @@ def collect(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import csv
 
-        from cl_plugin_clear.data import crowd
+        from cl_plugin_clear.curation import crowd
 
         never: frozenset[str] = frozenset()
         if args.never is not None:
@@ -93,7 +93,7 @@ def holdout(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data import crowd
+        from cl_plugin_clear.curation import crowd
 
         sizes = crowd.holdout(
             args.folder, args.public, args.to, num_imgs=args.num_imgs, after_line=args.after_line, report=console.say
@@ -116,7 +116,7 @@ def verify(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data import crowd
+        from cl_plugin_clear.curation import crowd
 
         if args.overlap:
             found = crowd.overlap(args.a, args.b)

@@ -39,7 +39,7 @@ def metadata(parser: ArgumentParser) -> Handler:
     parser.add_argument("--fetch", default="", metavar="URL", help="first get and unpack the five archives from here")
     parser.add_argument("--delete-archives", action="store_true", help="remove the archives once unpacked")
     parser.add_argument(
-        "--toy", type=int, default=0, metavar="N", help="first write a stand-in of N records into --source"
+        "--toy", type=int, default=0, metavar="N", help="first write toy data of N records into --source"
     )
     parser.add_argument("--chunk-size", type=int, default=50_000, help="source lines a chunk (default 50000)")
     parser.add_argument(
@@ -53,14 +53,14 @@ def metadata(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         from attrs import evolve
 
-        from cl_plugin_clear.data.ingest import ingest
-        from cl_plugin_clear.data.metadata import Filter
-        from cl_plugin_clear.data.source import Source
+        from cl_plugin_clear.curation.ingest import ingest
+        from cl_plugin_clear.curation.metadata import Filter
+        from cl_plugin_clear.curation.source import Source
 
         if args.chunk_size < 1:
             raise BadSetting(f"chunks of {args.chunk_size} lines", where="--chunk-size")
         if args.toy:
-            from cl_plugin_clear.standin import write_metadata
+            from cl_plugin_clear.data.toy import write_metadata
 
             write_metadata(args.source, args.toy)
         if args.fetch:
@@ -180,9 +180,9 @@ def download(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.download import download as run
-        from cl_plugin_clear.data.fetch import Options
-        from cl_plugin_clear.data.images import Limits
+        from cl_plugin_clear.curation.download import download as run
+        from cl_plugin_clear.curation.fetch import Options
+        from cl_plugin_clear.curation.images import Limits
 
         if args.threads < 1:
             raise BadSetting(f"{args.threads} threads", where="--threads", fix="--threads 1")
@@ -264,7 +264,7 @@ def split(parser: ArgumentParser) -> Handler:
     parser.add_argument("--redo", action="store_true", help="replace a split of that name")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.buckets import Rule, make_split
+        from cl_plugin_clear.curation.buckets import Rule, make_split
 
         intervals = _intervals(args.times) if args.by == "time" else ()
         rule = Rule(by=args.by, n=args.buckets, intervals=intervals, compat_original=args.compat_original)
@@ -306,7 +306,7 @@ def split(parser: ArgumentParser) -> Handler:
 def _intervals(text: str) -> tuple[tuple[str, str], ...]:
     import json
 
-    from cl_plugin_clear.data.concepts import INTERVALS_CLEAR10
+    from cl_plugin_clear.curation.concepts import INTERVALS_CLEAR10
 
     if text == "clear10":
         return INTERVALS_CLEAR10
@@ -341,8 +341,8 @@ def embed(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import os
 
-        from cl_plugin_clear.data.features import embed as run
-        from cl_plugin_clear.data.features import open_model
+        from cl_plugin_clear.curation.features import embed as run
+        from cl_plugin_clear.curation.features import open_model
 
         def bad(path: str, error: Exception) -> None:
             if args.on_bad_sample == "fail":
@@ -384,7 +384,7 @@ def status(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import json
 
-        from cl_plugin_clear.data.store import DOWNLOADED, Store
+        from cl_plugin_clear.curation.store import DOWNLOADED, Store
 
         store = Store.open(args.root)
         counts = store.counts()
@@ -418,8 +418,8 @@ def relocate(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import numpy as np
 
-        from cl_plugin_clear.data.pictures import Pictures
-        from cl_plugin_clear.data.store import Store
+        from cl_plugin_clear.curation.pictures import Pictures
+        from cl_plugin_clear.curation.store import Store
 
         store = Store.open(args.root)
         paths = [
@@ -443,7 +443,7 @@ def relocate(parser: ArgumentParser) -> Handler:
 
 
 def forget(parser: ArgumentParser) -> Handler:
-    """Drop photos: pictures, records, features, labels (P25)."""
+    """Drop photos: pictures, records, features, labels."""
     add_root(parser)
     parser.add_argument("--ids", required=True, metavar="ID,... | FILE", help="photo ids, or a file with one a line")
     parser.add_argument(
@@ -456,8 +456,8 @@ def forget(parser: ArgumentParser) -> Handler:
     )
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.dataset import forget as forget_labelled
-        from cl_plugin_clear.data.forgetting import forget as forget_photos
+        from cl_plugin_clear.curation.forgetting import forget as forget_photos
+        from cl_plugin_clear.curation.relabel import forget as forget_labelled
 
         text = Path(args.ids).read_text().replace("\n", ",") if Path(args.ids).is_file() else args.ids
         try:
@@ -486,8 +486,8 @@ def export(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import pyarrow as pa
 
-        from cl_plugin_clear.data.dataset import members_of
-        from cl_plugin_clear.data.store import Store
+        from cl_plugin_clear.curation.store import Store
+        from cl_plugin_clear.data.members import members_of
 
         if args.to.suffix not in (".csv", ".parquet"):
             raise BadSetting(
@@ -534,7 +534,7 @@ def legacy(parser: ArgumentParser) -> Handler:
     parser.add_argument("--chunk-size", type=int, default=50_000)
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.data.legacy import import_folder
+        from cl_plugin_clear.curation.legacy import import_folder
 
         done = import_folder(args.source, args.root, old_prefix=args.old_prefix, chunk_size=args.chunk_size)
         console.print(

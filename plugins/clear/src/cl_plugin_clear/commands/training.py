@@ -23,7 +23,7 @@ TITLES = {
 
 
 def moco(parser: ArgumentParser) -> Handler:
-    """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.train.moco_main`` with the same flags."""  # noqa: E501
+    """MoCo; under ``torchrun`` use ``torchrun --nproc-per-node N -m cl_plugin_clear.method.moco_main`` with the same flags."""  # noqa: E501
     add_moco(parser)
 
     def handle(args: Namespace, console: Console) -> int:
@@ -64,8 +64,8 @@ def run_moco(args: Namespace, say: Any, console: Console | None = None) -> int:
     import attrs
 
     from cl_kernel import BadSetting
+    from cl_plugin_clear.method import moco as training
     from cl_plugin_clear.settings import Moco
-    from cl_plugin_clear.train import moco as training
 
     settings = Moco(**{field.name: getattr(args, field.name) for field in attrs.fields(Moco)})
     if not settings.data:
@@ -108,7 +108,7 @@ def lincls(parser: ArgumentParser) -> Handler:
     def handle(args: Namespace, console: Console) -> int:
         import json
 
-        from cl_plugin_clear.train.linear import evaluate_linear
+        from cl_plugin_clear.method.linear import evaluate_linear
 
         top1 = evaluate_linear(
             args.data,
@@ -151,7 +151,7 @@ def adapt(parser: ArgumentParser) -> Handler:
     parser.add_argument("--detectron2", action="store_true", help="write names and file form of Detectron2's ResNets")
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.weights import convert
+        from cl_plugin_clear.weights.checkpoints import convert
 
         n = convert(args.checkpoint, args.to, detectron2=args.detectron2)
         console.print(f"{n} tensors in {args.to}")
@@ -177,7 +177,7 @@ def evaluate(parser: ArgumentParser) -> Handler:
             parser.add_argument(flag, type=type(default), default=default, help=field.metadata["doc"])
 
     def handle(args: Namespace, console: Console) -> int:
-        from cl_plugin_clear.challenge import evaluate_models
+        from cl_plugin_clear.evaluate.challenge import evaluate_models
 
         settings = Challenge(**{field.name: getattr(args, field.name) for field in attrs.fields(Challenge)})
         scores = evaluate_models(settings, args.to, device=args.device)
@@ -191,7 +191,7 @@ def evaluate(parser: ArgumentParser) -> Handler:
             "challenge", ("figure", "per cent"), [(TITLES[k], f"{100 * scores[k]:.2f}") for k in TITLES if k in scores]
         )
         if not settings.data:
-            console.print("this was the embedded stand-in; your own: --data FOLDER --models FOLDER")
+            console.print("this was toy data; your own: --data FOLDER --models FOLDER")
         if not scores["trained"]:
             console.print("the networks were random: their accuracy is chance")
         console.print(f"matrix, figures and heat map in {args.to}")
@@ -219,8 +219,8 @@ def results(parser: ArgumentParser) -> Handler:
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_kernel import BadInput
-        from cl_plugin_clear import evaluate as metrics
-        from cl_plugin_clear.data.oldresults import read_matrix
+        from cl_plugin_clear.evaluate import metrics
+        from cl_plugin_clear.evaluate.oldresults import read_matrix
 
         matrices = []
         for run in args.runs:

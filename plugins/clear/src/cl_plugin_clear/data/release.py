@@ -1,6 +1,6 @@
 """Readers of labelled folders: the released layouts, old and new, and what ``clk clear build`` writes -> streams.
 
-Every bucket has its own list (P15), buckets in numeric order; both protocols (sec. 5).
+Every bucket has its own list, buckets in numeric order; both protocols.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from attrs import define, field, frozen
 from PIL import Image
 
 from cl_kernel import ArraySamples, Asset, BadInput, BadSetting, Field, MissingAsset, Stage, Stream, fingerprint
-from cl_plugin_clear.data.build import LABELED_IMAGES
-from cl_plugin_clear.data.dataset import bucket_number, load_features, members_of, read_class_names
+from cl_plugin_clear.data.labels import LABELED_IMAGES
+from cl_plugin_clear.data.members import bucket_number, load_features, members_of, read_class_names
 from cl_plugin_clear.data.split import train_test, train_test_by_class
 
 if TYPE_CHECKING:

@@ -49,12 +49,12 @@ def even_sizes(n_items: int, n_parts: int) -> np.ndarray:
 
 
 def shard_sizes(n_items: int, max_rows: int = SHARD_ROWS) -> np.ndarray:
-    """Rows of each feature shard (sec. 4.3): as few shards as possible, even."""
+    """Rows of each feature shard: as few shards as possible, even."""
     return even_sizes(n_items, -(-n_items // max_rows)) if n_items else np.empty(0, np.int64)
 
 
 def equal_buckets(uploaded: np.ndarray, n: int) -> Buckets:
-    """Equal-size buckets of the stream sorted by upload time, ties in input order (sec. 2.5).
+    """Equal-size buckets of the stream sorted by upload time, ties in input order.
 
     :raises BadInput: when there are more buckets than items.
     """
@@ -106,7 +106,7 @@ def interval_of(
 ) -> np.ndarray:
     """Bucket of each item, -1 = dropped: both ends inclusive.
 
-    :param compat_original: the original's single pass (P7): the item that closes a bucket opens the next one even if
+    :param compat_original: the original's single pass: the item that closes a bucket opens the next one even if
         it lies in the gap before it or beyond its end, and everything after the last end is left out.
     """
     stamps = interval_stamps(intervals)
@@ -143,9 +143,9 @@ def _collect(uploaded: np.ndarray, bucket: np.ndarray, n: int) -> Buckets:
 
 
 def train_test(n: int, ratio: float, seed: int) -> tuple[list[int], list[int]]:
-    """Index lists of the training folder (sec. 2.9): Python's Mersenne Twister, seeded for each bucket anew.
+    """Index lists of the training folder: Python's Mersenne Twister, seeded for each bucket anew.
 
-    The same permutation for all buckets of equal size, and not stratified by class: kept for parity (P20).
+    The same permutation for all buckets of equal size, and not stratified by class: kept for parity.
     """
     rows = list(range(n))
     random.Random(seed).shuffle(rows)

@@ -1,0 +1,1 @@
+"""From records of photographs to labelled folders: metadata, pictures, buckets, features, retrieval, people."""

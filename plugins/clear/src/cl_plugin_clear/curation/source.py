@@ -1,0 +1,254 @@
+"""The YFCC100M metadata files in lock step, as blocks of whole lines: plain, compressed, in parts, or SQLite."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from attrs import frozen
+
+from cl_kernel import BadInput, MissingAsset
+from cl_plugin_clear.curation.records import COLUMNS, SQLITE_COLUMNS
+
+
+def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 20) -> Iterator[bytes]:
+    """Bytes of ``n_lines`` whole lines at a time, the last block shorter; every line ends with a newline."""
+    pending: list[bytes] = []
+    n_pending = 0
+    while data := stream.read(read_size):
+        newline = np.frombuffer(data, np.uint8) == 10
+        count = int(np.count_nonzero(newline))
+        start = 0
+        if n_pending + count >= n_lines:
+            ends = np.flatnonzero(newline) + 1
+            used = 0
+            while n_pending + count - used >= n_lines:
+                used += n_lines - n_pending
+                pending.append(data[start : ends[used - 1]])
+                yield b"".join(pending)
+                start, pending, n_pending = int(ends[used - 1]), [], 0
+            count -= used
+        pending.append(data[start:])
+        n_pending += count
+    if rest := b"".join(pending):
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
+
+
+def open_source(path: str) -> IO[bytes]:
+    """A local file or any address fsspec knows, decompressed by its name's ending.
+
+    :raises MissingAsset: when it cannot be opened.
+    """
+    local = Path(path)
+    try:
+        if "://" in path:
+            import fsspec
+
+            return fsspec.open(path, "rb", compression="infer").open()  # type: ignore[no-any-return]
+        if local.suffix == ".bz2":
+            return bz2.open(local, "rb")
+        if local.suffix == ".gz":
+            return gzip.open(local, "rb")  # type: ignore[return-value]
+        return local.open("rb", buffering=1 << 20)
+    except OSError as error:
+        raise MissingAsset(
+            f"cannot open metadata: {error}",
+            where=path,
+            fix="give --dataset FILE, or fetch the five archives first: clk clear metadata fetch --help",
+        ) from error
+
+
+class JoinedFiles:
+    """Several files read one after the other, as the ten ``yfcc100m_dataset-X.bz2`` parts are."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = list(paths)
+        self._stream: IO[bytes] | None = None
+        self._last = b"\n"
+
+    def read(self, n: int) -> bytes:
+        """The next bytes, at most ``n``; empty at the end of the last file."""
+        while True:
+            if self._stream is None:
+                if not self._paths:
+                    return b""
+                self._stream = open_source(self._paths.pop(0))
+            try:
+                data = self._stream.read(n)
+            except (OSError, EOFError) as error:
+                raise BadInput(
+                    f"the archive is damaged: {error}",
+                    where=str(getattr(self._stream, "name", "metadata")),
+                    fix="fetch it again; what was parsed before is kept",
+                ) from error
+            if data:
+                self._last = data[-1:]
+                return data
+            self._stream.close()
+            self._stream = None
+            if self._last != b"\n" and self._paths:
+                self._last = b"\n"
+                return b"\n"
+
+
+def _close(files: JoinedFiles) -> None:
+    if files._stream is not None:
+        files._stream.close()
+        files._stream = None
+
+
+def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
+    """Columns of the first 100 rows, and the bytes read to find out. Older Webscope releases have 24.
+
+    :raises BadInput: when most rows have neither 23 nor 24.
+    """
+    head = stream.read(1 << 20)
+    lines = head.split(b"\n")[:100]
+    counts = [line.strip().count(b"\t") + 1 for line in lines if line.strip()]
+    if not counts:
+        return len(COLUMNS), head
+    most = max(set(counts), key=counts.count)
+    if most not in (23, 24):
+        raise BadInput(
+            f"rows have {most} columns, not 23 (or 24 with a leading line number)",
+            where="first 100 metadata rows",
+            fix="is this yfcc100m_dataset, tab separated and without header?",
+        )
+    return most, head
+
+
+class _WithHead:
+    """A stream whose first bytes were already taken."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, n: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:n], self._head[n:]
+            return data
+        return self._rest.read(n)  # type: ignore[no-any-return]
+
+
+@frozen
+class Block:
+    """Lines ``first .. first + n`` of each source file, as bytes."""
+
+    first: int
+    dataset: bytes
+    autotags: bytes | None
+    lines: bytes | None
+    hashes: bytes | None
+    exif: bytes | None
+
+
+@frozen(kw_only=True)
+class Source:
+    """Where the metadata come from. Empty tuples and strings: not there.
+
+    :param dataset: one file, or the ten bz2 parts in order.
+    :param sqlite: the SQLite release instead of ``dataset``.
+    """
+
+    dataset: tuple[str, ...] = ()
+    autotags: str = ""
+    lines: str = ""
+    hashes: str = ""
+    exif: str = ""
+    sqlite: str = ""
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Source:
+        """The usual names below ``folder``: the five files (plain, .bz2, .gz), the ten parts, or the SQLite file.
+
+        :raises MissingAsset: when there is no dataset file.
+        """
+
+        def find(*names: str) -> str:
+            for name in names:
+                for ending in ("", ".bz2", ".gz"):
+                    if (folder / (name + ending)).is_file():
+                        return str(folder / (name + ending))
+            return ""
+
+        dataset = find("yfcc100m_dataset")
+        parts = sorted(folder.glob("yfcc100m_dataset-[0-9]*"), key=lambda p: int(p.name.split("-")[1].split(".")[0]))
+        sqlite = find("yfcc100m_dataset.sql", "yfcc100m_dataset.db")
+        if not (dataset or parts or sqlite):
+            raise MissingAsset(
+                "no metadata: neither yfcc100m_dataset, nor yfcc100m_dataset-X.bz2, nor yfcc100m_dataset.sql",
+                where=str(folder),
+                fix="clk clear metadata --fetch URL_PREFIX, or give the folder that holds them",
+            )
+        return cls(
+            dataset=(dataset,) if dataset else tuple(map(str, parts)),
+            sqlite="" if dataset or parts else sqlite,
+            autotags=find("yfcc100m_autotags-v1", "yfcc100m_autotags"),
+            lines=find("yfcc100m_lines"),
+            hashes=find("yfcc100m_hash"),
+            exif=find("yfcc100m_exif"),
+        )
+
+    def names(self) -> dict[str, Any]:
+        """File names and sizes, without folders: part of the store's fingerprint."""
+
+        def describe(path: str) -> list[Any]:
+            local = Path(path)
+            return [local.name, local.stat().st_size if local.exists() else -1]
+
+        single = {k: getattr(self, k) for k in ("autotags", "lines", "hashes", "exif", "sqlite")}
+        return {"dataset": [describe(p) for p in self.dataset]} | {k: describe(v) for k, v in single.items() if v}
+
+
+def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator[tuple[int, Block | None, int]]:
+    """Chunks of the source in lock step: (chunk, block or None when not wanted, number of columns).
+
+    :param wanted: ``(chunk) -> bool``; unwanted chunks are read over, not parsed.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def joined(paths: Sequence[str]) -> Any:
+            files = JoinedFiles(paths)
+            stack.callback(_close, files)
+            return files
+
+        if source.sqlite:
+            n_columns, dataset = len(COLUMNS), _sqlite_blocks(source.sqlite, chunk_size)
+        else:
+            files = joined(source.dataset)
+            n_columns, head = count_columns(files)
+            dataset = line_blocks(_WithHead(head, files), chunk_size)  # type: ignore[arg-type]
+        sides = ("autotags", "lines", "hashes", "exif")
+        streams = {name: line_blocks(joined([path]), chunk_size) for name in sides if (path := getattr(source, name))}
+        for chunk, data in enumerate(dataset):
+            others = {name: next(stream, b"") for name, stream in streams.items()}
+            block = None
+            if wanted is None or wanted(chunk):
+                block = Block(first=chunk * chunk_size, dataset=data, **{name: others.get(name) for name in sides})
+            yield chunk, block, n_columns
+
+
+def _sqlite_blocks(path: str, n: int) -> Iterator[bytes]:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        names = [row[0] for row in connection.execute("select name from sqlite_master where type='table'")]
+        table = next((name for name in names if name.startswith("yfcc100m_dataset")), None)
+        if table is None:
+            raise BadInput(f"no table yfcc100m_dataset, only {', '.join(names) or 'none'}", where=path)
+        cursor = connection.execute(f'select {", ".join(SQLITE_COLUMNS)} from "{table}" order by rowid')
+        while rows := cursor.fetchmany(n):
+            yield b"".join(
+                "\t".join("" if v is None else str(v).replace("\t", " ").replace("\n", " ") for v in row).encode()
+                + b"\n"
+                for row in rows
+            )
+    except sqlite3.Error as error:
+        raise BadInput(f"cannot read the SQLite release: {error}", where=path) from error
+    finally:
+        connection.close()

@@ -1,0 +1,234 @@
+"""What holds on to the past besides the training set: LwF, EWC, SI, GEM, A-GEM, CWR*, CoPE.
+
+Shapes: n a batch, C classes, P parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cl_kernel.methods.agem import agem
+from cl_kernel.methods.gem import gem
+from cl_kernel.methods.gradients import flat_gradient, set_gradient
+from cl_kernel.methods.online_ewc import OnlineEwc
+from cl_kernel.methods.penalty import Consolidation
+from cl_kernel.methods.si import Si
+from cl_kernel.torch import state
+from cl_kernel.torch.loaders import Batches
+from cl_plugin_clear.method import cope
+
+if TYPE_CHECKING:
+    from cl_plugin_clear.settings import Buckets
+
+STRENGTH = {"ewc": 0.4, "si": 1e-4, "gem": 0.5}
+"""The fork's values."""
+
+
+def reinitialise(network: nn.Module, rng: np.random.Generator) -> None:
+    """Fresh weights for every layer that can make its own, from a generator of their own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(rng.integers(2**62)))
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
+@define
+class Past:
+    """One of the baselines at work; ``plain`` does nothing."""
+
+    settings: Buckets
+    n_stages: int
+    stage: int = 0
+    keeper: Consolidation = field(init=False)
+    teacher: nn.Module | None = None  # LwF: the network after the last bucket
+    patterns: list[tuple[Tensor, Tensor]] = field(factory=list)  # GEM, A-GEM: pictures of each earlier bucket
+    head: dict[str, Tensor] = field(factory=dict)  # CWR*: the consolidated head
+    seen: Tensor | None = None  # CWR*: how often each class was seen
+    prototypes: Tensor | None = None  # CoPE: unit vectors [C, e]
+    _counts: Tensor | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        method = self.settings.method
+        strength = self.settings.strength or STRENGTH.get(method, 1.0)
+        self.keeper = (Si if method == "si" else OnlineEwc)(strength)
+
+    @property
+    def method(self) -> str:
+        """Which baseline."""
+        return self.settings.method
+
+    def begin(self, network: nn.Module, stage: int) -> None:
+        """A bucket begins: its optimiser is new, its weights may be."""
+        self.stage = stage
+        if self.method in ("ewc", "si"):
+            self.keeper.begin(network)
+        if self.method == "cwr" and stage:  # the head of a bucket starts at nothing, the rest goes on
+            with torch.no_grad():
+                for parameter in head_of(network).parameters():
+                    parameter.zero_()
+
+    def step(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        inputs: Tensor,
+        labels: Tensor,
+        scores: Tensor,
+        loss: Tensor,
+    ) -> None:
+        """One optimiser step."""
+        settings = self.settings
+        if self.method == "cope":
+            if self.prototypes is None:
+                self.prototypes = torch.zeros(scores.shape[1], scores.shape[1], device=scores.device)
+            embedded = cope.embed(scores)
+            if not bool(self.prototypes[labels].any(1).all()):  # a class seen for the first time begins at its mean
+                cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
+            loss = cope.proxy_loss(embedded, labels, self.prototypes, settings.cope_temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
+            return
+        if self.method in ("ewc", "si"):
+            self.keeper.step(network, optimizer, loss)
+            return
+        if self.method == "lwf" and self.teacher is not None:
+            weight = settings.lwf_alpha * self.stage / max(self.n_stages - 1, 1)
+            with torch.no_grad():
+                target = functional.softmax(self.teacher(inputs) / settings.lwf_temperature, 1)
+            old = functional.log_softmax(scores / settings.lwf_temperature, 1)
+            loss = loss + weight * functional.kl_div(old, target, reduction="batchmean")
+        optimizer.zero_grad()
+        if self.method in ("gem", "agem") and self.patterns:
+            self._project(network, loss)
+        else:
+            loss.backward()
+        optimizer.step()
+
+    def _project(self, network: nn.Module, loss: Tensor) -> None:
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        loss.backward(retain_graph=True)
+        gradient = flat_gradient(parameters).clone()
+        if self.method == "agem":
+            inputs, labels = (torch.cat(parts) for parts in zip(*self.patterns, strict=True))
+            gradient = agem(gradient, self._reference(network, parameters, inputs, labels))
+        else:
+            tasks = torch.stack([self._reference(network, parameters, *pattern) for pattern in self.patterns])
+            if bool(((tasks @ gradient) < 0).any()):
+                gradient = gem(gradient, tasks, margin=self.keeper.strength)
+        set_gradient(parameters, gradient)
+
+    @staticmethod
+    def _reference(network: nn.Module, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> Tensor:
+        grads = torch.autograd.grad(functional.cross_entropy(network(inputs), labels), parameters)
+        return torch.cat([g.reshape(-1) for g in grads])
+
+    def end(self, network: nn.Module, batches: Batches, n: int, batch_size: int) -> None:
+        """A bucket is learnt: what has to be known about it later."""
+        if self.method == "plain":
+            return
+        whole = np.arange(n)
+        if self.method in ("ewc", "si"):
+            n_classes = next(reversed(list(network.parameters()))).shape[0]
+            if self.method == "ewc":  # online: what was important fades
+                for slot in self.keeper.anchors:
+                    slot.importance = {name: 0.1 * value for name, value in slot.importance.items()}
+            self.keeper.end(network, ((inputs, labels) for _, inputs, labels in batches(whole, batch_size)), n_classes)
+        elif self.method == "lwf":
+            self.teacher = copy.deepcopy(network).eval()
+            for parameter in self.teacher.parameters():
+                parameter.requires_grad_(False)
+        elif self.method in ("gem", "agem"):
+            parts = [(inputs, labels) for _, inputs, labels in batches(whole, batch_size)]
+            self.patterns.append((torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])))
+        elif self.method == "cwr":
+            self._consolidate(network, torch.cat([labels for _, _, labels in batches(whole, batch_size)]))
+
+    def _consolidate(self, network: nn.Module, labels: Tensor) -> None:
+        """CWR*: weights of a class are averaged with its past, by how often it was seen, after centring."""
+        head = head_of(network)
+        counts = torch.bincount(labels, minlength=head.out_features).float()
+        present = counts > 0
+        weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+        mean_weight, mean_bias = weight[present].mean(), bias[present].mean()
+        if self.seen is None:
+            self.seen = torch.zeros_like(counts)
+            self.head = {"weight": torch.zeros_like(weight), "bias": torch.zeros_like(bias)}
+        past = torch.sqrt(self.seen / counts.clamp_min(1.0))
+        share = (past / (past + 1)).unsqueeze(1)
+        for name, value, mean in (("weight", weight, mean_weight), ("bias", bias, mean_bias)):
+            s = share if name == "weight" else share.squeeze(1)
+            mixed = self.head[name] * s + (value - mean) * (1 - s)
+            mask = present.unsqueeze(1) if name == "weight" else present
+            self.head[name] = torch.where(mask, mixed, self.head[name])
+        self.seen = self.seen + counts
+
+    def scores(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits [n, C]; CWR* puts the consolidated head on, CoPE compares with its prototypes."""
+        if self.prototypes is not None:
+            return cope.embed(network(inputs)) @ self.prototypes.T / self.settings.cope_temperature
+        if self.method != "cwr" or not self.head:
+            return network(inputs)  # type: ignore[no-any-return]
+        head = head_of(network)
+        own = head.weight.detach().clone(), head.bias.detach().clone()
+        try:
+            head.weight.data.copy_(self.head["weight"])
+            head.bias.data.copy_(self.head["bias"])
+            return network(inputs)  # type: ignore[no-any-return]
+        finally:
+            head.weight.data.copy_(own[0])
+            head.bias.data.copy_(own[1])
+
+    def weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """The network's tensors as they predict: CWR*'s head is the consolidated one."""
+        tensors = dict(network.state_dict())
+        if self.head:
+            place = next(name for name, module in network.named_modules() if module is head_of(network))
+            tensors |= {f"{place}.{name}".lstrip("."): value for name, value in self.head.items()}
+        return tensors
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as arrays and plain values."""
+        kept = state.pack(self.keeper.state())
+        return {
+            "stage": self.stage,
+            "slots": kept["slots"],
+            "path": {"omega": kept["omega"], "start": kept["start"]},
+            "teacher": state.pack(self.teacher) if self.teacher is not None else None,
+            "patterns": [state.pack(list(pattern)) for pattern in self.patterns],
+            "head": state.pack(self.head),
+            "seen": state.pack(self.seen) if self.seen is not None else None,
+            "prototypes": state.pack(self.prototypes) if self.prototypes is not None else None,
+        }
+
+    def load(self, tree: dict[str, Any], network: nn.Module) -> None:
+        """Take over what :meth:`state` gave."""
+        device = next(network.parameters()).device
+
+        def moved(value: Any) -> Any:
+            return {name: tensor.to(device) for name, tensor in state.unpack(value).items()}
+
+        self.stage = int(tree["stage"])
+        self.keeper.load(state.unpack({"slots": tree["slots"], **tree["path"]}), device)
+        if tree["teacher"] is not None:
+            self.teacher = copy.deepcopy(network).eval()
+            state.restore(self.teacher, tree["teacher"])
+        self.patterns = [tuple(tensor.to(device) for tensor in state.unpack(p)) for p in tree["patterns"]]  # type: ignore[misc]
+        self.head = moved(tree["head"])
+        self.seen = state.unpack(tree["seen"]).to(device) if tree["seen"] is not None else None
+        self.prototypes = state.unpack(tree["prototypes"]).to(device) if tree["prototypes"] is not None else None
+
+
+def head_of(network: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]

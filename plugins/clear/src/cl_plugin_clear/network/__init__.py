@@ -1,0 +1,1 @@
+"""Encoders, heads, feature extraction and augmentation."""

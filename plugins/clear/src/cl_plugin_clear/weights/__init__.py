@@ -1,0 +1,1 @@
+"""Checkpoints of pre-training, in and out."""
