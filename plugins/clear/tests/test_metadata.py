@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import sqlite3
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,93 @@ def test_ten_bz2_parts_the_sqlite_release_and_24_columns_give_the_same_rows(raw:
     assert of(old, "o").equals(plain)
     ingest(tmp_path / "o2", Source.of_folder(old), chunk_size=64, rule=metadata.Filter(), n_threads=1)
     assert Store.open(tmp_path / "o2").read_chunk(1)["line_num"].to_pylist() == list(range(64, 128))
+
+
+def with_25_columns(rows: list[str]) -> list[str]:
+    """The same rows in the form of today's release: line number, id and hash first."""
+    fields = [row.split("\t") for row in rows]
+    return ["\t".join([str(i), f[0], records.derived_hash(f[14]), *f[1:]]) for i, f in enumerate(fields)]
+
+
+def test_the_release_of_25_columns_brings_line_numbers_and_hashes(raw: Path, tmp_path: Path) -> None:
+    straight = parse(raw, tmp_path, "straight").drop(["auto_tag_scores"])
+    new = tmp_path / "new"
+    new.mkdir()
+    rows = with_25_columns(lines(raw, "dataset"))
+    (new / "yfcc100m_dataset").write_text("\n".join(rows) + "\n")
+    assert parse(new, tmp_path, "n").drop(["auto_tag_scores"]).equals(straight)
+    rows[70] = rows[70].replace("\t", "\t\t", 1)  # one row of another form costs one row
+    (new / "yfcc100m_dataset").write_text("\n".join(rows) + "\n")
+    assert parse(new, tmp_path, "odd")["status"].to_pylist().count("columns") == 1
+
+
+def test_hashes_that_nobody_brings_are_derived_from_the_address(raw: Path, tmp_path: Path) -> None:
+    straight = parse(raw, tmp_path, "straight")
+    (raw / "yfcc100m_hash").unlink()
+    table = parse(raw, tmp_path, "derived")
+    usable = [row for row, status in enumerate(table["status"].to_pylist()) if status in ("pending", "date", "video")]
+    assert usable
+    assert table["hash_value"].take(usable).equals(straight["hash_value"].take(usable))
+    # an address and a hash as they stand in a row of the form of 25 columns
+    address = "http://farm4.staticflickr.com/3783/6208890733_048a9a021e.jpg"
+    assert records.derived_hash(address) == "e99c75e28b95fa627d9d4436e768495"
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_an_archive_that_ends_too_early_is_named_and_goes_on_when_it_is_whole(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: bool
+) -> None:
+    if not parallel:
+        monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
+    straight = parse(raw, tmp_path, "straight")
+    rows = lines(raw, "dataset")
+    (raw / "yfcc100m_dataset").unlink()
+    (raw / "yfcc100m_dataset-0.bz2").write_bytes(bz2.compress("\n".join(rows[:150]).encode() + b"\n"))
+    whole = bz2.compress("\n".join(rows[150:]).encode() + b"\n")
+    part = raw / "yfcc100m_dataset-1.bz2"
+    part.write_bytes(whole[:-200])
+    with pytest.raises(BadInput, match="not all there") as told:
+        parse(raw, tmp_path)
+    assert told.value.where == str(part)
+    assert Store.open(tmp_path / "store").chunks() == [0, 1]
+    part.write_bytes(whole)
+    done = ingest(tmp_path / "store", Source.of_folder(raw), chunk_size=64, rule=metadata.Filter(), n_threads=2)
+    assert (done.n_reused, done.n_parsed) == (2, 2)
+    assert parse(raw, tmp_path).equals(straight)
+    part.write_bytes(whole + bz2.compress(rows[0].encode() + b"\n"))  # all rows are in: now it is another source
+    with pytest.raises(BadSetting, match="dataset-1"):
+        parse(raw, tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["", "-0.bz2", ".gz", ".sql"])
+def test_a_source_without_rows_is_no_success(tmp_path: Path, ending: str) -> None:
+    name = f"yfcc100m_dataset{ending}"
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).touch()
+    if name.endswith(".sql"):
+        connection = sqlite3.connect(tmp_path / "raw" / name)
+        connection.execute(f"create table yfcc100m_dataset ({', '.join(records.SQLITE_COLUMNS)})")
+        connection.close()
+    with pytest.raises(BadInput, match=r"not one row|is empty"):
+        parse(tmp_path / "raw", tmp_path)
+
+
+def test_a_photo_that_comes_twice_counts_once(raw: Path, tmp_path: Path) -> None:
+    before = parse(raw, tmp_path, "before")
+    good = [row for row, s in enumerate(before["status"].to_pylist()) if s == "pending"]
+    first, second, third = good[3], good[-9], good[-2]
+    for name in ("dataset", "autotags-v1", "hash", "exif"):
+        rows = lines(raw, name)
+        rows[second] = rows[third] = rows[first]
+        rewrite(raw, name, rows)
+    rows = lines(raw, "lines")
+    for row in (second, third):
+        rows[row] = f"{row}\t" + rows[first].split("\t")[1]
+    rewrite(raw, "lines", rows)
+    table = parse(raw, tmp_path)
+    assert [row for row, s in enumerate(table["status"].to_pylist()) if s == "duplicate"] == [second, third]
+    assert table["error"][third].as_py() == f"source row {first} has the same id"
+    assert table["status"][first].as_py() == "pending"
 
 
 @pytest.mark.parametrize(("n_lines", "read_size"), [(1, 3), (7, 10), (7, 1 << 20), (1000, 5)])

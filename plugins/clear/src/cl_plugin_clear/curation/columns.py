@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from cl_plugin_clear.curation.records import COLUMNS, NULL_TIME, NUMBERS, YEAR_ONE, BadRow, split_tags, taken_seconds
+from cl_plugin_clear.curation.records import FORMS, NULL_TIME, NUMBERS, YEAR_ONE, BadRow, split_tags, taken_seconds
 
 
 def regular(block: bytes, n_fields: int, *, short: bool = False) -> tuple[bytes, dict[int, BadRow], int]:
@@ -123,10 +123,9 @@ def read_clean(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table | Non
 def dataset_columns(block: bytes, n_columns: int) -> tuple[dict[str, pa.Array], pa.Array, int, dict[int, BadRow]]:
     """Lines of the dataset file -> (column of each of :data:`COLUMNS`, ids as text, rows, bad rows).
 
-    With 24 columns the leading line number is ``_line``. Empty and unreadable numbers are null.
+    Longer forms also give ``_line`` and ``_hash``, see :data:`FORMS`. Empty and unreadable numbers are null.
     """
-    kinds = {"_line": pa.int64()} if n_columns > len(COLUMNS) else {}
-    kinds |= {name: NUMBERS.get(name, pa.string()) for name in COLUMNS}
+    kinds = {name: _KINDS.get(name, pa.string()) for name in FORMS[n_columns]}
     table = read_clean(block, kinds | {"ID": pa.string()})
     if table is not None:
         out = {name: one(table[name]) for name in kinds}
@@ -141,6 +140,9 @@ def dataset_columns(block: bytes, n_columns: int) -> tuple[dict[str, pa.Array], 
     ids = out["ID"]
     numeric = {name: numbers(out[name], kind) for name, kind in kinds.items() if kind != pa.string()}
     return out | numeric, ids, n, bad
+
+
+_KINDS = {**NUMBERS, "_line": pa.int64()}
 
 
 def numbers(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import frozen
+from attrs import define, field, frozen
 
 from cl_plugin_clear.curation.columns import (
     dataset_columns,
@@ -27,7 +27,7 @@ from cl_plugin_clear.curation.columns import (
     tag_map,
     taken_micros,
 )
-from cl_plugin_clear.curation.records import COLUMNS, NULL_TIME, PENDING, STATUSES, TABLE, BadRow
+from cl_plugin_clear.curation.records import COLUMNS, NULL_TIME, PENDING, STATUSES, TABLE, BadRow, derived_hash
 from cl_plugin_clear.curation.source import Block, JoinedFiles, line_blocks
 
 
@@ -42,91 +42,137 @@ class Filter:
     slack_hours: float = 0.0
 
 
+@define
+class _Marks:
+    """Status of each row of a block, and why; the first reason stands."""
+
+    status: np.ndarray
+    errors: dict[int, str] = field(factory=dict)
+
+    def rows(self, bad: Mapping[int, BadRow]) -> None:
+        """Rows that could not be read."""
+        for row, error in bad.items():
+            if row < len(self.status) and self.status[row] == PENDING:
+                self.status[row], self.errors[row] = STATUSES.index(error.status), str(error)
+
+    def where(self, mask: np.ndarray, kind: str, why: str) -> None:
+        """Rows of a mask, with an error text."""
+        for row in np.flatnonzero(mask & (self.status == PENDING)):
+            self.status[row], self.errors[int(row)] = STATUSES.index(kind), why
+
+    def filtered(self, mask: np.ndarray, kind: str) -> None:
+        """Rows that a filter drops: nothing is wrong with them."""
+        self.status[mask & (self.status == PENDING)] = STATUSES.index(kind)
+
+    def columns(self) -> dict[str, pa.Array]:
+        """``status`` and ``error``."""
+        n = len(self.status)
+        errors = pa.array([self.errors.get(row) for row in range(n)], pa.string()) if self.errors else None
+        return {
+            "status": pa.DictionaryArray.from_arrays(pa.array(self.status), list(STATUSES)).cast(pa.string()),
+            "error": pa.nulls(n, pa.string()) if errors is None else errors,
+        }
+
+
+FindHash = Callable[[np.ndarray], list[str | None]]
+
+
 def parse_block(
-    block: Block,
-    n_columns: int = len(COLUMNS),
-    rule: Filter | None = None,
-    find_hash: Callable[[np.ndarray], list[str | None]] | None = None,
+    block: Block, n_columns: int = len(COLUMNS), rule: Filter | None = None, find_hash: FindHash | None = None
 ) -> pa.Table:
     """A block of the source as a table of :data:`TABLE`, one row per line of the dataset file, in its order.
 
     :param find_hash: hashes of ids that the aligned hash line does not name; None: such rows have none.
     """
-    rule = rule or Filter()
     columns, ids, n, bad = dataset_columns(block.dataset, n_columns)
+    marks = _Marks(np.full(n, PENDING, np.int8))
     out: dict[str, Any] = {name.lower(): columns[name] for name in COLUMNS}
-    status = np.full(n, PENDING, np.int8)
-    errors: dict[int, str] = {}
-
-    def mark(rows: Mapping[int, BadRow]) -> None:
-        for row, error in rows.items():
-            if row < n and status[row] == PENDING:
-                status[row], errors[row] = STATUSES.index(error.status), str(error)
-
-    def mark_mask(mask: np.ndarray, kind: str, why: str) -> None:
-        for row in np.flatnonzero(mask & (status == PENDING)):
-            status[row], errors[int(row)] = STATUSES.index(kind), why
-
-    mark(bad)
+    marks.rows(bad)
     for name in ("id", "date_uploaded", "img_or_video"):
-        mark_mask(nulls(out[name]), "number", f"{name} is no number")
-    out["line_num"] = columns.get("_line", pa.nulls(n, pa.int64()))
-    tags = pa.MapArray.from_arrays(
-        pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.string()), pa.array([], pa.float64())
-    )
-    if block.autotags is not None:
-        first, rest, odd = pair_columns(block.autotags, n)
-        mark(odd)
-        mark_mask(~_equal(first, ids), "ids", "autotags line has another id")
-        tags, bad_tags = tag_map(pc.fill_null(rest, ""))
-        mark(bad_tags)
-    if block.lines is not None:
-        number, line_id, odd = pair_columns(block.lines, n)
-        mark(odd)
-        mark_mask(~_equal(line_id, ids), "ids", "line-number row has another id")
-        out["line_num"] = numbers(pc.fill_null(number, ""), pa.int64())
-        mark_mask(nulls(out["line_num"]), "number", "line number is no number")
+        marks.where(nulls(out[name]), "number", f"{name} is no number")
+    out["auto_tag_scores"] = _tags(block.autotags, ids, marks)
+    out["line_num"] = _line_numbers(block.lines, columns, ids, marks)
     if block.exif is not None:
         first, _, odd = pair_columns(block.exif, n)
-        mark(odd)
-        mark_mask(~_equal(first, ids), "ids", "exif line has another id")
-    out["hash_value"] = pa.nulls(n, pa.string())
-    if block.hashes is not None:
-        first, value, _ = pair_columns(block.hashes, n)
-        same = _equal(first, ids)
-        if same.all():
-            out["hash_value"] = value
-        else:
-            wanted = np.flatnonzero(~same & (status == PENDING))
-            values = np.array(pc.if_else(pa.array(same), value, pa.scalar(None, pa.string())).to_pylist(), dtype=object)
-            if len(wanted) and find_hash is not None:
-                values[wanted] = find_hash(out["id"].take(pa.array(wanted)).to_numpy(zero_copy_only=False))
-            out["hash_value"] = pa.array(values.tolist(), pa.string())
-        mark_mask(nulls(out["hash_value"]), "hash", "no hash for this id")
-
+        marks.rows(odd)
+        marks.where(~_equal(first, ids), "ids", "exif line has another id")
+    out["exif"] = pa.nulls(n)
     taken = taken_micros(columns["DATE_TAKEN"])
     unknown = taken == NULL_TIME
-    uploaded = pc.fill_null(out["date_uploaded"], 0).to_numpy(zero_copy_only=False)
-    limit = uploaded.astype(np.float64) + rule.slack_hours * 3600
-    marker = pc.fill_null(out["img_or_video"], 1).to_numpy(zero_copy_only=False)
-    status[(marker != 0) & (status == PENDING)] = STATUSES.index("video")
-    if rule.use_valid_date:
-        status[(unknown | (taken / 1e6 >= limit)) & (status == PENDING)] = STATUSES.index("date")
-
-    out |= {
-        "auto_tag_scores": tags,
-        "exif": pa.nulls(n),
-        "taken": pa.array(np.where(unknown, 0, taken), pa.int64(), mask=unknown).cast(pa.timestamp("us")),
-        "row": pa.array(block.first + np.arange(n)),
-        "status": pa.DictionaryArray.from_arrays(pa.array(status), list(STATUSES)).cast(pa.string()),
-        "error": pa.array([errors.get(row) for row in range(n)], pa.string()) if errors else pa.nulls(n, pa.string()),
-    }
+    out["taken"] = pa.array(np.where(unknown, 0, taken), pa.int64(), mask=unknown).cast(pa.timestamp("us"))
+    out["row"] = pa.array(block.first + np.arange(n))
+    out["hash_value"] = _hashes(block.hashes, columns, ids, marks, find_hash)
+    _filter(out, taken, rule or Filter(), marks)
+    out |= marks.columns()
     for name in ("width", "height", "bytes", "sha256", "rel_path"):
         out[name] = pa.nulls(n, TABLE.field(name).type)
     return pa.table([out[name] for name in TABLE.names], schema=TABLE)
 
 
-def _equal(a: pa.Array, b: pa.Array) -> np.ndarray:
+def _tags(lines: bytes | None, ids: pa.Array, marks: _Marks) -> pa.Array:
+    n = len(ids)
+    if lines is None:
+        none = pa.array(np.zeros(n + 1, np.int32))
+        return pa.MapArray.from_arrays(none, pa.array([], pa.string()), pa.array([], pa.float64()))
+    first, rest, odd = pair_columns(lines, n)
+    marks.rows(odd)
+    marks.where(~_equal(first, ids), "ids", "autotags line has another id")
+    tags, bad = tag_map(pc.fill_null(rest, ""))
+    marks.rows(bad)
+    return tags
+
+
+def _line_numbers(lines: bytes | None, columns: Mapping[str, pa.Array], ids: pa.Array, marks: _Marks) -> pa.Array:
+    n = len(ids)
+    if lines is None:
+        return columns.get("_line", pa.nulls(n, pa.int64()))
+    number, line_id, odd = pair_columns(lines, n)
+    marks.rows(odd)
+    marks.where(~_equal(line_id, ids), "ids", "line-number row has another id")
+    found = numbers(pc.fill_null(number, ""), pa.int64())
+    marks.where(nulls(found), "number", "line number is no number")
+    return found
+
+
+def _hashes(
+    lines: bytes | None, columns: Mapping[str, pa.Array], ids: pa.Array, marks: _Marks, find_hash: FindHash | None
+) -> pa.Array:
+    """Hash of each row: the hash file's, else the dataset's own column, else derived from the download address."""
+    n = len(ids)
+    if lines is None:
+        own = columns.get("_hash", pa.nulls(n, pa.string()))
+        missing = np.flatnonzero((nulls(own) | _equal(own, "")) & (marks.status == PENDING))
+        if not len(missing):
+            return own
+        addresses = columns["DOWNLOAD_URL"].take(pa.array(missing)).to_pylist()
+        derived = [derived_hash(address) if address else None for address in addresses]
+        if len(missing) == n:
+            return pa.array(derived, pa.string())
+        values = np.array(own.to_pylist(), dtype=object)
+        values[missing] = derived
+        return pa.array(values.tolist(), pa.string())
+    first, value, _ = pair_columns(lines, n)
+    same = _equal(first, ids)
+    if not same.all():
+        wanted = np.flatnonzero(~same & (marks.status == PENDING))
+        values = np.array(pc.if_else(pa.array(same), value, pa.scalar(None, pa.string())).to_pylist(), dtype=object)
+        if len(wanted) and find_hash is not None:
+            values[wanted] = find_hash(numbers(ids.take(pa.array(wanted)), pa.int64()).to_numpy(zero_copy_only=False))
+        value = pa.array(values.tolist(), pa.string())
+    marks.where(nulls(value), "hash", "no hash for this id")
+    return value
+
+
+def _filter(out: Mapping[str, pa.Array], taken: np.ndarray, rule: Filter, marks: _Marks) -> None:
+    uploaded = pc.fill_null(out["date_uploaded"], 0).to_numpy(zero_copy_only=False)
+    limit = uploaded.astype(np.float64) + rule.slack_hours * 3600
+    marker = pc.fill_null(out["img_or_video"], 1).to_numpy(zero_copy_only=False)
+    marks.filtered(marker != 0, "video")
+    if rule.use_valid_date:
+        marks.filtered((taken == NULL_TIME) | (taken / 1e6 >= limit), "date")
+
+
+def _equal(a: pa.Array, b: pa.Array | str) -> np.ndarray:
     return pc.fill_null(pc.equal(a, b), False).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -21,6 +23,14 @@ SQLITE_COLUMNS = (
     "serverid", "farmid", "secret", "secretoriginal", "ext", "marker",
 )  # fmt: skip
 
+FORMS: Mapping[int, tuple[str, ...]] = {
+    23: COLUMNS,
+    24: ("_line", *COLUMNS),
+    25: ("_line", "ID", "_hash", *COLUMNS[1:]),
+}
+"""Columns of a dataset file by their number: as first published; with a leading line number; today's release, which has
+line number, photo id and hash first."""
+
 NUMBERS = {
     "ID": pa.int64(), "DATE_UPLOADED": pa.int64(), "LON": pa.float64(), "LAT": pa.float64(),
     "GEO_ACCURACY": pa.int8(), "SERVER_ID": pa.int32(), "FARM_ID": pa.int32(), "IMG_OR_VIDEO": pa.int8(),
@@ -35,6 +45,7 @@ MEANINGS = {
     "ids": "bad row: the files name different photos",
     "tags": "bad row: an auto tag without a score",
     "hash": "bad row: no hash",
+    "duplicate": "bad row: an earlier row has this photo",
     "video": "metadata filter: not a photo",
     "date": "metadata filter: date missing, or not before the upload",
     "http": "no answer, or one that is no success",
@@ -49,6 +60,8 @@ MEANINGS = {
 """One status per row, and what it says."""
 
 STATUSES = tuple(MEANINGS)
+UNUSABLE = ("columns", "utf8", "number", "ids", "tags", "hash", "duplicate", "video", "date")
+"""What the metadata alone decide: there is nothing to fetch."""
 PENDING = STATUSES.index("pending")
 
 TABLE = pa.schema(
@@ -86,14 +99,25 @@ class BadRow(ValueError):
 
 
 def split_record(line: str, n_columns: int = len(COLUMNS)) -> list[str]:
-    """Fields of one dataset line: white space at both ends goes, then TAB separates.
+    """Fields of :data:`COLUMNS` in one dataset line of any form: white space at both ends goes, then TAB separates.
 
     :raises BadRow: with status ``columns`` when the number of fields is another.
     """
     fields = line.strip().split("\t")
     if len(fields) != n_columns:
         raise BadRow("columns", f"{len(fields)} columns instead of {n_columns}")
-    return fields[n_columns - len(COLUMNS) :]
+    return [value for name, value in zip(FORMS[n_columns], fields, strict=True) if not name.startswith("_")]
+
+
+def derived_hash(address: str) -> str:
+    """Name of a photo in the image mirror: md5 of its download address, each byte in hexadecimal without leading zero.
+
+    So its length varies from 16 to 32 digits.
+    """
+    digest = hashlib.md5(address.encode(), usedforsecurity=False).hexdigest()
+    if "0" not in digest[::2]:
+        return digest
+    return "".join(digest[at + (digest[at] == "0") : at + 2] for at in range(0, 32, 2))
 
 
 def split_tags(line: str) -> tuple[str, dict[str, float]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import BadInput, MissingAsset
-from cl_plugin_clear.curation.records import COLUMNS, SQLITE_COLUMNS
+from cl_kernel import BadInput, BadSetting, MissingAsset
+from cl_plugin_clear.curation.records import FORMS, SQLITE_COLUMNS
 
 
 def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 20) -> Iterator[bytes]:
@@ -43,7 +46,9 @@ def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 20) -> It
 def open_source(path: str) -> IO[bytes]:
     """A local file or any address fsspec knows, decompressed by its name's ending.
 
-    :raises MissingAsset: when it cannot be opened.
+    Blocks of a local bz2 file are decompressed side by side where the package ``indexed_bzip2`` is installed.
+
+    :raises MissingAsset: when it cannot be opened. :raises BadInput: for an empty archive.
     """
     local = Path(path)
     try:
@@ -51,8 +56,10 @@ def open_source(path: str) -> IO[bytes]:
             import fsspec
 
             return fsspec.open(path, "rb", compression="infer").open()  # type: ignore[no-any-return]
+        if local.suffix in (".bz2", ".gz") and local.stat().st_size == 0:
+            raise BadInput("the archive is empty", where=path, fix="fetch it again; what was parsed before is kept")
         if local.suffix == ".bz2":
-            return bz2.open(local, "rb")
+            return _open_bz2(local)
         if local.suffix == ".gz":
             return gzip.open(local, "rb")  # type: ignore[return-value]
         return local.open("rb", buffering=1 << 20)
@@ -60,8 +67,16 @@ def open_source(path: str) -> IO[bytes]:
         raise MissingAsset(
             f"cannot open metadata: {error}",
             where=path,
-            fix="give --dataset FILE, or fetch the five archives first: clk clear metadata fetch --help",
+            fix="give --dataset FILE, or fetch the archives first: clk clear metadata --help",
         ) from error
+
+
+def _open_bz2(path: Path) -> IO[bytes]:
+    try:
+        import indexed_bzip2
+    except ImportError:
+        return bz2.open(path, "rb")
+    return indexed_bzip2.open(str(path), parallelization=os.cpu_count() or 1)  # type: ignore[no-any-return]
 
 
 class JoinedFiles:
@@ -70,54 +85,61 @@ class JoinedFiles:
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)
         self._stream: IO[bytes] | None = None
+        self._name = ""
         self._last = b"\n"
 
     def read(self, n: int) -> bytes:
-        """The next bytes, at most ``n``; empty at the end of the last file."""
+        """The next bytes, at most ``n``; empty at the end of the last file.
+
+        :raises BadInput: naming the archive that is damaged or not all there.
+        """
         while True:
             if self._stream is None:
                 if not self._paths:
                     return b""
-                self._stream = open_source(self._paths.pop(0))
+                self._name = self._paths.pop(0)
+                self._stream = open_source(self._name)
             try:
                 data = self._stream.read(n)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, RuntimeError, zlib.error) as error:  # RuntimeError: indexed_bzip2's
                 raise BadInput(
-                    f"the archive is damaged: {error}",
-                    where=str(getattr(self._stream, "name", "metadata")),
-                    fix="fetch it again; what was parsed before is kept",
+                    f"the archive is damaged or not all there: {error}",
+                    where=self._name,
+                    fix="fetch it again, then give the same command: it goes on after what is parsed already",
                 ) from error
             if data:
                 self._last = data[-1:]
                 return data
-            self._stream.close()
-            self._stream = None
+            self.close()
             if self._last != b"\n" and self._paths:
                 self._last = b"\n"
                 return b"\n"
 
+    def close(self) -> None:
+        """Close what is open."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
-def _close(files: JoinedFiles) -> None:
-    if files._stream is not None:
-        files._stream.close()
-        files._stream = None
 
+def count_columns(stream: IO[bytes] | Any, where: str = "metadata") -> tuple[int, bytes]:
+    """Columns of the first 100 rows, and the bytes read to find out; see :data:`FORMS`.
 
-def count_columns(stream: IO[bytes] | Any) -> tuple[int, bytes]:
-    """Columns of the first 100 rows, and the bytes read to find out. Older Webscope releases have 24.
-
-    :raises BadInput: when most rows have neither 23 nor 24.
+    :raises BadInput: when there is no row, or most rows have a number of columns that no form has.
     """
-    head = stream.read(1 << 20)
+    head = b""
+    while head.count(b"\n") < 100 and (data := stream.read(1 << 20)):
+        head += data
     lines = head.split(b"\n")[:100]
     counts = [line.strip().count(b"\t") + 1 for line in lines if line.strip()]
     if not counts:
-        return len(COLUMNS), head
+        raise BadInput("there is not one row", where=where, fix="fetch it again: an empty file is no release")
     most = max(set(counts), key=counts.count)
-    if most not in (23, 24):
+    if most not in FORMS:
         raise BadInput(
-            f"rows have {most} columns, not 23 (or 24 with a leading line number)",
-            where="first 100 metadata rows",
+            f"rows have {most} columns; a dataset file has 23, 24 with a leading line number, or 25 that begin with "
+            "line number, id and hash",
+            where=f"first {len(counts)} rows of {where}",
             fix="is this yfcc100m_dataset, tab separated and without header?",
         )
     return most, head
@@ -196,14 +218,47 @@ class Source:
         )
 
     def names(self) -> dict[str, Any]:
-        """File names and sizes, without folders: part of the store's fingerprint."""
+        """Name, size and a digest of the beginning of each file: what a store remembers of its source; no folders."""
 
         def describe(path: str) -> list[Any]:
             local = Path(path)
-            return [local.name, local.stat().st_size if local.exists() else -1]
+            if not local.is_file():
+                return [local.name, -1]
+            with local.open("rb") as file:
+                return [local.name, local.stat().st_size, hashlib.sha256(file.read(1024)).hexdigest()[:16]]
 
         single = {k: getattr(self, k) for k in ("autotags", "lines", "hashes", "exif", "sqlite")}
         return {"dataset": [describe(p) for p in self.dataset]} | {k: describe(v) for k, v in single.items() if v}
+
+
+def check_same_source(known: Mapping[str, Any], now: Mapping[str, Any], *, complete: bool, where: str) -> None:
+    """A store goes on only with the files that it was begun with; until all rows are in, a file may have grown.
+
+    :param known, now: what :meth:`Source.names` gave. :param complete: are all rows in?
+    :raises BadSetting: naming the file that is another one.
+    """
+
+    def files(names: Mapping[str, Any]) -> dict[str, list[Any]]:
+        listed = {f"dataset {at}": entry for at, entry in enumerate(names.get("dataset", []))}
+        return listed | {key: entry for key, entry in names.items() if key != "dataset"}
+
+    before, after = files(known), files(now)
+    for role in sorted({*before, *after}):
+        old, new = before.get(role), after.get(role)
+        if old is not None and new is not None and old[:2] == new[:2] and (len(old) < 3 or old[2:] == new[2:]):
+            continue
+        grown = old is not None and new is not None and len(old) == 3 and old[0] == new[0] and old[2:] == new[2:]
+        if grown and not complete and new[1] > old[1]:
+            continue
+        raise BadSetting(
+            f"the store was made from {_file_text(old)}, asked for {_file_text(new)} ({role.split()[0]})",
+            where=where,
+            fix="use another --root, or the same files",
+        )
+
+
+def _file_text(entry: Sequence[Any] | None) -> str:
+    return "no file" if entry is None else f"{entry[0]} of {entry[1]:,} bytes"
 
 
 def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator[tuple[int, Block | None, int]]:
@@ -215,14 +270,14 @@ def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator
 
         def joined(paths: Sequence[str]) -> Any:
             files = JoinedFiles(paths)
-            stack.callback(_close, files)
+            stack.callback(files.close)
             return files
 
         if source.sqlite:
-            n_columns, dataset = len(COLUMNS), _sqlite_blocks(source.sqlite, chunk_size)
+            n_columns, dataset = len(SQLITE_COLUMNS), _sqlite_blocks(source.sqlite, chunk_size)
         else:
             files = joined(source.dataset)
-            n_columns, head = count_columns(files)
+            n_columns, head = count_columns(files, ", ".join(source.dataset))
             dataset = line_blocks(_WithHead(head, files), chunk_size)  # type: ignore[arg-type]
         sides = ("autotags", "lines", "hashes", "exif")
         streams = {name: line_blocks(joined([path]), chunk_size) for name in sides if (path := getattr(source, name))}

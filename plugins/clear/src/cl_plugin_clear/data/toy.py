@@ -35,6 +35,8 @@ TOY_DIM = 64
 
 def write_metadata(folder: Path, n: int = 6000, seed: int = 0) -> None:
     """The five text files: ties, clocks ahead, "null" and empty dates, videos, empty autotags, upload 0, odd titles."""
+    from cl_plugin_clear.curation.records import derived_hash
+
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 1])
     uploaded = rng.integers(FIRST_UPLOAD, LAST_UPLOAD + 1, n)
@@ -103,7 +105,7 @@ def write_metadata(folder: Path, n: int = 6000, seed: int = 0) -> None:
         )
         rows["autotags-v1"].append(f"{ids[i]}\t{tags}")
         rows["lines"].append(f"{i}\t{ids[i]}")
-        rows["hash"].append(f"{ids[i]}\t{hashlib.md5(str(ids[i]).encode(), usedforsecurity=False).hexdigest()}")
+        rows["hash"].append(f"{ids[i]}\t{derived_hash(fields[14])}")
         rows["exif"].append(f"{ids[i]}\tExif+IFD0.Make:Canon")
     for name, lines in rows.items():
         (folder / f"yfcc100m_{name}").write_text("\n".join(lines) + "\n")
