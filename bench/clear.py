@@ -341,7 +341,7 @@ ANSWERS = {
     "huge": "too_large",
     "cut": "http",
 }
-"""What the host does -> the right status with the ``threads`` engine."""
+"""What the host does -> the right status with the ``http`` engine."""
 
 
 def download(folder: Path, n: int) -> dict[str, Any]:
@@ -379,7 +379,7 @@ def download(folder: Path, n: int) -> dict[str, Any]:
         options = Options(limits=Limits(min_edge=120, max_aspect_ratio=2.0), n_threads=32, retry_wait_s=0.1, timeout_s=5.0,
                           n_processes=2)  # fmt: skip
         out: dict[str, Any] = {"records": n, "picture_kb": n_bytes / 1000, "lies": round(1 - share["fine"] / 100, 2)}
-        for engine in ("threads", "img2dataset"):
+        for engine in ("http", "img2dataset"):
             ingest(folder / engine, Source.of_folder(raw), chunk_size=n, rule=Filter())
             started = time.monotonic()
             state = run(folder / engine, evolve(options, engine=engine))
@@ -640,7 +640,7 @@ def _download_page(r: dict[str, Any]) -> list[str]:
             ("engine", "records/s", "with the right status"),
             [
                 [engine, r[f"{engine}_per_s"], f"{100 * r[f'{engine}_right']:.2f} %"]
-                for engine in ("threads", "img2dataset")
+                for engine in ("http", "img2dataset")
             ],
         ),
         f"Fetching good pictures alone, nothing decoded: {r['fetching_alone_per_s']:.0f} a second.",

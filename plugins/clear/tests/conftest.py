@@ -32,7 +32,7 @@ from cl_plugin_clear.data import toy
 from cl_plugin_clear.data.members import members_of
 
 LIMITS = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
-FAST = fetch.Options(limits=LIMITS, engine="threads", n_threads=2, retry_wait_s=0.0)
+FAST = fetch.Options(limits=LIMITS, n_threads=2, retry_wait_s=0.0)
 
 
 def build_store(folder: Path, n: int = 700, *, chunk_size: int = 200, n_buckets: int = 3) -> Path:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from cl_kernel import BadSetting, DiskFull, Mismatch
 from cl_plugin_clear.curation import download as d
-from cl_plugin_clear.curation import fetch, images, ingest
+from cl_plugin_clear.curation import fetch, images, ingest, records
 from cl_plugin_clear.curation.metadata import Filter
 from cl_plugin_clear.curation.pictures import Pictures
 from cl_plugin_clear.curation.source import Source
@@ -31,11 +31,35 @@ from cl_plugin_clear.data import toy
 
 from .conftest import FAST, GROUP, LABELS, LIMITS
 
-BEHAVIOURS = ("fine", "missing", "gone", "html", "wrong_type", "cut", "slow", "endless", "huge", "redirect", "unavailable",  # noqa: E501
-              "error_then_fine", "error", "small", "elongated", "closed", "missing_with_picture")  # fmt: skip
-EXPECTED = {"fine": "ok", "missing": "http", "gone": "http", "html": "decode", "wrong_type": "ok", "cut": "http", "slow": "http",  # noqa: E501
-            "endless": "http", "huge": "too_large", "redirect": "ok", "unavailable": "unavailable", "error_then_fine": "ok",  # noqa: E501
-            "error": "decode", "small": "too_small_edge", "elongated": "aspect", "closed": "http", "missing_with_picture": "ok"}  # fmt: skip  # noqa: E501
+EXPECTED = {
+    "fine": "ok",
+    "missing": "http",
+    "gone": "http",
+    "html": "decode",
+    "wrong_type": "ok",
+    "cut": "http",
+    "slow": "http",
+    "endless": "http",
+    "huge": "too_large",
+    "redirect": "ok",
+    "unavailable": "unavailable",
+    "error_then_fine": "ok",
+    "error": "rate_limited",
+    "small": "too_small_edge",
+    "elongated": "aspect",
+    "closed": "http",
+    "missing_with_picture": "ok",
+    "patience": "ok",
+    "too_much_patience": "rate_limited",
+    "circle": "http",
+    "elsewhere": "http",
+    "forbidden": "http",
+    "broken_server": "http",
+    "continued": "ok",
+    "headers": "http",
+}
+"""What the host does, and the status that the record is to have."""
+BEHAVIOURS = tuple(EXPECTED)
 
 
 def jpeg(width: int = 80, height: int = 70) -> bytes:
@@ -58,6 +82,26 @@ class Liar(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         self.wfile.write(body)
+
+    def refuse(self, code: int, wait: str) -> None:
+        self.send_response(code)
+        self.send_header("Retry-After", wait)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def in_two_parts(self) -> None:
+        """The connection breaks after 300 bytes; only who asks for the rest gets it."""
+        body, wanted = jpeg(), self.headers.get("Range", "bytes=0-")
+        start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        assert start == 0 or self.headers["If-Range"] == '"v1"'
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("ETag", '"v1"')
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start:] if start else body[:300])
+        self.close_connection = True
 
     def do_GET(self) -> None:
         what = self.path.split("/")[1]
@@ -101,6 +145,31 @@ class Liar(http.server.BaseHTTPRequestHandler):
                     self.answer(jpeg())
                 case "error" | "error_then_fine":
                     self.answer(b"sorry", 503)
+                case "patience" if Liar.calls[self.path] == 1:
+                    self.refuse(429, "1")
+                case "patience":
+                    self.answer(jpeg())
+                case "too_much_patience":
+                    self.refuse(503, "Fri, 31 Dec 2100 23:59:59 GMT")
+                case "circle":
+                    self.send_response(302)
+                    self.send_header("Location", "/circle/again" if "again" in self.path else "/circle/again/2")
+                    self.end_headers()
+                case "elsewhere":
+                    self.send_response(301)
+                    self.send_header("Location", "file:///etc/hostname")
+                    self.end_headers()
+                case "forbidden":
+                    self.answer(b"not for you", 403, "text/plain")
+                case "broken_server":
+                    self.answer(b"sorry", 500)
+                case "continued":
+                    self.in_two_parts()
+                case "headers":
+                    for _ in range(40):
+                        self.wfile.write(b"H")
+                        self.wfile.flush()
+                        time.sleep(0.05)
                 case "small":
                     self.answer(jpeg(40, 30))
                 case "elongated":
@@ -169,7 +238,10 @@ def test_every_lie_ends_in_the_right_status(server: str, tmp_path: Path) -> None
     assert {what: found[100 + i] for i, what in enumerate(BEHAVIOURS)} == EXPECTED
     assert sum(state.counts.values()) == len(BEHAVIOURS)
     assert Liar.calls["/html/3"] == images.ATTEMPTS
-    assert Liar.calls["/missing/1"] == 1
+    assert Liar.calls["/missing/1"] == Liar.calls[f"/forbidden/{BEHAVIOURS.index('forbidden')}"] == 1
+    assert Liar.calls[f"/broken_server/{BEHAVIOURS.index('broken_server')}"] == images.ATTEMPTS
+    assert Liar.calls[f"/too_much_patience/{BEHAVIOURS.index('too_much_patience')}"] == 1
+    assert Liar.calls[f"/continued/{BEHAVIOURS.index('continued')}"] == 2
     rows = {row["id"]: row for c in Store.open(root).chunks() for row in Store.open(root).read_chunk(c).to_pylist()}
     for i, what in enumerate(BEHAVIOURS):
         row = rows[100 + i]
@@ -187,8 +259,8 @@ def test_failed_records_can_be_tried_once_more(server: str, tmp_path: Path) -> N
     root = web_store(tmp_path, server, ["fine", "error_then_fine", "fine"])
     Liar.calls["/error_then_fine/1"] = -4
     d.download(root, FAST)
-    assert statuses(root)[101] == "decode"
-    done = d.download(root, FAST, retry=["decode"])
+    assert statuses(root)[101] == "rate_limited"
+    done = d.download(root, FAST, retry=["rate_limited"])
     assert statuses(root)[101] == "ok"
     assert done.n_chunks == 1
     assert Liar.calls["/fine/0"] == 1
@@ -220,6 +292,71 @@ def test_templates_slice_fields_and_name_unknown_ones() -> None:
     assert fetch.fill("{id}{hash[-2:]}", values) == "789"
     with pytest.raises(BadSetting, match="'hsah'"):
         fetch.fill("{hsah}", values)
+
+
+def test_records_without_what_the_template_asks_for_have_their_own_status(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine"] * 3)
+    with pytest.raises(BadSetting, match="secret, which is empty in every record"):
+        d.download(root, evolve(FAST, template="{download_url}?{secret}"))
+    raw = tmp_path / "raw" / "yfcc100m_dataset"
+    lines = raw.read_text().splitlines()
+    fields = lines[1].split("\t")
+    fields[19] = "0a1b"
+    raw.write_text("\n".join([lines[0], "\t".join(fields), lines[2]]) + "\n")
+    ingest.ingest(tmp_path / "again", Source.of_folder(tmp_path / "raw"), chunk_size=8, rule=Filter())
+    d.download(tmp_path / "again", evolve(FAST, template="{download_url}?{secret}"))
+    assert statuses(tmp_path / "again") == {100: "address", 101: "ok", 102: "address"}
+
+
+def test_a_mirror_is_asked_by_the_hash_of_the_address(tmp_path: Path) -> None:
+    root = web_store(tmp_path, "http://farm1.example", ["fine"] * 2)
+    mirror = tmp_path / "mirror"
+    for i in range(2):
+        name = records.derived_hash(f"http://farm1.example/fine/{i}")
+        (mirror / name[:3]).mkdir(parents=True, exist_ok=True)
+        (mirror / name[:3] / f"{name}.jpg").write_bytes(jpeg())
+    d.download(root, evolve(FAST, folder=str(mirror), template="{hash[0:3]}/{hash}.jpg"))
+    assert set(statuses(root).values()) == {"ok"}
+
+
+def test_one_host_gets_no_more_requests_at_a_time_than_allowed(tmp_path: Path) -> None:
+    running, most, lock = [0], [0], threading.Lock()
+
+    class Counting(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            time.sleep(0.02)
+            body = jpeg()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with lock:
+                running[0] -= 1
+            self.wfile.write(body)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counting) as httpd:
+        httpd.daemon_threads = True
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        root = web_store(tmp_path, f"http://127.0.0.1:{httpd.server_address[1]}", ["fine"] * 24, chunk_size=24)
+        d.download(root, evolve(FAST, n_threads=16, per_host=3))
+        httpd.shutdown()
+    assert set(statuses(root).values()) == {"ok"}
+    assert 1 < most[0] <= 3
+
+
+def test_original_bytes_are_kept_when_asked(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["fine"])
+    d.download(root, evolve(FAST, reencode=False))
+    assert (root / "images" / "0" / "100.jpg").read_bytes() == jpeg()
+    with pytest.raises(BadSetting, match="original_bytes"):
+        d.download(root, FAST)
 
 
 def test_pictures_come_from_a_local_folder(server: str, tmp_path: Path) -> None:
@@ -314,7 +451,7 @@ def test_failed_records_join_an_existing_tar(server: str, tmp_path: Path) -> Non
     Liar.calls["/error_then_fine/1"] = -4
     options = evolve(FAST, output="tar")
     d.download(root, options)
-    d.download(root, options, retry=["decode"])
+    d.download(root, options, retry=["rate_limited"])
     assert statuses(root) == {100: "ok", 101: "ok", 102: "ok"}
     assert [p.name for p in (root / "images").iterdir()] == ["0.tar"]
     assert Pictures(root).read("images/0/101.jpg") == Pictures(root).read("images/0/100.jpg")

@@ -148,18 +148,28 @@ def download(parser: ArgumentParser) -> Handler:
     """Fetch pictures."""
     add_root(parser)
     parser.add_argument(
-        "--url-template", default="{download_url}", help="e.g. https://mirror/{hash[0:3]}/{hash[3:6]}/{hash}.jpg"
+        "--url-template",
+        default="",
+        help="e.g. https://mirror/{hash[0:3]}/{hash[3:6]}/{hash}.jpg "
+        "(default {download_url}, with --from-folder {id}.{ext})",
     )
     parser.add_argument(
         "--from-folder", default="", metavar="DIR", help="take the pictures from here; the template names the file"
     )
-    parser.add_argument("--engine", choices=("auto", "threads", "img2dataset"), default="auto")
+    parser.add_argument(
+        "--engine",
+        choices=("http", "img2dataset", "auto", "threads"),
+        default="http",
+        help="img2dataset: for Ray and PySpark; auto and threads are older names of http",
+    )
     parser.add_argument(
         "--output", choices=("files", "tar"), default="files", help="tar: one a chunk, webdataset's form"
     )
     parser.add_argument("--distributor", choices=("multiprocessing", "ray", "pyspark"), default="multiprocessing")
     parser.add_argument("--processes", type=int, default=4, help="of img2dataset")
-    parser.add_argument("--threads", type=int, default=128, help="1 for one at a time (default 128)")
+    parser.add_argument("--threads", type=int, default=128, help="requests at a time (default 128)")
+    parser.add_argument("--per-host", type=int, default=0, help="of them to one host; 0: no limit of its own")
+    parser.add_argument("--original-bytes", action="store_true", help="keep pictures as they came, not re-encoded")
     parser.add_argument(
         "--min-size", type=int, default=10, metavar="BYTES", help="least bytes of the re-encoded file; 0: off"
     )
@@ -169,7 +179,12 @@ def download(parser: ArgumentParser) -> Handler:
         "--timeout", type=float, default=10.0, metavar="S", help="for a connection, and each wait on it"
     )
     parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for a whole answer")
-    parser.add_argument("--retry-wait", type=float, default=1.0, metavar="S", help="between the four attempts")
+    parser.add_argument(
+        "--retry-wait", type=float, default=1.0, metavar="S", help="before the second of four attempts, then twice that"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="longest wait that a host may ask for (Retry-After)"
+    )
     parser.add_argument("--max-bytes", type=int, default=64 << 20, help="larger answers are not read")
     parser.add_argument("--retry", default="", metavar="STATUS,...", help="try these once more, e.g. http,decode")
     parser.add_argument(
@@ -183,12 +198,13 @@ def download(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.download import download as run
         from cl_plugin_clear.curation.fetch import Options
         from cl_plugin_clear.curation.images import Limits
+        from cl_plugin_clear.curation.records import UNUSABLE
 
         if args.threads < 1:
             raise BadSetting(f"{args.threads} threads", where="--threads", fix="--threads 1")
         if args.from_folder and not Path(args.from_folder).is_dir():
             raise MissingAsset("no such folder", where=args.from_folder)
-        template = "{id}.{ext}" if args.from_folder and args.url_template == "{download_url}" else args.url_template
+        template = args.url_template or ("{id}.{ext}" if args.from_folder else "{download_url}")
         options = Options(
             limits=Limits(min_size=args.min_size, min_edge=args.min_edge, max_aspect_ratio=args.max_aspect_ratio),
             template=template,
@@ -196,6 +212,9 @@ def download(parser: ArgumentParser) -> Handler:
             engine=args.engine,
             output=args.output,
             n_threads=args.threads,
+            per_host=args.per_host,
+            patience_s=args.patience,
+            reencode=not args.original_bytes,
             timeout_s=args.timeout,
             deadline_s=args.deadline,
             retry_wait_s=args.retry_wait,
@@ -214,16 +233,12 @@ def download(parser: ArgumentParser) -> Handler:
             ),
         )
         show_statuses(console, state.counts)
-        n = sum(
-            v
-            for k, v in state.counts.items()
-            if k not in ("video", "date", "columns", "utf8", "number", "ids", "tags", "hash")
-        )
+        n = sum(v for k, v in state.counts.items() if k not in UNUSABLE)
         console.print(
             f"{state.n_chunks} chunks done now, {state.n_reused_chunks} were done; "
             f"{state.n_reused_pictures} pictures were on the disk; {n / max(state.seconds, 1e-9):.0f} records/s"
         )
-        if failed := [s for s in ("http", "decode", "too_large") if state.counts.get(s)]:
+        if failed := [s for s in ("http", "rate_limited", "decode", "too_large") if state.counts.get(s)]:
             console.print(
                 f"to try the failed once more: clk clear download --root {args.root} --retry {','.join(failed)}"
             )

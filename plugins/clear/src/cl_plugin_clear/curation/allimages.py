@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cl_kernel import write_json
-from cl_plugin_clear.curation.fetch import Options, fetch_one, fill, reader
+from cl_plugin_clear.curation.fetch import EmptyField, Fetcher, Options, fill
 from cl_plugin_clear.curation.images import Limits, decode
 from cl_plugin_clear.curation.pictures import save
 from cl_plugin_clear.curation.store import remove_stale
@@ -21,31 +21,47 @@ def fetch_all_images(
 
     :return: (pictures there, failed). Run again to try the failed once more.
     """
-    options = Options(limits=Limits(min_size=0), retry_wait_s=wait_s)
+    options = Options(limits=Limits(min_size=0), retry_wait_s=wait_s, n_threads=n_threads)
     index = read_json_object(folder / "all_metadata.json")
     got = n_failed = 0
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="fetch") as pool:
+    with Fetcher.opened(options) as fetcher:
         for bucket in sorted(index, key=int):
             records = read_json_object(folder / index[bucket])
-
-            def fetch(record: dict[str, Any]) -> tuple[str, str, bool]:
-                target, url = folder / record["IMG_PATH"], fill(template, record)
-                if (
-                    target.is_file()
-                    and decode(target.read_bytes(), record["EXT"], options.limits, reencode=False).status == "ok"
-                ):
-                    return url, record["IMG_PATH"], True
-                found = fetch_one(url, record["EXT"], reader(url, options), options.limits, wait_s=wait_s)
-                if found.status != "ok":
-                    return url, record["IMG_PATH"], False
-                save(target, found.data)
-                return url, record["IMG_PATH"], True
-
             (folder / "all_images" / bucket).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / "all_images" / bucket, below=False)
-            results = list(pool.map(fetch, records.values()))
-            failed = {url: path for url, path, ok in results if not ok}
+            failed: dict[str, str] = {}
+            for (url, path), found in fetcher.all(_missing(folder, records, template, failed)):
+                if found.status == "ok":
+                    save(folder / path, found.data)
+                else:
+                    failed[url] = path
             write_json(folder / "all_images" / "failed" / f"{bucket}.json", failed)
-            got += len(results) - len(failed)
+            got += len(records) - len(failed)
             n_failed += len(failed)
     return got, n_failed
+
+
+def _missing(
+    folder: Path, records: Mapping[str, Mapping[str, Any]], template: str, failed: dict[str, str]
+) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """((address, path), address, extension) of what is not there whole; records without an address count as failed."""
+    for name, record in records.items():
+        path, extension = record["IMG_PATH"], record["EXT"]
+        try:
+            url = fill(template, record)
+        except EmptyField:
+            failed[name] = path
+            continue
+        target = folder / path
+        if (
+            target.is_file()
+            and decode(target.read_bytes(), extension, Limits(min_size=0), reencode=False).status == "ok"
+        ):
+            continue
+        yield (url, path), url, extension
+
+
+def _whole(target: Path, extension: str) -> bool:
+    if not target.is_file():
+        return False
+    return decode(target.read_bytes(), extension, Limits(min_size=0), reencode=False).status == "ok"

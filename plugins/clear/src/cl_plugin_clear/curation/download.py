@@ -1,4 +1,4 @@
-"""Pictures into the store: any address fsspec or the toy handler knows, a local folder, or img2dataset for the web.
+"""Pictures into the store: the web, any other address that fsspec or the toy handler knows, or a local folder.
 
 One status per record. A chunk counts once its part is rewritten with the outcome of every record; until then pictures
 that are already on disk are looked at again, not fetched again.
@@ -6,29 +6,29 @@ that are already on disk are looked at again, not fetched again.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import define, field
+from attrs import define, evolve, field
 
 from cl_kernel import BadSetting, Mismatch
-from cl_plugin_clear.curation.carry import by_img2dataset
-from cl_plugin_clear.curation.fetch import SLOT, Options, Record, fetch_one, fill, reader
+from cl_plugin_clear.curation.carry import Keyed, by_img2dataset
+from cl_plugin_clear.curation.fetch import SLOT, EmptyField, Fetcher, Options, Record, fill, is_web
 from cl_plugin_clear.curation.images import Picture, decode
 from cl_plugin_clear.curation.pictures import pack, save, unpack
-from cl_plugin_clear.curation.records import TABLE
+from cl_plugin_clear.curation.records import TABLE, derived_hash
 from cl_plugin_clear.curation.store import DOWNLOADED, Store, remove_stale
 
+ENGINES = ("http", "img2dataset", "auto", "threads")
+"""The last two are older names of the first."""
 OUTCOMES = ("status", "width", "height", "bytes", "sha256", "rel_path", "error")
 
 
@@ -50,61 +50,102 @@ def download(
     """Fetch every pending record of the store.
 
     :param retry: statuses to try once more in chunks already done, e.g. ``("http",)``.
+    :raises BadSetting: for other limits than those of the pictures that are there.
     """
-    store = Store.open(root)
-    state = Download()
+    check_options(options)
+    store, state, again = Store.open(root), Download(), {"pending", *retry}
+    limits = _limits_of(store, options)
+    started = time.monotonic()
+    with store.held(), Fetcher.opened(options) as fetcher:
+        if "images" not in store.config:
+            store.update(images=limits)
+        for chunk in store.chunks():
+            manifest = store.manifest(chunk)
+            if manifest and manifest["state"] == DOWNLOADED and not again & set(manifest["counts"]):
+                if _archive(store, chunk).exists():  # killed after the chunk was done
+                    shutil.rmtree(_archive(store, chunk).with_suffix(""), ignore_errors=True)
+                state.n_reused_chunks += 1
+                state.counts.update(manifest["counts"])
+                continue
+            _Chunk(store, chunk, options, state, again).run(fetcher)
+            state.n_chunks += 1
+            state.seconds = time.monotonic() - started
+            report(state)
+    state.seconds = time.monotonic() - started
+    return state
+
+
+def check_options(options: Options) -> None:
+    """Before anything is fetched.
+
+    :raises BadSetting: for a contradiction.
+    """
+    if options.engine not in ENGINES:
+        raise BadSetting(f"unknown engine {options.engine!r}", where="--engine", fix="http or img2dataset")
+    if options.engine == "img2dataset" and options.folder:
+        raise Mismatch("img2dataset fetches web addresses, no folder", where="--engine", fix="--engine http")
+
+
+def _limits_of(store: Store, options: Options) -> dict[str, Any]:
     limits = {
         "min_size": options.limits.min_size,
         "min_edge": options.limits.min_edge,
         "max_aspect_ratio": float(options.limits.max_aspect_ratio),
         **({"output": options.output} if options.output != "files" else {}),
+        **({} if options.reencode else {"original_bytes": True}),
     }
     known = store.config.get("images")
     if known is not None and known != limits:
         raise BadSetting(
             f"pictures were filtered with {known}, asked for {limits}",
-            where=str(root / "clear.toml"),
+            where=str(store.root / "clear.toml"),
             fix="use the same limits, or another --root",
         )
-    started = time.monotonic()
-    with store.held():
-        if known is None:
-            store.update(images=limits)
-        with ThreadPoolExecutor(options.n_threads, thread_name_prefix="fetch") as pool:
-            try:
-                for chunk in store.chunks():
-                    manifest = store.manifest(chunk)
-                    again = {"pending", *retry}
-                    if manifest and manifest["state"] == DOWNLOADED and not again & set(manifest["counts"]):
-                        if _archive(store, chunk).exists():  # killed after the chunk was done
-                            shutil.rmtree(_archive(store, chunk).with_suffix(""), ignore_errors=True)
-                        state.n_reused_chunks += 1
-                        state.counts.update(manifest["counts"])
-                        continue
-                    _download_chunk(store, chunk, options, pool, state, again)
-                    state.n_chunks += 1
-                    state.seconds = time.monotonic() - started
-                    report(state)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    state.seconds = time.monotonic() - started
-    return state
+    return limits
 
 
-def _download_chunk(
-    store: Store, chunk: int, options: Options, pool: ThreadPoolExecutor, state: Download, again: set[str]
-) -> None:
-    table = store.read_chunk(chunk)
-    folder = store.root / "images" / str(chunk)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder, below=False)
-    unpack(_archive(store, chunk), folder)
-    rows = [row for row, status in enumerate(table["status"].to_pylist()) if status in again]
-    outcomes = {name: table[name].to_pylist() for name in OUTCOMES}
-    records = list(_records(table, rows, options))
+@define
+class _Chunk:
+    """One chunk on its way: from its part's pending rows to the part with every outcome."""
 
-    def settle(place: int, found: Picture, record: Record) -> None:
+    store: Store
+    chunk: int
+    options: Options
+    state: Download
+    again: set[str]
+    outcomes: dict[str, list[Any]] = field(factory=dict)
+
+    def run(self, fetcher: Fetcher) -> None:
+        """Fetch, keep, write the part, count."""
+        table = self.store.read_chunk(self.chunk)
+        folder = self.store.root / "images" / str(self.chunk)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder, below=False)
+        unpack(_archive(self.store, self.chunk), folder)
+        self.outcomes = {name: table[name].to_pylist() for name in OUTCOMES}
+        missing = list(self._missing(self._records(table), folder))
+        for (place, record), found in _fetch_all(missing, self.options, fetcher, self.store):
+            if found.status == "ok":
+                save(folder / f"{record.id}.{record.ext}", found.data)
+            self._settle(place, found, record)
+        for name in OUTCOMES:
+            index = table.column_names.index(name)
+            values = pa.array(self.outcomes[name], TABLE.field(name).type)
+            table = table.set_column(index, TABLE.field(name), values)
+        self._finish(table, folder)
+
+    def _finish(self, table: pa.Table, folder: Path) -> None:
+        if self.options.output == "tar":
+            _pack_chunk(_archive(self.store, self.chunk), folder, table)
+        self.store.write_chunk(self.chunk, table, DOWNLOADED)
+        if self.options.output == "tar":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        self.state.counts.update(self.outcomes["status"])
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+    def _settle(self, place: int, found: Picture, record: Record) -> None:
         kept = found.status == "ok"
         values = {
             "status": found.status,
@@ -112,44 +153,43 @@ def _download_chunk(
             "height": found.height or None,
             "bytes": len(found.data) if kept else None,
             "sha256": found.sha256 if kept else None,
-            "rel_path": f"images/{chunk}/{record.id}.{record.ext}" if kept else None,
+            "rel_path": f"images/{self.chunk}/{record.id}.{record.ext}" if kept else None,
             "error": found.error or None,
         }
         for name, value in values.items():
-            outcomes[name][place] = value
-        state.n_bytes += len(found.data) if kept else 0
+            self.outcomes[name][place] = value
+        self.state.n_bytes += len(found.data) if kept else 0
 
-    missing: list[tuple[int, Record]] = []
-    for place, record in zip(rows, records, strict=True):
-        target = folder / f"{record.id}.{record.ext}"
-        if target.is_file():  # left by an earlier attempt: believe it only if it decodes and passes
-            found = decode(
-                target.read_bytes(), record.ext, options.limits, unavailable=options.unavailable, reencode=False
-            )
-            if found.status == "ok":
-                settle(place, found, record)
-                state.n_reused_pictures += 1
-                continue
-            target.unlink()
-        missing.append((place, record))
+    def _records(self, table: pa.Table) -> Iterator[tuple[int, Record]]:
+        """Rows to try with their addresses; a row without one is settled at once.
 
-    for place, found, record in _fetch_all(missing, options, pool, folder, store):
-        if found.status == "ok":
-            save(folder / f"{record.id}.{record.ext}", found.data)
-        settle(place, found, record)
+        :raises BadSetting: when no row has what the template asks for.
+        """
+        rows = [row for row, status in enumerate(self.outcomes["status"]) if status in self.again]
+        n_empty, empty = 0, ""
+        for place, values in zip(rows, _values(table, rows, self.options), strict=True):
+            extension = re.sub(r"[^A-Za-z0-9]", "", values["ext"] or "") or "jpg"
+            record = Record(row=values["row"], id=values["id"], ext=extension, url="")
+            try:
+                yield place, evolve(record, url=fill(self.options.template, values))
+            except EmptyField as error:
+                n_empty, empty = n_empty + 1, str(error)
+                self._settle(place, Picture(status="address", error=empty), record)
+        if rows and n_empty == len(rows):
+            raise BadSetting(f"{empty} in every record", where="--url-template", fix="another template, or a hash file")
 
-    for name in OUTCOMES:
-        index = table.column_names.index(name)
-        table = table.set_column(index, TABLE.field(name), pa.array(outcomes[name], TABLE.field(name).type))
-    if options.output == "tar":
-        _pack_chunk(_archive(store, chunk), folder, table)
-    store.write_chunk(chunk, table, DOWNLOADED)
-    if options.output == "tar":
-        shutil.rmtree(folder)
-        folder.mkdir()
-    state.counts.update(outcomes["status"])
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    def _missing(self, records: Iterable[tuple[int, Record]], folder: Path) -> Iterator[tuple[int, Record]]:
+        for place, record in records:
+            target = folder / f"{record.id}.{record.ext}"
+            if target.is_file():  # left by an earlier attempt: believe it only if it decodes and passes
+                limits, unavailable = self.options.limits, self.options.unavailable
+                found = decode(target.read_bytes(), record.ext, limits, unavailable=unavailable, reencode=False)
+                if found.status == "ok":
+                    self._settle(place, found, record)
+                    self.state.n_reused_pictures += 1
+                    continue
+                target.unlink()
+            yield place, record
 
 
 def _archive(store: Store, chunk: int) -> Path:
@@ -174,70 +214,24 @@ def _pack_chunk(path: Path, folder: Path, table: pa.Table) -> None:
         pack(path, contents())
 
 
-def _records(table: pa.Table, rows: Sequence[int], options: Options) -> Iterator[Record]:
+def _values(table: pa.Table, rows: Sequence[int], options: Options) -> Iterator[dict[str, Any]]:
+    """What a template may name, of each row; ``hash`` is derived where nobody brought it."""
     wanted = {match[1] for match in SLOT.finditer(options.template)}
     columns = {"download_url", "hash_value", "id", "ext", "row", *wanted & set(table.column_names)}
-    picked = table.select(sorted(columns)).take(pa.array(rows, pa.int64())).to_pylist()
-    for values in picked:
+    for values in table.select(sorted(columns)).take(pa.array(rows, pa.int64())).to_pylist():
         values["hash"] = values["hash_value"]
-        extension = re.sub(r"[^A-Za-z0-9]", "", values["ext"] or "") or "jpg"
-        yield Record(row=values["row"], id=values["id"], ext=extension, url=fill(options.template, values))
+        if "hash" in wanted and not values["hash"] and values["download_url"]:
+            values["hash"] = derived_hash(values["download_url"])
+        yield values
 
 
 def _fetch_all(
-    missing: Sequence[tuple[int, Record]], options: Options, pool: ThreadPoolExecutor, folder: Path, store: Store
-) -> Iterator[tuple[int, Picture, Record]]:
-    if not missing:
-        return
-    on_web = missing[0][1].url.startswith(("http://", "https://")) and not options.folder
-    engine = options.engine
-    if engine == "auto":
-        engine = "img2dataset" if on_web and importlib.util.find_spec("img2dataset") else "threads"
-    if engine == "img2dataset":
-        if not on_web:
+    missing: Sequence[Keyed], options: Options, fetcher: Fetcher, store: Store
+) -> Iterator[tuple[Keyed, Picture]]:
+    if missing and options.engine == "img2dataset":
+        if not is_web(missing[0][1].url):
             raise Mismatch(
-                f"img2dataset fetches web addresses, not {missing[0][1].url!r}",
-                where="--engine",
-                fix="--engine threads",
+                f"img2dataset fetches web addresses, not {missing[0][1].url!r}", where="--engine", fix="--engine http"
             )
-        yield from by_img2dataset(missing, options, store)
-        return
-    if engine != "threads":
-        raise BadSetting(f"unknown engine {engine!r}", where="--engine", fix="auto, threads or img2dataset")
-
-    def fetch(item: tuple[int, Record]) -> tuple[int, Picture, Record]:
-        place, record = item
-        try:
-            read = reader(record.url, options)
-        except ValueError as error:
-            return place, Picture(status="http", error=str(error)), record
-        return (
-            place,
-            fetch_one(
-                record.url,
-                record.ext,
-                read,
-                options.limits,
-                wait_s=options.retry_wait_s,
-                unavailable=options.unavailable,
-                reencode=options.reencode,
-            ),
-            record,
-        )
-
-    # a bounded window: results of slow hosts do not pile up in memory, and stopping is quick
-    todo = iter(missing)
-    running: set[Future[tuple[int, Picture, Record]]] = set()
-    for item in _first(todo, 2 * options.n_threads):
-        running.add(pool.submit(fetch, item))
-    while running:
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
-        for item in _first(todo, len(done)):
-            running.add(pool.submit(fetch, item))
-
-
-def _first(items: Iterator[Any], n: int) -> Iterable[Any]:
-    for _, item in zip(range(n), items, strict=False):
-        yield item
+        return by_img2dataset(missing, options, store)
+    return fetcher.all((item, item[1].url, item[1].ext) for item in missing)

@@ -1,27 +1,25 @@
-"""One picture over the wire: addresses and templates, who can read them, attempts, and what an answer is worth."""
+"""Addresses of pictures, who can read them, and attempts on what is no web address."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
+import itertools
+import os
 import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from cl_kernel import BadSetting
+from cl_plugin_clear.curation.client import Client
 from cl_plugin_clear.curation.images import ATTEMPTS, Limits, Picture, decode
 
-GONE = (404, 410)
-UNAVAILABLE_TARGETS = ("photo_unavailable", "photo_no_longer_available")
-"""Parts of addresses that hosts redirect to when a photo is gone."""
-
 MAX_BYTES = 64 << 20
+T = TypeVar("T")
 
 
 class Gone(OSError):
@@ -32,12 +30,8 @@ class Gone(OSError):
         super().__init__(f"HTTP {code}")
 
 
-class Unavailable(OSError):
-    """The host redirects to its "photo unavailable" picture."""
-
-
-class TooLarge(OSError):
-    """The answer is larger than allowed."""
+class EmptyField(ValueError):
+    """The template asks for a field that this record does not have."""
 
 
 @frozen(kw_only=True)
@@ -55,8 +49,11 @@ class Options:
     """How to fetch.
 
     :param template: address of a record, see :func:`fill`; ``{download_url}`` is the file's own.
-    :param engine: ``threads``, ``img2dataset``, or ``auto``: img2dataset for web addresses where it is installed.
+    :param engine: ``http``, our pooled client; or ``img2dataset``, for many machines.
+    :param n_threads: requests at a time; :param per_host: of them to one host, 0 for no limit of its own.
     :param timeout_s: for a connection and for each wait on it; :param deadline_s: for a whole answer.
+    :param patience_s: longest wait a host may ask for before its record is given up for this time.
+    :param reencode: False keeps the bytes as they came.
     :param output: ``files``, or ``tar``: one tar file a chunk, in webdataset's form.
     :param distributor: img2dataset's ``multiprocessing``, ``ray`` or ``pyspark``.
     """
@@ -64,9 +61,11 @@ class Options:
     limits: Limits = field(factory=Limits)
     template: str = "{download_url}"
     folder: str = ""
-    engine: str = "auto"
+    engine: str = "http"
     output: str = "files"
     n_threads: int = 128
+    per_host: int = 0
+    patience_s: float = 60.0
     timeout_s: float = 10.0
     deadline_s: float = 60.0
     retry_wait_s: float = 1.0
@@ -84,7 +83,7 @@ SLOT = re.compile(r"\{(\w+)(?:\[(-?\d*):(-?\d*)\])?\}")
 def fill(template: str, values: Mapping[str, Any]) -> str:
     """``{hash[0:3]}/{hash[3:6]}/{hash}.jpg`` with a record's values; slices as in Python.
 
-    :raises BadSetting: naming a field the records do not have.
+    :raises BadSetting: naming a field the records do not have. :raises EmptyField: naming one that is empty here.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -94,45 +93,13 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
                 f"the template asks for {name!r}", where="--url-template", fix=f"known: {', '.join(sorted(values))}"
             )
         text = "" if values[name] is None else str(values[name])
+        if not text:
+            raise EmptyField(f"the address template asks for {name}, which is empty")
         if match[2] is None:
             return text
         return text[int(match[2]) if match[2] else None : int(match[3]) if match[3] else None]
 
     return SLOT.sub(value, template)
-
-
-def web(url: str, *, timeout_s: float = 10.0, deadline_s: float = 60.0, max_bytes: int = MAX_BYTES) -> bytes:
-    """The answer's body, whatever its status: only decoding decides.
-
-    :raises Gone: for 404 and 410. :raises Unavailable: on a redirect to a "photo unavailable" picture.
-    :raises TooLarge: beyond ``max_bytes``. :raises OSError: when nothing, or only a part, came.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; clk)"})
-    end = time.monotonic() + deadline_s
-    try:
-        answer = urllib.request.urlopen(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with contextlib.closing(answer):
-        if any(target in (answer.geturl() or "") for target in UNAVAILABLE_TARGETS):
-            raise Unavailable(f"redirected to {Path(answer.geturl()).name}")
-        length = answer.headers.get("Content-Length")
-        if length and length.isdigit() and int(length) > max_bytes:
-            raise TooLarge(f"{length} bytes")
-        pieces, size = [], 0
-        while piece := answer.read1(1 << 16) if hasattr(answer, "read1") else answer.read(1 << 16):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                raise TooLarge(f"more than {max_bytes} bytes")
-            if time.monotonic() > end:
-                raise TimeoutError(f"not finished after {deadline_s:g} s")
-        body = b"".join(pieces)
-        if length and length.isdigit() and size < int(length):
-            raise http.client.IncompleteRead(body, int(length) - size)
-        if getattr(answer, "status", 200) in GONE:
-            raise Gone(answer.status, body)
-        return body
 
 
 def local(folder: Path) -> Callable[[str], bytes]:
@@ -148,7 +115,7 @@ def local(folder: Path) -> Callable[[str], bytes]:
 
 
 def reader(url: str, options: Options) -> Callable[[str], bytes]:
-    """Who can fetch this kind of address."""
+    """Who can read this kind of address, web addresses apart."""
     if options.folder:
         return local(Path(options.folder))
     scheme = url.split("://", 1)[0] if "://" in url else ""
@@ -156,8 +123,6 @@ def reader(url: str, options: Options) -> Callable[[str], bytes]:
         from cl_plugin_clear.data.toy import answer
 
         return answer
-    if scheme in ("http", "https"):
-        return lambda u: web(u, timeout_s=options.timeout_s, deadline_s=options.deadline_s, max_bytes=options.max_bytes)
     if scheme:
         import fsspec
 
@@ -192,12 +157,104 @@ def fetch_one(
             found = decode(gone.body, extension, limits, unavailable=unavailable, reencode=reencode)
             if found.status == "decode":
                 return Picture(status="http", error=str(gone))
-        except Unavailable as error:
-            return Picture(status="unavailable", error=str(error))
-        except TooLarge as error:
-            return Picture(status="too_large", error=str(error))
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
             found = Picture(status="http", error=f"{type(error).__name__}: {str(error)[:120]}")
         if found.status not in ("http", "decode"):
             return found
     return found
+
+
+def is_web(url: str) -> bool:
+    """Is it for the HTTP client?"""
+    return url.startswith(("http://", "https://"))
+
+
+def judge_with(extension: str, options: Options) -> Callable[[bytes], Picture]:
+    """What decides on the bytes of a record."""
+
+    def judge(data: bytes) -> Picture:
+        limits, unavailable = options.limits, options.unavailable
+        return decode(data, extension, limits, unavailable=unavailable, reencode=options.reencode)
+
+    return judge
+
+
+def client_for(options: Options) -> Client:
+    """The HTTP client of a download."""
+    return Client(
+        n_connections=options.n_threads,
+        per_host=options.per_host,
+        timeout_s=options.timeout_s,
+        deadline_s=options.deadline_s,
+        wait_s=options.retry_wait_s,
+        patience_s=options.patience_s,
+        max_bytes=options.max_bytes,
+    )
+
+
+@define
+class Fetcher:
+    """Pictures of any kind of address, several at a time; web addresses through one client.
+
+    :param pool: reads what is not on the web, and decodes.
+    """
+
+    options: Options
+    client: Client
+    pool: ThreadPoolExecutor
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, options: Options) -> Iterator[Fetcher]:
+        """A fetcher; what is under way when the block is left by an error is given up."""
+        n_threads = options.n_threads if options.folder else min(options.n_threads, 2 + 2 * (os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="fetch")
+        try:
+            with client_for(options) as client:
+                yield cls(options, client, pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+    def submit(self, url: str, extension: str) -> Future[Picture]:
+        """One picture."""
+        options = self.options
+        if is_web(url) and not options.folder:
+            return self.client.submit(url, judge_with(extension, options), self.pool)
+        return self.pool.submit(self._read, url, extension)
+
+    def _read(self, url: str, extension: str) -> Picture:
+        options = self.options
+        try:
+            read = reader(url, options)
+        except ValueError as error:
+            return Picture(status="http", error=str(error))
+        return fetch_one(
+            url,
+            extension,
+            read,
+            options.limits,
+            wait_s=options.retry_wait_s,
+            unavailable=options.unavailable,
+            reencode=options.reencode,
+        )
+
+    def all(self, items: Iterable[tuple[T, str, str]]) -> Iterator[tuple[T, Picture]]:
+        """(key, picture) of (key, address, extension) in the order in which they come.
+
+        A bounded window: results of slow hosts do not pile up in memory, and stopping is quick.
+        """
+        todo = iter(items)
+        running: dict[Future[Picture], T] = {}
+
+        def start(n: int) -> None:
+            for key, url, extension in itertools.islice(todo, n):
+                running[self.submit(url, extension)] = key
+
+        start(2 * self.options.n_threads)
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+            start(len(done))

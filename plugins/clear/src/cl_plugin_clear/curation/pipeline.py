@@ -47,6 +47,7 @@ def run(ctx: RunContext, settings: Pipeline) -> dict[str, Any]:
     stage = Stages(ctx)
     raw, root, out = ctx.folder / "yfcc", ctx.folder / "store", ctx.folder / "TOY"
     results = _make_store(stage, settings, raw, root) | _make_classes(stage, settings, root, out)
+    results["statuses"] = results.pop("statuses")
     if settings.moco_epochs:
         results["MoCo loss on bucket 0"] = _pretrain(stage, settings, root)
     started = time.monotonic()
@@ -81,7 +82,7 @@ def _make_store(stage: Stages, settings: Pipeline, raw: Path, root: Path) -> dic
         "metadata", ingest.ingest, root, source, chunk_size=chunk_size, rule=Filter(), n_threads=n_threads, report=step
     )
     limits = Limits(min_size=10, min_edge=settings.min_edge, max_aspect_ratio=settings.max_aspect_ratio)
-    options = fetch.Options(limits=limits, engine="threads", n_threads=n_threads, retry_wait_s=0.0)
+    options = fetch.Options(limits=limits, n_threads=n_threads, retry_wait_s=0.0)
     got = stage("download", download.download, root, options, report=step)
     split = stage("split", buckets.make_split, root, "equal", buckets.Rule(n=settings.n_buckets))
     bad, clip = ctx.bad_sample, toy_clip()
@@ -224,9 +225,7 @@ def _small_store(ctx: RunContext, root: Path) -> Any:
     ingest.ingest(root, Source.of_folder(raw), chunk_size=300, rule=Filter(), n_threads=2)
     download.download(
         root,
-        fetch.Options(
-            limits=Limits(min_edge=50, max_aspect_ratio=2.0), engine="threads", n_threads=2, retry_wait_s=0.0
-        ),
+        fetch.Options(limits=Limits(min_edge=50, max_aspect_ratio=2.0), n_threads=2, retry_wait_s=0.0),
         report=lambda state: ctx.step(),
     )
     buckets.make_split(root, "equal", buckets.Rule(n=3))
