@@ -209,9 +209,18 @@ class Challenge:
     """Settings of challenge-style evaluation: saved models, scored bucket by bucket."""
 
     models: str = field(
-        default="", metadata=doc("folder of t00.safetensors ... t09.safetensors, or of the fork's model_*_timeII.pth")
+        default="",
+        metadata=doc(
+            "folder of t00.safetensors ... t09.safetensors, model01.pth ..., or the fork's model_*_timeII.pth"
+        ),
     )
-    data: str = field(default="", metadata=doc("hold-out labelled folder; empty for toy data"))
+    data: str = field(
+        default="", metadata=doc("hold-out labelled folder, or labeled_images/BUCKET/CLASS/*.jpg; empty: toy data")
+    )
+    setup: str = field(
+        default="",
+        metadata=doc("own Python file with load_models(models_path) and data_transform(), as in the challenge's kit"),
+    )
     arch: str = field(default="resnet18", metadata=doc("network of the saved models"))
     features: str = field(
         default="", metadata=doc("feature set of the hold-out folder, for saved heads; empty: pictures")
