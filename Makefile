@@ -22,8 +22,10 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.5"
 
+# A lock file of an older checkout may not fit the pins any more; it is only a memory of the last resolution.
 setup: $(UV)
-	$(UV) sync --quiet --no-default-groups --group all
+	@$(UV) sync --quiet --no-default-groups --group all 2>/dev/null \
+	  || { rm -f uv.lock && $(UV) sync --quiet --no-default-groups --group all; }
 
 setup-demo: $(UV)
 	@.venv/bin/python -c "import cl_plugin_recall, importlib.util; assert importlib.util.find_spec('tensorflow')" 2>/dev/null \

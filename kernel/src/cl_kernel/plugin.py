@@ -12,6 +12,7 @@ from cl_kernel.contract.hooks import hookimpl
 from cl_kernel.contract.interfaces import Companions
 from cl_kernel.contract.offers import Command, Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
 from cl_kernel.library import settings, torch_settings
+from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.library.datasets import folder_settings
 
 
@@ -92,6 +93,34 @@ def clk_models() -> Sequence[Model]:
             settings=torch_settings.Resnet18,
             requires=("torch", "torchvision"),
         ),
+        *_backbones(),
+    ]
+
+
+def _backbones() -> list[Model]:
+    rows = (
+        (
+            "efficientnet-lite0",
+            "EfficientNet-Lite0 with ImageNet weights from an installed package",
+            "build_efficientnet_lite0",
+            (),
+        ),
+        ("torchvision", "any classifier of torchvision: torchvision:NAME", "build_torchvision", ("torchvision",)),
+        ("timm", "any model of timm: timm:NAME", "build_timm", ("timm",)),
+        ("hf", "an image model of transformers: hf:DIRECTORY", "build_transformers", ("transformers",)),
+        ("module", "a network of one's own: module:FILE.py:CALLABLE", "build_module", ()),
+    )
+    return [
+        Model(
+            name=name,
+            summary=summary,
+            framework="torch",
+            build=f"cl_kernel.library.backbones.build:{build}",
+            settings=Backbone,
+            argument="" if name == "efficientnet-lite0" else "name",
+            requires=("torch", *requires),
+        )
+        for name, summary, build, requires in rows
     ]
 
 

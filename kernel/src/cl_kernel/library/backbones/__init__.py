@@ -1,0 +1,1 @@
+"""Networks by name from torchvision, timm, transformers, one's own module, and a real one that needs no download."""
