@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cl_kernel.contract.errors import MissingAsset
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, subset
+from cl_kernel.contract.stream import Field, Stream
+from cl_kernel.data.samples import ArraySamples, class_incremental, subset
 from cl_kernel.library.settings import Digits
 from cl_kernel.running.resources import Resources
 
