@@ -327,6 +327,17 @@ def test_both_decoders_give_the_same_pixels(mode: str, tmp_path: Path) -> None:
     assert folders.decoded_jpeg((tmp_path / "p.jpg").read_bytes()[:700]) is None
 
 
+def test_a_turned_jpeg_is_shown_upright(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a" / "p.jpg", quality=100, exif=exif)
+    picture.save(tmp_path / "a" / "q.jpg", quality=100)
+    turned, plain = folders.ImageFiles.scan(tmp_path, 16, 16).take(np.arange(2))["image"]
+    assert np.array_equal(turned, plain[::-1, ::-1])
+
+
 def test_one_resampling_shows_what_two_steps_show(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "a").mkdir()

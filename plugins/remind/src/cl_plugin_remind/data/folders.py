@@ -20,14 +20,13 @@ import numpy as np
 from attrs import define, field
 
 from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, subset
+from cl_kernel.library.pictures import eight_bits, is_picture, open_picture
 from cl_plugin_remind.method.augment import Drawn
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import ImageNet
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
-
-JPEG = b"\xff\xd8"
+JPEG, HEAD, ORIENTATION = b"\xff\xd8", 1 << 17, 0x0112
 MOST_PIXELS = 1 << 26
 """Of what is decoded without Pillow, which has its own limit."""
 
@@ -38,9 +37,10 @@ KEEP_BYTES = 1 << 28
 def decoded_jpeg(content: bytes) -> np.ndarray | None:
     """A whole JPEG as uint8 [H, W, 3] by simplejpeg, where that is installed; pixels equal those Pillow gives.
 
-    :return: None for anything else, damaged files included, which Pillow then reads or names.
+    :return: None for anything else - other formats, CMYK, turned and damaged pictures - which the common reader reads
+        or names.
     """
-    if content[:2] != JPEG or (library := _simplejpeg()) is None:
+    if content[:2] != JPEG or (library := _simplejpeg()) is None or _turned(content):
         return None
     try:
         height, width, colours, _ = library.decode_jpeg_header(content)
@@ -50,6 +50,19 @@ def decoded_jpeg(content: bytes) -> np.ndarray | None:
     except (ValueError, RuntimeError):
         return None
     return pixels
+
+
+def _turned(content: bytes) -> bool:
+    """Whether the camera says that the picture is to be turned; most files say nothing."""
+    if b"Exif\0" not in content[:HEAD]:
+        return False
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(content)) as picture:
+            return bool(picture.getexif().get(ORIENTATION, 1) != 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True
 
 
 @functools.cache
@@ -167,9 +180,7 @@ class ImageFiles:
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         paths, labels = [], []
         for label, name in enumerate(classes):
-            files = sorted(
-                p.relative_to(root).as_posix() for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES
-            )
+            files = sorted(p.relative_to(root).as_posix() for p in (root / name).rglob("*") if is_picture(p))
             if not files:
                 raise BadInput(f"class {name!r} has no images", where=str(root / name))
             paths += files
@@ -226,13 +237,14 @@ class ImageFiles:
         path = self.root / self.paths[row]
         try:
             content = path.read_bytes()
-            if not self.reduced and (pixels := decoded_jpeg(content)) is not None:
-                return Image.fromarray(pixels)
+            if not self.reduced:
+                pixels = decoded_jpeg(content)
+                return open_picture(content, name=str(path)) if pixels is None else Image.fromarray(pixels)
             picture = Image.open(BytesIO(content))
-            if self.reduced and short:
+            if short:
                 scale = short / min(picture.size)
                 picture.draft("RGB", (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            return eight_bits(picture)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"the image cannot be read: {error}", where=str(path)) from error
 
