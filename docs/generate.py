@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,61 @@ def cli_page() -> str:
     return "".join(parts)
 
 
-PAGES: dict[str, Callable[[], str]] = {"hooks.md": hooks_page, "cli.md": cli_page}
+def methods_page() -> str:
+    """Every method of the library: its docstring, the file it stands in, its settings."""
+    import importlib
+
+    from cl_kernel.methods.catalogue import METHODS
+
+    parts = [
+        HEADER,
+        "# Methods\n\n",
+        "Every method is one file of `cl_kernel/methods`: formula, source, settings, losses and learner together. Each "
+        "runs as `clk run --dataset DATA --learner clk:NAME` with any network whose last layer gives a score a class. "
+        "Optimiser, rate, batch and passes mean the same and have the same defaults for all of them unless a method's "
+        "own table says otherwise, so that a comparison compares methods.\n\n",
+        "| method | what it is | memory |\n| --- | --- | --- |\n",
+    ]
+    for name, _, summary, replay in METHODS:
+        parts.append(f"| [`clk:{name}`](#clk{name}) | {summary} | {f'`{replay}`' if replay else ''} |\n")
+    shared: set[str] = set()
+    parts.append("\n## Settings that many share\n\n")
+    base = importlib.import_module("cl_kernel.methods.base")
+    for cls in (base.Reading, base.Optimiser, base.Steps, base.Remembering):
+        mine = [a for a in attrs.fields(cls) if a.name not in shared]
+        parts.append(_settings_table(mine, inspect.getdoc(cls) or ""))
+        shared |= {a.name for a in mine}
+    defaults = {a.name: a.default for a in attrs.fields(base.Remembering)}
+    for name, module, _, _ in METHODS:
+        method = importlib.import_module(f"cl_kernel.methods.{module}")
+        parts += [f"## clk:{name}\n\n", _text(inspect.getdoc(method) or "") + "\n\n"]
+        parts.append(f"In `cl_kernel/methods/{module}.py`.\n\n")
+        own = [a for a in attrs.fields(method.Settings) if defaults.get(a.name, attrs.NOTHING) != a.default]
+        parts.append(_settings_table(own, "") if own else "")
+    return "".join(parts).rstrip() + "\n"
+
+
+def _text(docstring: str) -> str:
+    """The paragraphs of a docstring, without that of the shapes."""
+    paragraphs = [part for part in docstring.split("\n\n") if not part.startswith("Shapes:")]
+    return "\n\n".join(_paragraphs(part) for part in paragraphs)
+
+
+def _settings_table(fields: Sequence[attrs.Attribute[Any]], title: str) -> str:
+    rows = [f"| `{a.name}` | {a.metadata['doc']} | {_default(a)} |\n" for a in fields]
+    return (
+        (f"{title}\n\n" if title else "")
+        + "| setting | meaning | default |\n| --- | --- | --- |\n"
+        + "".join(rows)
+        + "\n"
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/hooks.md": hooks_page,
+    "reference/cli.md": cli_page,
+    "methods.md": methods_page,
+}
 
 
 def gather_changes(version: str, root: Path) -> str:
@@ -151,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     stale = []
     for name, make in PAGES.items():
-        path, text = DOCS / "reference" / name, make()
+        path, text = DOCS / name, make()
         if not path.exists() or path.read_text() != text:
             stale.append(name)
             if not namespace.check:

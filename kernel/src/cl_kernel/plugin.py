@@ -14,6 +14,7 @@ from cl_kernel.contract.offers import Command, Dataset, Executor, Learner, Metri
 from cl_kernel.library import settings, torch_settings
 from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.library.datasets import folder_settings
+from cl_kernel.methods import catalogue as methods
 
 
 @hookimpl
@@ -156,6 +157,12 @@ def clk_replays() -> Sequence[Replay]:
             )
             for name, summary, build, choice in policies
         ),
+        Replay(
+            name="chosen",
+            kind="policy",
+            summary="what its learner chooses (icarl, bic, rainbow, gss, aan)",
+            build="cl_kernel.library.memories.chosen:build",
+        ),
         Replay(name="raw", kind="codec", summary="examples as they are", build="cl_kernel.library.memories.raw:build"),
     ]
 
@@ -197,12 +204,7 @@ def clk_metrics() -> Sequence[Metric]:
 
 @hookimpl
 def clk_learners() -> Sequence[Learner]:
-    """Learners every comparison needs."""
-    torch: dict[str, Any] = {
-        "takes": ("image -> class", "vector -> class", "map -> class"),
-        "framework": "torch",
-        "requires": ("torch",),
-    }
+    """A learner in numpy, and the methods of the library."""
     return [
         Learner(
             name="linear",
@@ -212,33 +214,7 @@ def clk_learners() -> Sequence[Learner]:
             accepts=("memory",),
             settings=settings.Linear,
         ),
-        Learner(
-            name="naive",
-            summary="plain training stage after stage: the lower bound",
-            build="cl_kernel.methods.naive:build",
-            accepts=("model",),
-            defaults={"model": "clk:mlp"},
-            settings="cl_kernel.methods.naive:Settings",
-            **torch,
-        ),
-        Learner(
-            name="er",
-            summary="experience replay: each step also sees remembered examples",
-            build="cl_kernel.methods.er:build",
-            accepts=("model", "memory"),
-            defaults={"model": "clk:mlp", "replay": "clk:reservoir+clk:raw"},
-            settings="cl_kernel.methods.er:Settings",
-            **torch,
-        ),
-        Learner(
-            name="joint",
-            summary="training on everything seen so far: the upper bound",
-            build="cl_kernel.methods.joint:build",
-            accepts=("model",),
-            defaults={"model": "clk:mlp"},
-            settings="cl_kernel.methods.joint:Settings",
-            **torch,
-        ),
+        *methods.offers(),
     ]
 
 

@@ -27,7 +27,7 @@ from cl_kernel.methods.l2 import L2
 from cl_kernel.methods.mas import Mas
 from cl_kernel.methods.online_ewc import OnlineEwc
 from cl_kernel.methods.penalty import Consolidation
-from cl_kernel.methods.si import Si
+from cl_kernel.methods.si import PathIntegral, Si
 from cl_plugin_crumb.data import ilab, lists, toybox
 from cl_plugin_crumb.evaluate import accuracy, statistics, tables
 from cl_plugin_crumb.method import losses, policies
@@ -628,7 +628,13 @@ def compare_parameters(net: nn.Module, z: Case, tag: str) -> None:
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 
-CONSOLIDATIONS: dict[str, type[Consolidation]] = {"l2": L2, "ewc": Ewc, "ewc-online": OnlineEwc, "si": Si, "mas": Mas}
+CONSOLIDATIONS: dict[str, Callable[[float], Consolidation]] = {
+    "l2": L2,
+    "ewc": lambda strength: Ewc(strength, per_sample=False),
+    "ewc-online": lambda strength: OnlineEwc(strength, per_sample=False, decay=1.0),
+    "si": lambda strength: Si(strength, path=PathIntegral(signed=True)),
+    "mas": lambda strength: Mas(strength, per_sample=False),
+}
 
 
 @check("baseline_regularisation")

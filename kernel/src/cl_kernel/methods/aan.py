@@ -2,7 +2,10 @@
 
 ``x_(l+1) = a_l stable_l(x_l) + (1 - a_l) plastic_l(x_l)``: the stable copy keeps the weights of the first stage and
 may only scale and shift its channels; the plastic one learns freely; after each epoch the mixing weights learn on the
-exemplars alone. Source: Liu, Schiele and Sun 2021, https://arxiv.org/abs/2010.05063, eqs. 1 to 4.
+exemplars alone. Source: Liu, Schiele and Sun 2021, https://arxiv.org/abs/2010.05063.
+
+Differs: one mixing weight a level, through a sigmoid, learnt by plain gradient steps after each epoch; the distillation
+has temperature 2 and weight 1.
 
 Shapes: B batch, K classes.
 """
@@ -17,7 +20,17 @@ from attrs import field, frozen
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, frozen_copy, make_optimizer, pack_copy, positive, regain_copy
+from cl_kernel.methods.base import (
+    Remembering,
+    Training,
+    frozen_copy,
+    make_optimizer,
+    old_columns,
+    pack_copy,
+    positive,
+    regain_copy,
+    variant,
+)
 from cl_kernel.methods.exemplar_sets import ExemplarSets, embed, nearest_mean_scores, score_layer
 from cl_kernel.methods.lazy import F, nn, torch
 
@@ -36,6 +49,7 @@ class Settings(Remembering):
     """AAN on iCaRL."""
 
     mix_lr: float = field(default=1e-2, validator=positive, metadata=doc("learning rate of the aggregation weights"))
+    variant: str = variant("exemplars of a class are not chosen again when it comes again")
 
 
 class Aan(Training[Settings]):
@@ -61,7 +75,7 @@ class Aan(Training[Settings]):
             if stage.index == 1:
                 self._branch()
         batches = self.begin(stage, ctx)
-        n_old = self.seen.n_old(stage.index)
+        n_old = old_columns(self, stage)
         for epoch in self.epochs(stage):
             for _, inputs, labels in self.steps(batches, stage, ctx, epoch):
                 x, y = inputs, labels
@@ -77,9 +91,12 @@ class Aan(Training[Settings]):
                 self.descend(loss)
                 self.stepped(ctx, loss=loss.detach())
             self._aggregate(stage)
-        share = self.memory.capacity // len(self.seen)
-        self.sets.trim(share)
-        self.sets.choose(stage, batches, share)
+        if self.settings.variant == "paper":
+            self.sets.herd(stage, batches, self.sets.rooms(ctx))
+        else:
+            rooms = self.sets.equal_rooms()
+            self.sets.trim(rooms)
+            self.sets.choose(stage, batches, rooms)
 
     def _branches(self) -> TwoBranches | None:
         """The learning part once there are two branches."""

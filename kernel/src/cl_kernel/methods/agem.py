@@ -1,7 +1,11 @@
 """A-GEM: the step does not hurt the loss on the memory as a whole.
 
 Where ``<g, g_ref> < 0``, ``g~ = g - <g, g_ref> / <g_ref, g_ref> g_ref``. Source: Chaudhry et al. 2019,
-https://arxiv.org/abs/1812.00420, eqs. 10 and 11.
+https://arxiv.org/abs/1812.00420.
+
+``g_ref`` is the gradient of the mean loss on a batch drawn from the memory. Differs: what is remembered of a stage is a
+random share of it, taken at its end. Variant ``crumb`` goes through the whole memory at every step and adds the
+gradients of its mini-batches up.
 
 Shapes: P parameters in all.
 """
@@ -14,9 +18,9 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, not_negative
+from cl_kernel.methods.base import Remembering, Training, not_negative, variant
 from cl_kernel.methods.gem import remembered
-from cl_kernel.methods.gradients import flat_gradient, reference_gradient, set_gradient
+from cl_kernel.methods.gradients import flat_gradient, gradient_of, reference_gradient, set_gradient
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +36,11 @@ class Settings(Remembering):
     """A-GEM."""
 
     reference_batch: int = field(
-        default=0, validator=not_negative, metadata=doc("mini-batch of the memory; 0: a tenth of the batch plus one")
+        default=0,
+        validator=not_negative,
+        metadata=doc("examples drawn a step; 0: as many as new ones (crumb: a tenth of the batch plus one)"),
     )
+    variant: str = variant("the reference is the sum of the gradients of all mini-batches of the memory")
 
 
 def agem(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -59,18 +66,32 @@ class Agem(Training[Settings]):
     def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One stage: projected steps; at its end an equal random share of every stage stays remembered."""
         batches = self.begin(stage, ctx)
-        size = self.settings.reference_batch or self.settings.batch_size // 10 + 1
-        old = [remembered(self, stage, earlier) for earlier in range(stage.index)]
-        old = [(x, self.seen.columns_of(y)) for x, y in old if len(y)]
+        old = self._everything(stage) if self.settings.variant == "crumb" else []
         for epoch in self.epochs(stage):
             for _, inputs, labels in self.steps(batches, stage, ctx, epoch):
-                reference = reference_gradient(self.upper, old, len(self.seen), size) if old else None
+                reference = self._reference(stage, old)
                 loss = self.seen.cross_entropy(self.upper(inputs), labels)
                 self.optimizer.zero_grad()
                 loss.backward()
                 agem_step(self.parameters, reference, self.optimizer)
                 self.stepped(ctx, loss=loss.detach())
         self.remember(stage, batches, ctx, group=stage.index)
+
+    def _everything(self, stage: Stage) -> list[tuple[Tensor, Tensor]]:
+        """Inputs and score columns of all that is remembered of each earlier stage."""
+        old = [remembered(self, stage, earlier) for earlier in range(stage.index)]
+        return [(x, self.seen.columns_of(y)) for x, y in old if len(y)]
+
+    def _reference(self, stage: Stage, old: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """Gradient on what is remembered; None while nothing is."""
+        size = self.settings.reference_batch
+        if self.settings.variant == "crumb":
+            size = size or self.settings.batch_size // 10 + 1
+            return reference_gradient(self.upper, old, len(self.seen), size) if old else None
+        if not len(self.memory):
+            return None
+        x, y = self.decoded(stage.train.spec, self.memory.draw(size or self.settings.batch_size))
+        return gradient_of(self.seen.cross_entropy(self.upper(x), y), self.parameters)
 
 
 def build(settings: Settings, setup: Setup) -> Agem:

@@ -8,7 +8,7 @@ Shapes: B batch, K classes of the stream.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import attrs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
     from cl_kernel.torch.loaders import Batches
+    from cl_kernel.torch.split import Split
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 positive: Validator = validators.gt(0)
@@ -37,7 +38,15 @@ share: Validator = validators.and_(validators.ge(0), validators.le(1))
 
 
 @frozen(kw_only=True)
-class Optimiser:
+class Reading:
+    """How samples are read."""
+
+    batch_size: int = field(default=32, validator=positive, metadata=doc("new examples a step"))
+    predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
+
+
+@frozen(kw_only=True)
+class Optimiser(Reading):
     """Optimiser and steps."""
 
     lr: float = field(default=0.1, validator=positive, metadata=doc("learning rate"))
@@ -47,8 +56,6 @@ class Optimiser:
         default="sgd", validator=validators.in_(("sgd", "adam", "adamw")), metadata=doc("sgd, adam or adamw")
     )
     epochs: int = field(default=1, validator=positive, metadata=doc("passes over a stage"))
-    batch_size: int = field(default=32, validator=positive, metadata=doc("new examples a step"))
-    predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
 
 
 @frozen(kw_only=True)
@@ -72,8 +79,21 @@ class Remembering(Steps):
     )
 
 
+VARIANTS = ("paper", "crumb")
+
+
+def variant(what_crumb_does: str, *more: str, text: str = "") -> str:
+    """A setting that chooses between the paper's method and what CRUMB's comparison ran."""
+    chosen: str = field(
+        default="paper",
+        validator=validators.in_((*VARIANTS, *more)),
+        metadata=doc(f"paper; crumb, as in CRUMB's comparison: {what_crumb_does}{text}"),
+    )
+    return chosen
+
+
 S = TypeVar("S", bound=Steps, covariant=True)
-AnySettings = TypeVar("AnySettings", bound=Optimiser)
+AnySettings = TypeVar("AnySettings", bound=Reading)
 
 
 def with_defaults(settings: type[AnySettings], name: str, **defaults: Any) -> type[AnySettings]:
@@ -143,18 +163,20 @@ class Training(Generic[S]):
         self._tests = TestCache()
 
     def _make_memory(self, setup: Setup) -> Memory:
-        from cl_kernel.torch.loaders import input_name, label_name
-        from cl_kernel.torch.split import memory_fields
-
-        spec = setup.stream.spec
-        if self.keeps_features:
-            fields = memory_fields(self.network, spec, self.device)
-        else:
-            fields = {name: spec[name] for name in (input_name(spec), label_name(spec))}
+        fields = self.remembered_fields(setup.stream.spec)
         memory = setup.memory(fields) if setup.memory is not None else None
         if memory is None:
             raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
         return memory
+
+    def remembered_fields(self, spec: Mapping[str, Field]) -> dict[str, Field]:
+        """Fields of a remembered example, from those of a sample."""
+        from cl_kernel.torch.loaders import input_name, label_name
+        from cl_kernel.torch.split import memory_fields
+
+        if self.keeps_features:
+            return memory_fields(self.network, spec, self.device)
+        return {name: spec[name] for name in (input_name(spec), label_name(spec))}
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of the part that learns."""
@@ -218,6 +240,33 @@ class Training(Generic[S]):
         order = ctx.rng("order", stage.index, epoch).permutation(n) if self.settings.shuffle else np.arange(n)
         yield from batches(order, self.settings.batch_size, self.position)
 
+    def mixed_steps(
+        self,
+        batches: Batches,
+        stage: Stage,
+        ctx: StreamContext,
+        epoch: int,
+        extra: tuple[Tensor, Tensor] | None,
+        rows: np.ndarray | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of each batch of an epoch over new and extra examples, shuffled together.
+
+        :param extra: inputs and labels, the same whenever the stage is taken up.
+        :param rows: the new examples that take part; None for all.
+        """
+        rows = np.arange(len(stage.train)) if rows is None else rows
+        n_new, n_extra = len(rows), 0 if extra is None else len(extra[1])
+        order = ctx.rng("order", stage.index, epoch).permutation(n_new + n_extra)[self.position :]
+        size = self.settings.batch_size
+        pieces = [order[at : at + size] for at in range(0, len(order), size)]
+        news = batches.of([rows[piece[piece < n_new]] for piece in pieces])
+        for piece, (_, inputs, labels) in zip(pieces, news, strict=False):
+            if extra is None:
+                yield inputs, labels
+                continue
+            index = torch.from_numpy(piece[piece >= n_new] - n_new).to(inputs.device)
+            yield torch.cat([inputs, extra[0][index]]), torch.cat([labels, extra[1][index]])
+
     def descend(self, loss: Tensor) -> None:
         """One step of the optimiser down this loss."""
         self.optimizer.zero_grad()
@@ -239,19 +288,25 @@ class Training(Generic[S]):
 
         :param spec: fields of the samples.
         """
+        return self.read(spec, self.memory.take(slots))
+
+    def read(self, spec: Mapping[str, Field], old: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The same for examples already taken from the memory."""
         from cl_kernel.torch.loaders import as_tensor, input_name, label_name, to_input
         from cl_kernel.torch.split import FEATURES
 
-        old = self.memory.take(slots)
         label = as_tensor(old[label_name(spec)], self.device).long()
         if FEATURES in old:
             return as_tensor(old[FEATURES], self.device).float(), label
         inputs = to_input(old[input_name(spec)], spec[input_name(spec)], self.device)
         return self.network.features(inputs) if self.network.is_cut else inputs, label
 
-    def offer(self, stage: Stage, rows: np.ndarray, inputs: Tensor, groups: np.ndarray) -> np.ndarray:
+    def offer(
+        self, stage: Stage, rows: np.ndarray, inputs: Tensor, groups: np.ndarray, **more: np.ndarray
+    ) -> np.ndarray:
         """Offer examples to the memory; ``inputs`` as the learning part reads them.
 
+        :param more: further fields that are kept with each.
         :return: slot of each, -1 where it was not kept.
         """
         from cl_kernel.torch.loaders import input_name, label_name
@@ -261,8 +316,8 @@ class Training(Generic[S]):
         source, label = input_name(spec), label_name(spec)
         if self.network.is_cut and self.keeps_features:
             labels = stage.train.take(rows, [label])[label]
-            return self.memory.add({FEATURES: inputs.detach().cpu().numpy(), label: labels}, groups)
-        return self.memory.add(stage.train.take(rows, [source, label]), groups)
+            return self.memory.add({FEATURES: inputs.detach().cpu().numpy(), label: labels, **more}, groups)
+        return self.memory.add({**stage.train.take(rows, [source, label]), **more}, groups)
 
     def remember(self, stage: Stage, batches: Batches, ctx: StreamContext, group: int | None = None) -> None:
         """Offer the whole stage to the memory, in random order, grouped by class or all as one group."""
@@ -285,21 +340,10 @@ class Training(Generic[S]):
 
         :param score: inputs -> [n, classes seen], columns in order of appearance.
         """
-        from cl_kernel.torch import evaluate
-        from cl_kernel.torch.loaders import Batches
-        from cl_kernel.torch.split import frozen_part
-
-        batches = Batches(samples, self.device, transform=frozen_part(self.network))
-
-        def full(inputs: Tensor) -> Tensor:
-            scores = score(inputs)
-            padded = scores.new_full((len(scores), self.n_classes), -torch.inf)
-            padded[:, self.seen.order] = scores
-            return padded
-
         training = self.network.training
         self.network.eval()
-        yield from evaluate.predict(full, batches, self.settings.predict_batch)
+        order, size = self.seen.order, self.settings.predict_batch
+        yield from predictions(self.network, self.device, samples, score, order, self.n_classes, size)
         self.network.train(training)
 
     def kept(self) -> dict[str, Tree]:
@@ -336,6 +380,41 @@ class Training(Generic[S]):
         self.seen.load(tree["seen"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
         self.regain(tree)
+
+
+def predictions(
+    network: Split,
+    device: torch.device,
+    samples: Samples,
+    score: Callable[[Tensor], Tensor],
+    order: Sequence[int],
+    n_classes: int,
+    size: int,
+) -> Iterator[dict[str, Any]]:
+    """``scores`` float32 [n, n_classes] and ``class`` int64 [n] of samples, ``size`` at a time.
+
+    :param score: what the learning part reads -> [n, classes seen], columns in the order of ``order``.
+    """
+    from cl_kernel.torch import evaluate
+    from cl_kernel.torch.loaders import Batches
+    from cl_kernel.torch.split import frozen_part
+
+    def full(inputs: Tensor) -> Tensor:
+        scores = score(inputs)
+        padded = scores.new_full((len(scores), n_classes), -torch.inf)
+        padded[:, list(order)] = scores
+        return padded
+
+    yield from evaluate.predict(full, Batches(samples, device, transform=frozen_part(network)), size)
+
+
+def old_columns(training: Training[Steps], stage: Stage) -> int:
+    """How many score columns an earlier network has something to say about: classes seen before the stage.
+
+    Variant ``crumb`` counts the classes seen that are none of the stage's, which is the same unless classes repeat.
+    """
+    crumb = getattr(training.settings, "variant", "paper") != "paper"
+    return training.seen.n_absent(stage.index) if crumb else training.seen.n_before(stage.index)
 
 
 def pack_copy(network: nn.Module | None) -> Tree:

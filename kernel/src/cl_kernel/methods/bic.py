@@ -1,8 +1,13 @@
 """BiC: exemplars and distillation, then two numbers that undo the bias of the scores towards the newest classes.
 
 ``L = share * L_distilled + (1 - share) * L_labels`` with ``share = old classes / classes seen`` and a distillation at a
-temperature; then ``scale * score + shift`` for the newest classes, fitted on held-out examples. Source: Wu et al.
-2019, https://arxiv.org/abs/1905.13260, eqs. 1 to 5.
+temperature from the old network's corrected scores, over new examples and exemplars together; then ``scale * score +
+shift`` for the classes that the newest stage brought, fitted on held-out examples, as many of each class. Source: Wu et
+al. 2019, https://arxiv.org/abs/1905.13260.
+
+Only the newest correction is applied, in prediction and in the teacher: the network has learnt the earlier ones from
+its teacher. Differs: exemplars are herded as in ``icarl``. Variant ``crumb`` applies the corrections of all stages one
+beside the other, and holds out a random share of new examples and of exemplars.
 
 Shapes: B batch, n classes seen.
 """
@@ -16,7 +21,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, positive, regain_copy, share
+from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, positive, regain_copy, share, variant
 from cl_kernel.methods.exemplar_sets import ExemplarSets
 from cl_kernel.methods.lazy import F, torch
 
@@ -36,10 +41,12 @@ class Settings(Remembering):
 
     temperature: float = field(default=2.0, validator=positive, metadata=doc("temperature of the distillation"))
     held_out: float = field(default=0.1, validator=share, metadata=doc("share of examples kept for the bias layer"))
-    bias_epochs: int = field(default=50, validator=positive, metadata=doc("passes for the bias layer"))
+    bias_epochs: int = field(default=200, validator=positive, metadata=doc("passes for the bias layer"))
+    bias_lr: float = field(default=0.05, validator=positive, metadata=doc("learning rate of the bias layer"))
+    variant: str = variant("corrections of all stages add up, the bias set is not balanced by class")
 
 
-def fit_bias(scores: Tensor, columns: Tensor, n_new: int, n_epochs: int, lr: float = 1e-2) -> tuple[float, float]:
+def fit_bias(scores: Tensor, columns: Tensor, n_new: int, n_epochs: int, lr: float) -> tuple[float, float]:
     """Scale and shift of the newest columns that minimise the cross-entropy, by Adam on the whole set.
 
     :param scores: [B, n], the newest classes last. :param columns: right ones, [B].
@@ -72,7 +79,72 @@ class Bic(Training[Settings]):
         batches = self.begin(stage, ctx)
         if self.at_start():
             self.old = frozen_copy(self.upper) if stage.index else None
-        n_old = self.seen.n_old(stage.index)
+        if self.settings.variant == "paper":
+            self._learn_together(batches, stage, ctx)
+        else:
+            self._learn_in_turn(batches, stage, ctx)
+
+    def _learn_together(self, batches: Batches, stage: Stage, ctx: StreamContext) -> None:
+        """Epochs over new examples and exemplars, the newest correction, new exemplars."""
+        n_before = self.seen.n_before(stage.index)
+        n_new = len(self.seen) - n_before
+        rows = np.arange(len(stage.train))
+        extra, aside = self._apart(batches, stage, ctx) if len(self.sets) and n_new else (self._all(stage), None)
+        if aside is not None:
+            rows = np.setdiff1d(rows, aside[0])
+        for epoch in self.epochs(stage):
+            for x, y in self.mixed_steps(batches, stage, ctx, epoch, extra, rows):
+                loss = self._loss(x, y, n_before)
+                self.descend(loss)
+                self.stepped(ctx, loss=loss.detach())
+        self.bias.append((1.0, 0.0))
+        if aside is not None:
+            self._fit(*aside[1:], n_new)
+        self.sets.herd(stage, batches, self.sets.rooms(ctx))
+
+    def _all(self, stage: Stage) -> tuple[Tensor, Tensor] | None:
+        return self.sets.all(stage) if len(self.sets) else None
+
+    def _apart(
+        self, batches: Batches, stage: Stage, ctx: StreamContext
+    ) -> tuple[tuple[Tensor, Tensor], tuple[np.ndarray, Tensor, Tensor] | None]:
+        """Exemplars to train on, and what sets the bias layer: as many examples of each class, old and new.
+
+        :return: exemplars; rows of new examples held out, and inputs and labels of all that is held out. None and a
+            note where a class has a single example.
+        """
+        kept, labels = self.sets.all(stage)
+        label = labels.cpu().numpy()
+        rows, given, new_labels = self.sets.whole(stage, batches)
+        new = new_labels.cpu().numpy()
+        before = self.seen.n_before(stage.index)
+        fresh = [c for c in self.seen.order[before:] if (new == c).any()]
+        sizes = [int((label == c).sum()) for c in np.unique(label)] + [int((new == c).sum()) for c in fresh]
+        n = min(max(1, round(self.settings.held_out * min(sizes))), min(sizes) - 1)
+        if not fresh or n < 1:
+            ctx.note("no bias is fitted: a class has too few examples to hold one out")
+            return (kept, labels), None
+        rng = ctx.rng("bias set", stage.index)
+        old_aside = np.concatenate([rng.permutation(np.flatnonzero(label == c))[:n] for c in np.unique(label)])
+        new_aside = np.concatenate([rng.permutation(np.flatnonzero(new == c))[:n] for c in fresh])
+        stay = torch.from_numpy(np.setdiff1d(np.arange(len(label)), old_aside)).to(kept.device)
+        old_index, new_index = (torch.from_numpy(index).to(kept.device) for index in (old_aside, new_aside))
+        x = torch.cat([kept[old_index], given[new_index]])
+        y = torch.cat([labels[old_index], new_labels[new_index]])
+        return (kept[stay], labels[stay]), (rows[new_aside], x, y)
+
+    def _fit(self, x: Tensor, y: Tensor, n_new: int) -> None:
+        """Scale and shift of the newest classes."""
+        settings = self.settings
+        self.network.eval()
+        with torch.no_grad():
+            scores = self._corrected(self.seen.scores(self.upper(x)))
+        self.bias[-1] = fit_bias(scores, self.seen.columns_of(y), n_new, settings.bias_epochs, settings.bias_lr)
+        self.network.train()
+
+    def _learn_in_turn(self, batches: Batches, stage: Stage, ctx: StreamContext) -> None:
+        """New examples and as many drawn exemplars; a share of both, held out at random, sets the bias layer."""
+        n_old = self.seen.n_absent(stage.index)
         held = ctx.rng("held out", stage.index).random(len(stage.train)) < self.settings.held_out
         exemplars = self._exemplars(stage, ctx) if len(self.sets) else None
         for epoch in self.epochs(stage):
@@ -92,9 +164,9 @@ class Bic(Training[Settings]):
         self.bias.append((1.0, 0.0))
         if exemplars is not None and bool(exemplars[2].any()) and held.any():
             self._set_bias(batches, np.flatnonzero(held), *exemplars)
-        share = self.memory.capacity // len(self.seen)
-        self.sets.trim(share)
-        self.sets.choose(stage, batches, share)
+        rooms = self.sets.equal_rooms()
+        self.sets.trim(rooms)
+        self.sets.choose(stage, batches, rooms)
 
     def _exemplars(self, stage: Stage, ctx: StreamContext) -> tuple[Tensor, Tensor, Tensor]:
         """All exemplars, their labels, and which of them are held out."""
@@ -124,6 +196,9 @@ class Bic(Training[Settings]):
         return share * distilled + (1 - share) * plain
 
     def _corrected(self, scores: Tensor) -> Tensor:
+        """Scores of the first classes seen, the newest ones of those that have a correction corrected."""
+        if self.settings.variant == "paper":
+            return self._newest_corrected(scores)
         out, at = [], 0
         for classes, (scale, shift) in zip(self.seen.by_stage, self.bias, strict=False):
             out.append(scores[:, at : at + len(classes)] * scale + shift)
@@ -131,18 +206,20 @@ class Bic(Training[Settings]):
         out.append(scores[:, at:])
         return torch.cat(out, 1)
 
+    def _newest_corrected(self, scores: Tensor) -> Tensor:
+        if not self.bias:
+            return scores
+        first, last = (self.seen.n_before(index) for index in (len(self.bias) - 1, len(self.bias)))
+        scale, shift = self.bias[-1]
+        return torch.cat([scores[:, :first], scores[:, first:last] * scale + shift, scores[:, last:]], 1)
+
     def _set_bias(self, batches: Batches, held: np.ndarray, kept: Tensor, kept_labels: Tensor, aside: Tensor) -> None:
         """Fit scale and shift of the newest classes on held-out examples, as many new as old."""
         parts = [(x, y) for _, x, y in batches(held, self.settings.predict_batch)]
         x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         pick = torch.from_numpy(self.rng.permutation(len(x))[: max(int(aside.sum()), 1)]).to(x.device)
         x, y = torch.cat([kept[aside], x[pick]]), torch.cat([kept_labels[aside], y[pick]])
-        self.network.eval()
-        with torch.no_grad():
-            scores = self._corrected(self.seen.scores(self.upper(x)))
-        n_new = len(self.seen.by_stage[-1])
-        self.bias[-1] = fit_bias(scores, self.seen.columns_of(y), n_new, self.settings.bias_epochs)
-        self.network.train()
+        self._fit(x, y, len(self.seen.by_stage[-1]))
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """Corrected scores over the classes seen."""

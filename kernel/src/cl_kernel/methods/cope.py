@@ -2,7 +2,7 @@
 
 ``p_c <- normalise(m p_c + (1 - m) mean of the batch's class c)``; the loss draws each example to its class's
 prototype and its batch mates, and pushes others away. Source: De Lange and Tuytelaars 2021,
-https://arxiv.org/abs/2009.00919, eqs. 3 to 7.
+https://arxiv.org/abs/2009.00919.
 
 Shapes: B batch, D embedding, K classes.
 """

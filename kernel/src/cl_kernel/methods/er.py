@@ -1,7 +1,7 @@
 """Experience replay: each step also sees remembered examples.
 
 ``L = mean cross-entropy of a batch of n new and m remembered examples``; what is remembered is the memory policy's
-choice. Source: Chaudhry et al. 2019, On Tiny Episodic Memories, https://arxiv.org/abs/1902.10486, algorithm 1.
+choice. Source: Chaudhry et al. 2019, On Tiny Episodic Memories, https://arxiv.org/abs/1902.10486.
 
 Shapes: n new examples, m remembered ones, K classes.
 """

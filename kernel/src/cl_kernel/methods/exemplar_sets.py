@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cl_kernel.contract.stream import Field, Stage
+    from cl_kernel.running.loop import StreamContext
     from cl_kernel.torch.loaders import Batches
 
 EPS = 1e-12
@@ -134,18 +135,34 @@ class ExemplarSets:
             raise Mismatch(
                 f"this learner chooses its examples itself, but the policy is {type(policy).__name__}",
                 where="--replay",
-                fix="--replay crumb:chosen+raw",
+                fix="--replay chosen+raw",
             )
         self.policy = cast("Obedient", policy)
 
     def __len__(self) -> int:
         return sum(map(len, self.slots.values()))
 
-    def trim(self, n: int) -> None:
-        """Keep the first n of each class."""
+    def trim(self, rooms: Mapping[int, int]) -> None:
+        """Keep the first of each class, as many as it has room for."""
         for c, slots in self.slots.items():
-            self.policy.drop(slots[n:])
-            self.slots[c] = slots[:n]
+            self.policy.drop(slots[rooms[c] :])
+            self.slots[c] = slots[: rooms[c]]
+
+    def rooms(self, ctx: StreamContext) -> dict[int, int]:
+        """How many examples each class seen may keep: equal shares of the memory.
+
+        A memory smaller than the number of classes keeps one example of each class that came first, and says so.
+        """
+        capacity, order = self.training.memory.capacity, self.training.seen.order
+        if share := capacity // len(order):
+            return dict.fromkeys(order, share)
+        ctx.note(f"a memory of {capacity} keeps one example of the first {capacity} of {len(order)} classes")
+        return {c: int(at < capacity) for at, c in enumerate(order)}
+
+    def equal_rooms(self) -> dict[int, int]:
+        """Equal shares, none where the memory is smaller than the number of classes."""
+        order = self.training.seen.order
+        return dict.fromkeys(order, self.training.memory.capacity // len(order))
 
     def add(self, stage: Stage, c: int, rows: np.ndarray, inputs: Tensor) -> None:
         """Keep these samples of a class, best first; as many as there is room for."""
@@ -164,20 +181,59 @@ class ExemplarSets:
         """Up to n different ones."""
         return self.training.decoded(stage.train.spec, rng.permutation(self.held())[:n])
 
-    def choose(self, stage: Stage, batches: Batches, n: int, *, shipped: bool = False) -> None:
-        """Herd n exemplars of each class the stage brings."""
+    def replace(self, stage: Stage, c: int, order: np.ndarray, rows: np.ndarray, inputs: Tensor) -> None:
+        """Keep these of a class' candidates, in this order: its exemplars so far, then the new samples.
+
+        :param order: candidate numbers; those below the number of exemplars so far are exemplars.
+        :param rows: of the new samples, ``inputs`` as the learning part reads them.
+        """
+        held = self.slots.get(c, np.zeros(0, np.int64))
+        old = order < len(held)
+        self.policy.drop(np.setdiff1d(held, held[order[old]]))
+        new = order[~old] - len(held)
+        slots = np.full(len(order), -1, np.int64)
+        slots[old] = held[order[old]]
+        if len(new):
+            index = torch.from_numpy(new).to(inputs.device)
+            slots[~old] = self.training.offer(stage, rows[new], inputs[index], np.full(len(new), c))
+        self.slots[c] = slots[slots >= 0]
+
+    def candidates(self, stage: Stage, c: int, inputs: Tensor) -> Tensor:
+        """A class' exemplars so far, then new samples of it, as the learning part reads them."""
+        held = self.slots.get(c)
+        if held is None or not len(held):
+            return inputs
+        return torch.cat([self.training.decoded(stage.train.spec, held)[0], inputs])
+
+    def whole(self, stage: Stage, batches: Batches) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Rows, inputs and labels of the whole stage."""
+        rows, inputs, labels = (list(part) for part in zip(*self.training.in_order(batches, stage), strict=True))
+        return np.concatenate(rows), torch.cat(inputs), torch.cat(labels)
+
+    def herd(self, stage: Stage, batches: Batches, rooms: Mapping[int, int]) -> None:
+        """Herd the exemplars of each class of the stage, from those it has and its new samples."""
+        self.trim(rooms)
+        rows, given, labels = self.whole(stage, batches)
+        for c in self.training.seen.by_stage[stage.index]:
+            mine = (labels == c).nonzero()[:, 0]
+            if len(mine):
+                features = features_of(self.training.upper, self.candidates(stage, c, given[mine]))
+                order = herding(features, rooms[c]).numpy()
+                self.replace(stage, c, order, rows[mine.cpu().numpy()], given[mine])
+
+    def choose(self, stage: Stage, batches: Batches, rooms: Mapping[int, int], *, shipped: bool = False) -> None:
+        """Herd exemplars of each class that has none yet."""
         training = self.training
-        rows, inputs, labels = (list(part) for part in zip(*training.in_order(batches, stage), strict=True))
-        row, given, label = np.concatenate(rows), torch.cat(inputs), torch.cat(labels)
+        row, given, label = self.whole(stage, batches)
         for c in training.seen.by_stage[stage.index]:
             mine = (label == c).nonzero()[:, 0]
             if not len(mine) or c in self.slots:
                 continue
             if shipped:
                 with torch.no_grad():
-                    order = herding_shipped(training.seen.scores(training.upper(given[mine])), n)
+                    order = herding_shipped(training.seen.scores(training.upper(given[mine])), rooms[c])
             else:
-                order = herding(features_of(training.upper, given[mine]), n)
+                order = herding(features_of(training.upper, given[mine]), rooms[c])
             chosen = mine[order.to(mine.device)]
             self.add(stage, c, row[chosen.cpu().numpy()], given[chosen])
 

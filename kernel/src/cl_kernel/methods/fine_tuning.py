@@ -7,12 +7,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_kernel.methods.penalty import Penalised, Penalty
+from attrs import frozen
+
+from cl_kernel.methods.base import Steps, Training
 
 if TYPE_CHECKING:
+    from cl_kernel.contract.interfaces import Tree
+    from cl_kernel.contract.stream import Stage
+    from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
 
 
-def build(settings: Penalty, setup: Setup) -> Penalised:
+@frozen(kw_only=True)
+class Settings(Steps):
+    """Fine-tuning."""
+
+
+class FineTuning(Training[Steps]):
+    """Plain training."""
+
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
+        """One stage."""
+        batches = self.begin(stage, ctx)
+        for epoch in self.epochs(stage):
+            for _, inputs, labels in self.steps(batches, stage, ctx, epoch):
+                loss = self.seen.cross_entropy(self.upper(inputs), labels)
+                self.descend(loss)
+                self.stepped(ctx, loss=loss.detach())
+
+    def kept(self) -> dict[str, Tree]:
+        """Nothing, under the name that penalties have."""
+        return {"keeper": None}
+
+
+def build(settings: Steps, setup: Setup) -> FineTuning:
     """Learner ``fine-tuning``."""
-    return Penalised(settings, setup, None)
+    return FineTuning(settings, setup)

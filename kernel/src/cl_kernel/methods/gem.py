@@ -1,8 +1,11 @@
 """Gradient episodic memory: the step hurts the loss on no earlier stage's memory.
 
 The gradient ``g`` is replaced by the nearest ``g~`` with ``<g~, g_k> >= 0`` for the gradient ``g_k`` on each stage's
-memory, by the dual problem ``min_v 0.5 v'GG'v + g'G'v``, ``v >= margin``, ``g~ = G'v + g``. Source: Lopez-Paz and
-Ranzato 2017, https://arxiv.org/abs/1706.08840, eqs. 8 to 11.
+memory, by the dual problem ``min_v 0.5 v'GG'v + g'G'v``, ``v >= 0``, ``g~ = G'(v + margin) + g``. Source: Lopez-Paz
+and Ranzato 2017, https://arxiv.org/abs/1706.08840.
+
+Differs: what is remembered of a stage is a random share of it, taken at its end. Variant ``crumb`` solves the problem
+as in the authors' release, ``v >= margin`` with a small ridge on ``GG'``.
 
 Shapes: P parameters in all, T earlier stages.
 """
@@ -16,7 +19,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, not_negative
+from cl_kernel.methods.base import Remembering, Training, not_negative, variant
 from cl_kernel.methods.gradients import flat_gradient, reference_gradient, set_gradient
 from cl_kernel.methods.lazy import torch
 
@@ -32,11 +35,33 @@ if TYPE_CHECKING:
 class Settings(Remembering):
     """GEM."""
 
-    margin: float = field(default=1.0, validator=not_negative, metadata=doc("lower bound of the dual variables"))
+    margin: float = field(
+        default=0.5,
+        validator=not_negative,
+        metadata=doc("added to the dual solution, the paper's gamma: steps that help earlier stages"),
+    )
+    variant: str = variant("the margin bounds the dual variables, a ridge of 0.001 is added to the problem")
+
+
+def project(gradient: Tensor, stages: Tensor, margin: float = 0.0) -> Tensor:
+    """The nearest gradient that hurts none of the earlier stages; further towards them by the margin.
+
+    The dual problem is the non-negative least-squares problem ``min_v |G'v + g|``, solved exactly in float64.
+
+    :param stages: gradients on the memories, [T, P].
+    """
+    from scipy.optimize import nnls
+
+    if len(stages) == 0 or not bool((stages @ gradient < 0).any()):
+        return gradient
+    rows = stages.double().cpu().numpy()
+    basis, triangle = np.linalg.qr(rows.T)
+    v = nnls(triangle, -(basis.T @ gradient.double().cpu().numpy()))[0] + margin
+    return torch.as_tensor(v @ rows, dtype=gradient.dtype, device=gradient.device) + gradient
 
 
 def gem(gradient: Tensor, stages: Tensor, margin: float = 1.0, ridge: float = 1e-3) -> Tensor:
-    """The nearest gradient that hurts none of the earlier stages, by its small dual problem in float64.
+    """As in the authors' release: the dual variables are bounded by the margin.
 
     Minimises ``0.5 v'Pv - q'v`` over ``v >= margin`` with ``P = GG' + ridge I`` and ``q = -Gg``; the result is
     ``G'v + g``. Solved exactly as a non-negative least-squares problem on a Cholesky factor of P.
@@ -89,7 +114,8 @@ class Gem(Training[Settings]):
                 loss.backward()
                 if stages:
                     gradient = flat_gradient(self.parameters)
-                    set_gradient(self.parameters, gem(gradient, torch.stack(stages), self.settings.margin))
+                    turn = gem if self.settings.variant == "crumb" else project
+                    set_gradient(self.parameters, turn(gradient, torch.stack(stages), self.settings.margin))
                 self.optimizer.step()
                 self.stepped(ctx, loss=loss.detach())
         self.remember(stage, batches, ctx, group=stage.index)

@@ -5,13 +5,41 @@ Shapes: P parameters in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+PER_SAMPLE_BYTES = 1 << 26
+"""Gradients of single samples that are held at a time take about this much."""
+
+
+def per_sample_gradients(
+    model: nn.Module, inputs: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of each sample's own loss, vectorised, some samples at a time.
+
+    :param targets: one for each input, handed to ``loss``.
+    :param loss: scores [K] and target of one sample -> its loss.
+    :return: name of each parameter that learns -> gradients [n, ...] of the next n samples.
+    """
+    from torch.func import functional_call, grad, vmap
+
+    learning = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    others = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    others |= dict(model.named_buffers())
+
+    def of_one(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        return loss(functional_call(model, (parameters, others), (x[None],))[0], target)
+
+    each = vmap(grad(of_one), in_dims=(None, 0, 0))
+    size = max(1, PER_SAMPLE_BYTES // (4 * max(1, sum(p.numel() for p in learning.values()))))
+    for x, target in zip(inputs.split(size), targets.split(size), strict=True):
+        yield each(learning, x, target)
 
 
 def flat_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -2,7 +2,7 @@
 
 A newcomer's score is ``1 + max cos(g, g_m)`` over gradients of batches of the memory; with the memory full, a slot
 drawn in proportion to its own score gives way with probability ``score_slot / (score_slot + score_newcomer)``.
-Source: Aljundi et al. 2019, https://arxiv.org/abs/1903.08671, algorithm 2.
+Source: Aljundi et al. 2019, https://arxiv.org/abs/1903.08671.
 """
 
 from __future__ import annotations

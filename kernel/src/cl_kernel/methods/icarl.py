@@ -1,7 +1,14 @@
 """iCaRL: herded exemplars, distillation, and the nearest mean of exemplars to predict.
 
-Exemplars of a class are chosen one by one so that their mean stays nearest to the class mean; the memory is shared
-alike by the classes seen. Source: Rebuffi et al. 2017, https://arxiv.org/abs/1611.07725, algorithms 1 to 5.
+The loss is the binary cross-entropy of every column, over new examples and exemplars together, to one-hot labels whose
+columns of classes seen before are the old network's sigmoids. Exemplars of a class are chosen one by one so that their
+mean stays nearest to the class mean; the memory is shared alike by the classes seen. Source: Rebuffi et al. 2017,
+https://arxiv.org/abs/1611.07725, algorithms 1 to 5.
+
+Differs: no example is chosen twice; the mean over columns stands for their sum; a class that comes again has its
+exemplars chosen again from the old ones and its new samples. Variant ``crumb``: cross-entropy on new examples, then a
+step of distillation on exemplars, whose choice is never renewed; ``shipped``: that, with herding and means as in
+CRUMB's repository.
 
 Shapes: B batch, K classes.
 """
@@ -11,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
-from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, regain_copy
+from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, regain_copy, variant
 from cl_kernel.methods.exemplar_sets import ExemplarSets, embed, nearest_mean_scores
 from cl_kernel.methods.lazy import F, torch
+from cl_kernel.methods.lwf import sigmoid_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,16 +32,17 @@ if TYPE_CHECKING:
     from cl_kernel.contract.stream import Stage
     from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
+    from cl_kernel.torch.loaders import Batches
 
 
 @frozen(kw_only=True)
 class Settings(Remembering):
     """iCaRL."""
 
-    variant: str = field(
-        default="crumb",
-        validator=validators.in_(("crumb", "shipped")),
-        metadata=doc("shipped: herding and means as CRUMB's repository has them, mostly copies of one image a class"),
+    variant: str = variant(
+        "distillation in steps of its own, on exemplars",
+        "shipped",
+        text="; shipped: that, with CRUMB's repository's herding and means, mostly copies of one image a class",
     )
 
 
@@ -56,11 +64,27 @@ class Icarl(Training[Settings]):
         self.sets = ExemplarSets(self)
 
     def learn(self, stage: Stage, ctx: StreamContext) -> None:
-        """One stage: a step on new examples, then one on exemplars against the old scores; then new exemplars."""
+        """One stage: epochs over new examples and exemplars; then the exemplars are chosen."""
         batches = self.begin(stage, ctx)
         if self.at_start() and stage.index:
             self.old = frozen_copy(self.upper)
-        n_distilled = len(self.seen) if self.shipped else self.seen.n_old(stage.index)
+        if self.settings.variant != "paper":
+            self._learn_in_turn(batches, stage, ctx)
+            return
+        extra = self.sets.all(stage) if len(self.sets) else None
+        for epoch in self.epochs(stage):
+            for inputs, labels in self.mixed_steps(batches, stage, ctx, epoch, extra):
+                scores = self.seen.scores(self.upper(inputs))
+                with torch.no_grad():
+                    old = None if self.old is None else self.old(inputs)[:, : self.seen.n_before(stage.index)]
+                loss = sigmoid_loss(scores, self.seen.columns_of(labels), old)
+                self.descend(loss)
+                self.stepped(ctx, loss=loss.detach())
+        self.sets.herd(stage, batches, self.sets.rooms(ctx))
+
+    def _learn_in_turn(self, batches: Batches, stage: Stage, ctx: StreamContext) -> None:
+        """A step on new examples, then one on exemplars against the old scores; then new exemplars."""
+        n_distilled = len(self.seen) if self.shipped else self.seen.n_absent(stage.index)
         for epoch in self.epochs(stage):
             for _, inputs, labels in self.steps(batches, stage, ctx, epoch):
                 loss = self.seen.cross_entropy(self.upper(inputs), labels)
@@ -71,10 +95,10 @@ class Icarl(Training[Settings]):
                         target = self.old(kept)[:, :n_distilled]
                     self.descend(sigmoid_distillation(self.upper(kept)[:, :n_distilled], target))
                 self.stepped(ctx, loss=loss.detach())
-        share = self.memory.capacity // len(self.seen)
+        rooms = self.sets.equal_rooms()
         if not self.shipped:
-            self.sets.trim(share)
-        self.sets.choose(stage, batches, share, shipped=self.shipped)
+            self.sets.trim(rooms)
+        self.sets.choose(stage, batches, rooms, shipped=self.shipped)
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """Nearest mean of exemplars; classes without exemplars score lowest."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define
+import numpy as np
+from attrs import define, field, frozen
 
+from cl_kernel.contract.offers import doc
+from cl_kernel.methods.base import not_negative
 from cl_kernel.methods.lazy import torch
 from cl_kernel.methods.penalty import Consolidation, LabelledBatches, Named, Penalised, Penalty, snapshot
 
@@ -19,15 +22,22 @@ if TYPE_CHECKING:
     from cl_kernel.running.resources import Setup
 
 
+@frozen(kw_only=True)
+class Settings(Penalty):
+    """L2."""
+
+    strength: float = field(default=0.1, validator=not_negative, metadata=doc("weight of the penalty"))
+
+
 @define
 class L2(Consolidation):
     """All importances are one; the last stage's values are the anchor."""
 
-    def importance(self, model: nn.Module, batches: LabelledBatches, n_active: int) -> Named:
+    def importance(self, model: nn.Module, batches: LabelledBatches, n_active: int, rng: np.random.Generator) -> Named:
         """Ones."""
         return {name: torch.ones_like(p) for name, p in snapshot(model).items()}
 
 
-def build(settings: Penalty, setup: Setup) -> Penalised:
+def build(settings: Settings, setup: Setup) -> Penalised:
     """Learner ``l2``."""
     return Penalised(settings, setup, L2(settings.strength))

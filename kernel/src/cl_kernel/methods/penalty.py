@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from attrs import define, field, frozen
 
 from cl_kernel.contract.offers import doc
 from cl_kernel.methods.base import Steps, Training, not_negative
+from cl_kernel.methods.gradients import per_sample_gradients
 from cl_kernel.methods.lazy import torch
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 Named = dict[str, "Tensor"]
 LabelledBatches = Iterable[tuple["Tensor", "Tensor"]]
-"""Inputs and labels."""
+"""Inputs and score columns."""
 
 
 def trainable(model: nn.Module) -> Named:
@@ -85,11 +87,36 @@ def mean_over_batches(
     return {name: value / max(n_batches, 1) for name, value in total.items()}
 
 
-def added(importance: Named, earlier: Sequence[Anchor]) -> Named:
-    """Importance on top of the last anchor's."""
+def mean_over_samples(
+    model: nn.Module,
+    batches: LabelledBatches,
+    target: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    term: Callable[[Tensor], Tensor],
+) -> Named:
+    """Mean over single samples of ``term(gradient of the sample's loss)``, in evaluation mode.
+
+    :param target: scores [n, K] and labels of a batch -> what ``loss`` compares each sample with.
+    :param loss: scores [K] and target of one sample -> its loss.
+    """
+    total = {name: torch.zeros_like(p) for name, p in trainable(model).items()}
+    n_samples = 0
+    with evaluating(model):
+        for inputs, labels in batches:
+            with torch.no_grad():
+                targets = target(model(inputs), labels)
+            for gradients in per_sample_gradients(model, inputs, targets, loss):
+                for name, gradient in gradients.items():
+                    total[name] += term(gradient).sum(0)
+            n_samples += len(inputs)
+    return {name: value / max(n_samples, 1) for name, value in total.items()}
+
+
+def added(importance: Named, earlier: Sequence[Anchor], decay: float = 1.0) -> Named:
+    """Importance on top of what is left of the last anchor's."""
     if not earlier:
         return importance
-    return {name: value + earlier[-1].importance[name] for name, value in importance.items()}
+    return {name: value + decay * earlier[-1].importance[name] for name, value in importance.items()}
 
 
 @define
@@ -115,15 +142,19 @@ class Consolidation:
         (loss + self.penalty(model) if self.anchors else loss).backward()
         optimizer.step()
 
-    def end(self, model: nn.Module, batches: LabelledBatches, n_active: int) -> None:
+    def end(
+        self, model: nn.Module, batches: LabelledBatches, n_active: int, rng: np.random.Generator | None = None
+    ) -> None:
         """A stage is over: keep where the parameters are and what matters.
 
-        :param batches: the stage's samples, for methods that need a pass over them.
+        :param batches: the stage's samples, inputs and score columns, for methods that need a pass over them.
         :param n_active: score columns of the classes seen.
+        :param rng: for methods that draw; None for a fixed one.
         """
-        self.keep(Anchor(self.importance(model, batches, n_active), snapshot(model)))
+        rng = rng if rng is not None else np.random.default_rng(0)
+        self.keep(Anchor(self.importance(model, batches, n_active, rng), snapshot(model)))
 
-    def importance(self, model: nn.Module, batches: LabelledBatches, n_active: int) -> Named:
+    def importance(self, model: nn.Module, batches: LabelledBatches, n_active: int, rng: np.random.Generator) -> Named:
         """How much each parameter matters, earlier stages included where they add up."""
         raise NotImplementedError
 
@@ -161,7 +192,7 @@ class Penalty(Steps):
 class Penalised(Training[Penalty]):
     """Plain training with a penalty for leaving what earlier stages needed."""
 
-    def __init__(self, settings: Penalty, setup: Setup, consolidation: Consolidation | None) -> None:
+    def __init__(self, settings: Penalty, setup: Setup, consolidation: Consolidation) -> None:
         super().__init__(settings, setup)
         self.consolidation = consolidation
 
@@ -169,19 +200,17 @@ class Penalised(Training[Penalty]):
         """One stage: epochs of steps; what matters is measured at its end (or after every epoch)."""
         keeper = self.consolidation
         batches = self.begin(stage, ctx)
-        if keeper and self.at_start():
+        if self.at_start():
             keeper.begin(self.upper)
         n_epochs = self.n_epochs(stage)
         for epoch in self.epochs(stage):
             for _, inputs, labels in self.steps(batches, stage, ctx, epoch):
                 loss = self.seen.cross_entropy(self.upper(inputs), labels)
-                if keeper:
-                    keeper.step(self.upper, self.optimizer, loss)
-                else:
-                    self.descend(loss)
+                keeper.step(self.upper, self.optimizer, loss)
                 self.stepped(ctx, loss=loss.detach())
-            if keeper and (epoch == n_epochs - 1 or self.settings.every_epoch):
-                keeper.end(self.upper, ((x, y) for _, x, y in self.in_order(batches, stage)), len(self.seen))
+            if epoch == n_epochs - 1 or self.settings.every_epoch:
+                labelled = ((x, self.seen.columns_of(y)) for _, x, y in self.in_order(batches, stage))
+                keeper.end(self.upper, labelled, len(self.seen), ctx.rng("importance", stage.index, epoch))
                 if epoch < n_epochs - 1:
                     keeper.begin(self.upper)
 
@@ -189,11 +218,10 @@ class Penalised(Training[Penalty]):
         """What is remembered of earlier stages."""
         from cl_kernel.torch.state import pack
 
-        return {"keeper": pack(self.consolidation and self.consolidation.state())}
+        return {"keeper": pack(self.consolidation.state())}
 
     def regain(self, tree: Tree) -> None:
         """Take it back."""
         from cl_kernel.torch.state import unpack
 
-        if self.consolidation:
-            self.consolidation.load(unpack(tree["keeper"]), self.device)
+        self.consolidation.load(unpack(tree["keeper"]), self.device)

@@ -1,12 +1,18 @@
 """Rainbow Memory: of each class, remember examples from the surest to the least sure; train with cutmix.
 
-Uncertainty is measured over augmented views of an example; of each class' candidates an even spread over it is kept.
-Source: Bang et al. 2021, https://arxiv.org/abs/2103.17230, eqs. 2 and 3, algorithm 1.
+An example's uncertainty is ``1 - S / A``, with S the number of its A augmented views that get the most frequent
+answer; of a class' candidates, its exemplars and its new samples sorted by uncertainty, each ``candidates / room``-th
+is kept. Source: Bang et al. 2021, https://arxiv.org/abs/2103.17230.
+
+Differs: views are mirrored and shifted (vectors: noise); cutmix in place of several augmentations. Variant ``crumb``:
+uncertainty is the share of views whose answer is wrong, and exemplars of a class are not chosen again when it comes
+again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,7 +20,7 @@ from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
 from cl_kernel.methods.augmentation import augmented, cutmix
-from cl_kernel.methods.base import Remembering, Training, positive, share
+from cl_kernel.methods.base import Remembering, Training, positive, share, variant
 from cl_kernel.methods.exemplar_sets import ExemplarSets
 from cl_kernel.methods.lazy import torch
 
@@ -35,6 +41,23 @@ class Settings(Remembering):
     cutmix: float = field(default=0.5, validator=share, metadata=doc("probability of cutmix"))
     n_views: int = field(default=6, validator=positive, metadata=doc("augmented views that measure uncertainty"))
     augment: bool = field(default=True, metadata=doc("mirror and shift images while training"))
+    variant: str = variant("uncertainty counts wrong answers, exemplars of a class are chosen once")
+
+
+def spread(uncertainty: np.ndarray, n: int) -> np.ndarray:
+    """Candidates from the surest to the least sure, each (candidates / n)-th; int64 [min(n, candidates)]."""
+    order = np.argsort(uncertainty, kind="stable")
+    n = min(n, len(order))
+    return order[np.arange(n) * len(order) // max(n, 1)]
+
+
+def disagreement(answers: np.ndarray, n_classes: int) -> np.ndarray:
+    """One minus the share of the most frequent answer.
+
+    :param answers: int64 [views, n], in 0 .. n_classes - 1.
+    """
+    votes = np.stack([(answers == c).sum(0) for c in range(n_classes)])
+    return np.asarray(1 - votes.max(0) / len(answers))
 
 
 class Rainbow(Training[Settings]):
@@ -66,7 +89,36 @@ class Rainbow(Training[Settings]):
                 self.descend(loss)
                 done += 1
                 self.stepped(ctx, loss=loss.detach())
-        self._spread(stage, batches)
+        if self.settings.variant == "paper":
+            self._choose(stage, batches, self.sets.rooms(ctx))
+        else:
+            self._choose_once(stage, batches)
+
+    def _choose(self, stage: Stage, batches: Batches, rooms: Mapping[int, int]) -> None:
+        """Spread every class' exemplars anew, with the new samples of those that the stage brings."""
+        rows, inputs, labels = self.sets.whole(stage, batches)
+        label = labels.cpu().numpy()
+        chosen: list[tuple[int, np.ndarray, np.ndarray, Tensor]] = []
+        for c in self.seen.order:
+            mine = np.flatnonzero(label == c)
+            given = inputs[torch.from_numpy(mine).to(inputs.device)]
+            candidates = self.sets.candidates(stage, c, given)
+            if len(candidates):
+                answers = self._answers(candidates).cpu().numpy()
+                chosen.append((c, spread(disagreement(answers, len(self.seen)), rooms[c]), rows[mine], given))
+        for c, order, _, _ in chosen:  # what leaves makes room before anything enters
+            held = self.sets.slots.get(c, np.zeros(0, np.int64))
+            stay = order[order < len(held)]
+            self.sets.policy.drop(np.setdiff1d(held, held[stay]))
+        for c, order, new_rows, given in chosen:
+            self._enter(stage, c, order, new_rows, given)
+
+    def _enter(self, stage: Stage, c: int, order: np.ndarray, rows: np.ndarray, given: Tensor) -> None:
+        held = self.sets.slots.get(c, np.zeros(0, np.int64))
+        stay, new = order[order < len(held)], order[order >= len(held)] - len(held)
+        self.sets.slots[c] = held[stay]
+        if len(new):
+            self.sets.add(stage, c, rows[new], given[torch.from_numpy(new).to(given.device)])
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy, at times of images mixed with others."""
@@ -76,7 +128,7 @@ class Rainbow(Training[Settings]):
         scores = self.upper(mixed)
         return own * self.seen.cross_entropy(scores, y) + (1 - own) * self.seen.cross_entropy(scores, y[other])
 
-    def _spread(self, stage: Stage, batches: Batches) -> None:
+    def _choose_once(self, stage: Stage, batches: Batches) -> None:
         """Of each class' old and new examples keep an even spread over uncertainty."""
         share = self.memory.capacity // len(self.seen)
         self._thin(stage, share)
@@ -104,16 +156,19 @@ class Rainbow(Training[Settings]):
 
     def _uncertainty(self, inputs: Tensor, labels: Tensor) -> np.ndarray:
         """Share of augmented views whose class is not the right one."""
+        wrong = (self._answers(inputs) != self.seen.columns_of(labels)).cpu().numpy()
+        return np.asarray(wrong.sum(0) / self.settings.n_views)
+
+    def _answers(self, inputs: Tensor) -> Tensor:
+        """Likeliest column of each view of each example, int64 [views, n]."""
         self.network.eval()
-        wrong = np.zeros(len(inputs))
+        views = []
         with torch.no_grad():
             for _ in range(self.settings.n_views):
-                found = [
-                    self.seen.scores(self.upper(augmented(part, self.rng))).argmax(1) for part in inputs.split(256)
-                ]
-                wrong += (torch.cat(found) != self.seen.columns_of(labels)).cpu().numpy()
+                parts = [self.upper(augmented(part, self.rng)) for part in inputs.split(256)]
+                views.append(self.seen.scores(torch.cat(parts)).argmax(1))
         self.network.train()
-        return np.asarray(wrong / self.settings.n_views)
+        return torch.stack(views)
 
     def kept(self) -> dict[str, Tree]:
         """What is remembered, and the generator."""

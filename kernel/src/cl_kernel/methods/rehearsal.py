@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from attrs import frozen
 
 from cl_kernel.methods.base import Remembering, Training
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from cl_kernel.contract.stream import Stage
     from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
+
+
+@frozen(kw_only=True)
+class Settings(Remembering):
+    """Naive rehearsal."""
 
 
 class Rehearsal(Training[Remembering]):

@@ -46,7 +46,11 @@ class SeenClasses:
         self.by_stage.append([int(c) for c in new])
         self._column_of = None
 
-    def n_old(self, index: int) -> int:
+    def n_before(self, index: int) -> int:
+        """How many classes were seen before this stage; their columns are the first ones."""
+        return len({c for classes in self.by_stage[:index] for c in classes})
+
+    def n_absent(self, index: int) -> int:
         """How many of the classes seen are none of this stage's."""
         return len(self.order) - len(self.by_stage[index])
 

@@ -1,6 +1,6 @@
 """Stable SGD: dropout before the score layer and a rate that falls from stage to stage; nothing is remembered.
 
-``rate_t = lr * gamma^t``. Source: Mirzadeh et al. 2020, https://arxiv.org/abs/2006.06958, sec. 4.
+``rate_t = lr * gamma^t``. Source: Mirzadeh et al. 2020, https://arxiv.org/abs/2006.06958.
 """
 
 from __future__ import annotations

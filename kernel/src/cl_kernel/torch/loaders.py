@@ -187,6 +187,16 @@ class Batches:
         for rows, part in zip(pieces, index.split(batch_size), strict=True):
             yield rows, inputs[part], labels[part]
 
+    def of(self, pieces: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """The same for batches of any sizes, rows of each given; a batch may be empty."""
+        if self._resident is None:
+            yield from self._read(pieces)
+            return
+        inputs, labels = self._resident
+        for rows in pieces:
+            index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.device)
+            yield rows, inputs[index], labels[index]
+
     def _keep(self) -> None:
         inputs, labels = [], []
         for rows in np.array_split(np.arange(len(self.samples)), max(1, -(-len(self.samples) // self.chunk))):

@@ -19,7 +19,7 @@ from cl_kernel.methods.gem import gem
 from cl_kernel.methods.gradients import flat_gradient, set_gradient
 from cl_kernel.methods.online_ewc import OnlineEwc
 from cl_kernel.methods.penalty import Consolidation
-from cl_kernel.methods.si import Si
+from cl_kernel.methods.si import PathIntegral, Si
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches
 from cl_plugin_clear.method import cope
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 STRENGTH = {"ewc": 0.4, "si": 1e-4, "gem": 0.5}
 """The fork's values."""
+EWC_DECAY = 0.1
+"""Online EWC: how much of earlier importance is left after a bucket."""
 
 
 def reinitialise(network: nn.Module, rng: np.random.Generator) -> None:
@@ -59,7 +61,10 @@ class Past:
     def __attrs_post_init__(self) -> None:
         method = self.settings.method
         strength = self.settings.strength or STRENGTH.get(method, 1.0)
-        self.keeper = (Si if method == "si" else OnlineEwc)(strength)
+        if method == "si":
+            self.keeper = Si(strength, path=PathIntegral(signed=True))
+        else:
+            self.keeper = OnlineEwc(strength, per_sample=False, decay=EWC_DECAY)
 
     @property
     def method(self) -> str:
@@ -140,9 +145,6 @@ class Past:
         whole = np.arange(n)
         if self.method in ("ewc", "si"):
             n_classes = next(reversed(list(network.parameters()))).shape[0]
-            if self.method == "ewc":  # online: what was important fades
-                for slot in self.keeper.anchors:
-                    slot.importance = {name: 0.1 * value for name, value in slot.importance.items()}
             self.keeper.end(network, ((inputs, labels) for _, inputs, labels in batches(whole, batch_size)), n_classes)
         elif self.method == "lwf":
             self.teacher = copy.deepcopy(network).eval()
