@@ -63,7 +63,8 @@ _PUBLIC = {
     "running.loop": ("RunContext", "StreamContext", "score"),
     "running.plan": ("Plan", "Request", "make_request", "plan"),
     "running.settings": ("parse_assignments",),
-    "running.session": ("Outcome", "build_stream", "default_cache", "reproduce", "resume", "run", "run_plan"),
+    "running.build": ("Built", "build", "build_stream"),
+    "running.session": ("Outcome", "default_cache", "reproduce", "resume", "run", "run_plan"),
     "registry": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -69,6 +69,10 @@ class BadCheckpoint(ClkError):
     """A checkpoint that is damaged or does not belong to this run."""
 
 
+class Diverged(ClkError, ArithmeticError):
+    """A loss or a prediction is no finite number any more."""
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived and the run saved itself; carries the signal number."""
 

@@ -11,7 +11,12 @@ from cl_kernel.contract.offers import doc
 class Mlp:
     """Multi-layer perceptron."""
 
-    hidden: tuple[int, ...] = field(default=(128,), converter=tuple, metadata=doc("widths of the hidden layers"))
+    hidden: tuple[int, ...] = field(
+        default=(128,),
+        converter=tuple,
+        validator=validators.deep_iterable(validators.ge(1)),
+        metadata=doc("widths of the hidden layers"),
+    )
     cut: str = field(default="", metadata=doc("first layer that learns, hidden0 ... head; empty: all"))
 
 

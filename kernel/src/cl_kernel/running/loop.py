@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from attrs import define, field
 
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract import events
-from cl_kernel.contract.errors import Interrupted
+from cl_kernel.contract.errors import Diverged, Interrupted
 from cl_kernel.contract.interfaces import Learner, Tree
 from cl_kernel.contract.stream import Stage, Stream
 from cl_kernel.memory import Memory
@@ -54,6 +55,7 @@ class RunContext:
     _last: tuple[float, int] = field(factory=lambda: (time.monotonic(), 0), init=False)
     _wake: float = field(factory=lambda: time.monotonic() + REPORT_EVERY_S, init=False)
     _signal: int = field(default=0, init=False)
+    _diverged: str = field(default="", init=False)
 
     @property
     def seed(self) -> int:
@@ -117,12 +119,26 @@ class RunContext:
         rate = (self.progress.steps - steps) / max(now - then, 1e-9)
         self._last = (now, self.progress.steps)
         numbers = {name: float(value) for name, value in values.items()}
+        self._diverged = next((name for name, value in numbers.items() if _lost(name, value)), "")
         self.emit(events.Progress(stage=self.progress.stage, step=self.progress.steps, rate=rate, values=numbers))
         return now
 
     def _tick(self, values: Mapping[str, Any]) -> None:
         self._wake = self._report(values) + REPORT_EVERY_S
+        self._stop_if_diverged()
         self.stop_if_asked()
+
+    def _stop_if_diverged(self) -> None:
+        """Stop at a loss that is no finite number.
+
+        :raises Diverged: naming it and the step.
+        """
+        if self._diverged:
+            raise Diverged(
+                f"{self._diverged} is no finite number at step {self.progress.steps}, stage {self.progress.stage}",
+                where=str(self.folder),
+                fix="a smaller learning rate (clk show TEST lists the settings); the state at that step is saved",
+            )
 
 
 @renamed(site="resources")
@@ -231,10 +247,17 @@ class StreamContext(RunContext):
 
     def _tick(self, values: Mapping[str, Any]) -> None:
         now = self._report(values)
+        if self._diverged:
+            self.save()
+        self._stop_if_diverged()
         self.stop_if_asked()
         if now >= self._next_save:
             self.save()
         self._wake = min(time.monotonic() + REPORT_EVERY_S, self._next_save)
+
+
+def _lost(name: str, value: float) -> bool:
+    return "loss" in name.lower() and not math.isfinite(value)
 
 
 def run_stream(ctx: StreamContext, resume: Tree | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.errors import Diverged, Mismatch
 from cl_kernel.contract.interfaces import Learner, Metric
 from cl_kernel.contract.offers import Metric as MetricRecord
 from cl_kernel.contract.stream import Stream
@@ -51,6 +51,7 @@ def score(
     position = 0
     for output in learner.predict(samples):
         n = len(next(iter(output.values())))
+        _finite(output.get("scores"), stage)
         at = np.arange(position, position + n)
         position += n
         if position > len(rows):
@@ -102,6 +103,20 @@ def score(
             },
         )
     return {"values": values, "seen": seen}
+
+
+def _finite(scores: Any, stage: int | None) -> None:
+    """Refuse scores that are no numbers: their best class would be the first, and nobody would see.
+
+    :raises Diverged: naming the stage.
+    """
+    if isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and np.isnan(scores).any():
+        after = "" if stage is None else f" after stage {stage}"
+        raise Diverged(
+            f"the learner's scores{after} are no numbers: its weights have diverged",
+            where="predict",
+            fix="a smaller learning rate (clk show TEST lists the settings)",
+        )
 
 
 def _pick(output: Any, mask: np.ndarray) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from attrs import frozen
 
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract import events
-from cl_kernel.contract.errors import ClkError, Interrupted, Mismatch, MissingAsset, RunConflict
+from cl_kernel.contract.errors import ClkError, Interrupted, MissingAsset, RunConflict
 from cl_kernel.contract.stream import Stream
-from cl_kernel.registry import Offer, Registry, discover, resolve
+from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running import settings as config
-from cl_kernel.running.identify import identified
+from cl_kernel.running.build import build
 from cl_kernel.running.plan import (
     Plan,
     Request,
@@ -32,7 +31,7 @@ from cl_kernel.running.plan import (
     plan,
     read_request,
 )
-from cl_kernel.running.resources import Resources, Setup
+from cl_kernel.running.resources import Resources
 from cl_kernel.storage.cache import Cache
 from cl_kernel.storage.files import write_json, write_text
 from cl_kernel.storage.identity import differences, record, recorded, same_or_refuse
@@ -241,42 +240,19 @@ def _one(
 
 def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener, resume: bool) -> dict[str, Any]:
     from cl_kernel.running import loop as running
-    from cl_kernel.running.scoring import Scorer
 
-    options, pieces = planned.options, planned.pieces
-    sections = planned.resolved.sections
-    stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources)
-    stream.check()
+    options = planned.options
+    built = build(planned, resources)
+    stream = built.stream
     _same_data(run.path, stream, resume)
-    _fields_fit(planned, stream)
-    memories: list[Any] = []
-    setup = Setup(
-        stream=stream,
-        resources=resources,
-        model=_model_factory(planned, resources) if "model" in pieces else None,
-        memory=_memory_factory(planned, resources, sum(len(stage.train) for stage in stream.stages), memories)
-        if "codec" in pieces
-        else None,
-        source=resolve(pieces["source"][0].record.build)(sections.get("source"), resources)
-        if "source" in pieces
-        else None,
-    )
-    learner = resolve(pieces["learner"][0].record.build)(sections.get("learner"), setup)
-    scorers = [
-        Scorer(
-            offer.record,
-            resolve(offer.record.build)(offer.record.settings() if offer.record.settings else None, stream),
-        )
-        for offer in planned.metrics
-    ]
     ctx = running.StreamContext(
         resources=resources,
         stream=stream,
-        learner=learner,
-        scorers=scorers,
+        learner=built.learner,
+        scorers=built.scorers,
         run=run,
         emit=emit,
-        memories=memories,
+        memories=built.memories,
         checkpoint_every_s=options.checkpoint_every_s,
         evaluate_all=options.evaluate == "all",
         initial_scores=options.initial_scores,
@@ -312,58 +288,6 @@ def _same_data(folder: Path, stream: Stream, resume: bool) -> None:
             fix="give the data it began with (--data-root DIR), or start a new run",
         )
     record(folder, stream.identity)
-
-
-def build_stream(offer: Offer, settings: Any, resources: Resources) -> Stream:
-    """The stream of a data set, with its identity."""
-    record = offer.record
-    return identified(
-        resolve(record.build)(settings, resources), offer.name, record.revision, settings, resources.files
-    )
-
-
-def _fields_fit(planned: Plan, stream: Any) -> None:
-    if "model" in planned.pieces:
-        model = planned.pieces["model"][0]
-        if model.record.takes != "*" and model.record.takes not in stream.spec:
-            raise Mismatch(
-                f"model {model.name} reads {model.record.takes!r}, but data set {stream.name} has "
-                f"{', '.join(stream.spec)}",
-                where="--model/--dataset",
-                fix="clk list models",
-            )
-    for offer in planned.metrics:
-        if offer.record.target not in stream.test.spec:
-            raise Mismatch(
-                f"metric {offer.name} compares with {offer.record.target!r}, but data set {stream.name} has "
-                f"{', '.join(stream.test.spec)}",
-                where="--metric/--dataset",
-                fix="clk list metrics",
-            )
-
-
-def _model_factory(planned: Plan, resources: Resources) -> Callable[[Mapping[str, Any], int], Any]:
-    offer = planned.pieces["model"][0]
-    return lambda fields, n_outputs: resolve(offer.record.build)(
-        planned.resolved.sections.get("model"), fields, n_outputs, resources
-    )
-
-
-def _memory_factory(
-    planned: Plan, resources: Resources, n_samples: int, made: list[Any]
-) -> Callable[[Mapping[str, Any]], Any]:
-    def build(fields: Mapping[str, Any]) -> Any:
-        from cl_kernel.memory import build_memory
-
-        sections = planned.resolved.sections
-        codec = resolve(planned.pieces["codec"][0].record.build)(sections.get("codec"), fields, resources)
-        policy = partial(resolve(planned.pieces["policy"][0].record.build), sections.get("policy"))
-        capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
-        memory = build_memory(policy, codec, capacity, resources.rng("memory", len(made)), n_examples=n_samples)
-        made.append(memory)
-        return memory
-
-    return build
 
 
 def _settings_text(planned: Plan, plain: Mapping[str, Mapping[str, Any]]) -> str:

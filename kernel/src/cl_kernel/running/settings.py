@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -13,7 +15,7 @@ import attrs
 import yaml
 from attrs import define, field, frozen
 
-from cl_kernel.contract.errors import BadSetting, nearest
+from cl_kernel.contract.errors import BadSetting, ClkError, nearest
 from cl_kernel.contract.offers import doc
 
 _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*)?\.?\d*([eE][-+]?\d+)?\Z")
@@ -98,7 +100,9 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
             section, name = full.split(".", 1)
             cls = classes[section]
             assert cls is not None
-            values[section][name] = convert(value, typing.get_type_hints(cls)[name], full, layer.origin)
+            made = convert(value, typing.get_type_hints(cls)[name], full, layer.origin)
+            _in_reach(made, getattr(attrs.fields(cls), name).default, full, layer.origin)
+            values[section][name] = made
             origins[full] = layer.origin
     sections = {}
     for section, cls in classes.items():
@@ -106,12 +110,60 @@ def resolve_settings(classes: Mapping[str, type | None], layers: Sequence[Layer]
             continue
         try:
             sections[section] = cls(**values[section])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
             text = error.args[0] if error.args else error
             culprits = [f"{section}.{name} ({origins[f'{section}.{name}']})" for name in values[section]]
             named = [c for c in culprits if f"'{c.split(' ')[0].split('.', 1)[1]}'" in str(text)]
             raise BadSetting(f"bad value in section {section!r}: {text}", where=", ".join(named or culprits)) from error
     return Resolved(sections, origins)
+
+
+def _in_reach(value: Any, default: Any, key: str, origin: str) -> None:
+    """Refuse numbers that no piece can mean: not a number, infinite (unless that is the default), beyond 64 bits.
+
+    :raises BadSetting: naming key and value.
+    """
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        for i, inner in enumerate(value):
+            _in_reach(inner, math.inf, f"{key}[{i}]", origin)
+    elif isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and default != value)):
+        if not (math.isinf(value) and isinstance(default, tuple)):
+            raise BadSetting(f"{key} = {value} is no finite number", where=origin)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BadSetting(f"{key} = {value} is outside the range of whole numbers, -2**63 to 2**63 - 1", where=origin)
+
+
+@contextlib.contextmanager
+def blamed(resolved: Resolved, section: str, piece: str) -> Iterator[None]:
+    """A piece that fails to build with settings that somebody gave: say which, instead of a traceback.
+
+    With nothing given, the error is the piece's own and stays as it is.
+
+    :raises BadSetting: naming piece, settings and the reason.
+    """
+    try:
+        yield
+    except ClkError:
+        raise
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
+        given = {
+            key: origin
+            for key, origin in resolved.origins.items()
+            if key.split(".", 1)[0] == section
+            and not origin.startswith(("default", "profile ", "test ", "comparison "))
+        }
+        if not given:
+            raise
+        values = as_plain(resolved.sections[section])
+        told = ", ".join(f"{key} = {values[key.split('.', 1)[1]]!r}" for key in given)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadSetting(
+            f"{piece} cannot be built with {told}: {reason}",
+            where=", ".join(dict.fromkeys(given.values())),
+            fix="clk show TEST lists every setting with its meaning",
+        ) from error
 
 
 def known_only(layer: Layer, classes: Mapping[str, type | None]) -> Layer:
@@ -206,7 +258,7 @@ def convert(value: Any, wanted: Any, key: str, origin: str) -> Any:
         raise wrong()
     if wanted in (int, float):
         number = _as_number(value)
-        if number is None or (wanted is int and number != int(number)):
+        if number is None or (wanted is int and not (math.isfinite(number) and number == int(number))):
             raise wrong()
         return wanted(number)
     if wanted is str:

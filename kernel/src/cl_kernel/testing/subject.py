@@ -22,8 +22,9 @@ from cl_kernel.contract.errors import Interrupted
 from cl_kernel.contract.stream import Stream
 from cl_kernel.registry import Offer, Owner, Registry, discover
 from cl_kernel.running import loop as running
+from cl_kernel.running.build import build_stream
 from cl_kernel.running.plan import Plan, Request, plan
-from cl_kernel.running.session import Outcome, build_stream, make_resources, run_plan
+from cl_kernel.running.session import Outcome, make_resources, run_plan
 from cl_kernel.running.settings import flatten
 from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 

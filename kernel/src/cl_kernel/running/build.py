@@ -1,0 +1,111 @@
+"""From a plan to objects: stream, learner, memories and scorers, each failure named by the settings given for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from attrs import field, frozen
+
+from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.stream import Stream
+from cl_kernel.registry import Offer, resolve
+from cl_kernel.running import settings as config
+from cl_kernel.running.identify import identified
+from cl_kernel.running.plan import Plan
+from cl_kernel.running.resources import Resources, Setup
+from cl_kernel.running.scoring import Scorer
+
+
+@frozen
+class Built:
+    """The objects of a plan; ``memories`` grows when the learner asks for one."""
+
+    stream: Stream
+    learner: Any
+    scorers: list[Scorer]
+    memories: list[Any] = field(factory=list)
+
+
+def build(planned: Plan, resources: Resources) -> Built:
+    """Everything that a run of a stream needs, nothing learnt yet.
+
+    :raises ClkError: naming the data, piece or setting that does not do.
+    """
+    pieces = planned.pieces
+    with config.blamed(planned.resolved, "dataset", pieces["dataset"][0].name):
+        stream = build_stream(pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources)
+        stream.check()
+    _fields_fit(planned, stream)
+    memories: list[Any] = []
+    n_samples = sum(len(stage.train) for stage in stream.stages)
+    setup = Setup(
+        stream=stream,
+        resources=resources,
+        model=_model_factory(planned, resources) if "model" in pieces else None,
+        memory=_memory_factory(planned, resources, n_samples, memories) if "codec" in pieces else None,
+        source=_built(planned, "source", resources) if "source" in pieces else None,
+    )
+    learner = _built(planned, "learner", setup)
+    return Built(stream, learner, [_scorer(offer, stream) for offer in planned.metrics], memories)
+
+
+def _scorer(offer: Offer, stream: Stream) -> Scorer:
+    record = offer.record
+    return Scorer(record, resolve(record.build)(record.settings() if record.settings else None, stream))
+
+
+def build_stream(offer: Offer, settings: Any, resources: Resources) -> Stream:
+    """The stream of a data set, with its identity."""
+    record = offer.record
+    return identified(
+        resolve(record.build)(settings, resources), offer.name, record.revision, settings, resources.files
+    )
+
+
+def _fields_fit(planned: Plan, stream: Any) -> None:
+    if "model" in planned.pieces:
+        model = planned.pieces["model"][0]
+        if model.record.takes != "*" and model.record.takes not in stream.spec:
+            raise Mismatch(
+                f"model {model.name} reads {model.record.takes!r}, but data set {stream.name} has "
+                f"{', '.join(stream.spec)}",
+                where="--model/--dataset",
+                fix="clk list models",
+            )
+    for offer in planned.metrics:
+        if offer.record.target not in stream.test.spec:
+            raise Mismatch(
+                f"metric {offer.name} compares with {offer.record.target!r}, but data set {stream.name} has "
+                f"{', '.join(stream.test.spec)}",
+                where="--metric/--dataset",
+                fix="clk list metrics",
+            )
+
+
+def _model_factory(planned: Plan, resources: Resources) -> Callable[[Mapping[str, Any], int], Any]:
+    return lambda fields, n_outputs: _built(planned, "model", fields, n_outputs, resources)
+
+
+def _built(planned: Plan, section: str, *others: Any) -> Any:
+    """A piece of a plan; a failure names the settings that were given for it."""
+    offer = planned.pieces[section][0]
+    with config.blamed(planned.resolved, section, offer.name):
+        return resolve(offer.record.build)(planned.resolved.sections.get(section), *others)
+
+
+def _memory_factory(
+    planned: Plan, resources: Resources, n_samples: int, made: list[Any]
+) -> Callable[[Mapping[str, Any]], Any]:
+    def build(fields: Mapping[str, Any]) -> Any:
+        from cl_kernel.memory import build_memory
+
+        codec = _built(planned, "codec", fields, resources)
+        policy = partial(_built, planned, "policy")
+        capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
+        memory = build_memory(policy, codec, capacity, resources.rng("memory", len(made)), n_examples=n_samples)
+        made.append(memory)
+        return memory
+
+    return build
