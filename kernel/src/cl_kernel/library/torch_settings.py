@@ -24,7 +24,12 @@ class Mlp:
 class Convnet:
     """Small convolutional network."""
 
-    widths: tuple[int, ...] = field(default=(32, 64, 64), converter=tuple, metadata=doc("channels of each layer"))
+    widths: tuple[int, ...] = field(
+        default=(32, 64, 64),
+        converter=tuple,
+        validator=[validators.min_len(1), validators.deep_iterable(validators.ge(1))],
+        metadata=doc("channels of each layer"),
+    )
     cut: str = field(default="", metadata=doc("first layer that learns, conv0 ... head; empty: all"))
 
 
