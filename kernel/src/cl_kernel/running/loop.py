@@ -357,6 +357,7 @@ def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
         "peak_bytes": peak_memory(),
         "checkpoint_bytes": ctx.checkpoint_bytes,
         **memory_cost(ctx.memories),
+        **(price() if (price := getattr(ctx.learner, "cost", None)) is not None else {}),
     }
     return content
 

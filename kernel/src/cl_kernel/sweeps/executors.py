@@ -16,7 +16,6 @@ from attrs import define
 from cl_kernel.contract.errors import BadSetting, ClkError
 from cl_kernel.running.resources import n_cores
 from cl_kernel.sweeps.tasks import run_task
-from cl_kernel.sweeps.warm import Servers
 
 STARTS = 4
 """How often a local Ray instance is tried: Ray gives its node half a minute, too little on a busy machine."""
@@ -43,14 +42,13 @@ class Local:
         stop = threading.Event()
 
         def run(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            given = free.get()
+            mine = free.get()
             try:
-                visible = {"CUDA_VISIBLE_DEVICES": ",".join(given)} if given else {}
-                return run_task({**task, "environment": visible}, stop, servers)
+                visible = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
+                return run_task({**task, "environment": visible}, stop)
             finally:
-                free.put(given)
+                free.put(mine)
 
-        servers = Servers()
         pool = ThreadPoolExecutor(n_jobs)
         futures = {pool.submit(run, task): index for index, task in enumerate(tasks)}
         try:
@@ -59,7 +57,6 @@ class Local:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            servers.close()
 
 
 def _devices() -> list[str]:

@@ -64,6 +64,7 @@ ARGUMENTS = {
 }
 SHARED = (
     "torch",
+    "library",
     "testing",
     "memory",
     "library",

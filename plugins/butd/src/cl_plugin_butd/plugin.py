@@ -114,11 +114,11 @@ def _toy() -> list[Dataset]:
     return [
         Dataset(
             name="patterns",
-            summary="rows of three random patterns, a direction a stage; toy data",
+            summary="rows of three digits or random patterns, a direction a stage; toy data",
             task=INSTRUCTION,
             build="cl_plugin_butd.data.toy:build",
             settings=settings.Patterns,
-            profiles={"tiny": {"directions": FOUR_DIRECTIONS, "n_train": 3000, "n_test": 400}},
+            profiles={"tiny": {"source": "digits", "directions": FOUR_DIRECTIONS, "n_train": 3000, "n_test": 400}},
         ),
         Dataset(
             name="held-out",
@@ -265,6 +265,7 @@ def clk_learners() -> Sequence[Learner]:
             "single:build",
             settings.Training,
             metrics=SCORES,
+            presets="cl_plugin_butd.method.hyper:presets",
             profiles={"tiny": settings.TINY_TRAINING},
         ),
         _continual(

@@ -13,13 +13,20 @@ CODE_1 = "github liavassif/BU-TD"
 CODE_2 = "github idan-tankel/BU-TD"
 """Published code of arXiv 2311.15276 and what came before it."""
 POSITIVE = validators.gt(0)
+NOT_NEGATIVE = validators.ge(0)
+SHARE = validators.and_(validators.ge(0), validators.le(1))
 
 
 @frozen(kw_only=True)
 class Patterns:
     """Toy data: rows of random patterns."""
 
-    directions: tuple[str, ...] = field(default=("right", "left"), metadata=doc("stages, in order"))
+    directions: tuple[str, ...] = field(
+        default=("right", "left"), metadata=doc("stages, in order", counted="the questions of each stage")
+    )
+    source: Literal["patterns", "digits"] = field(
+        default="patterns", metadata=doc("random patterns, or a fixed handwritten digit of scikit-learn for each class")
+    )
     n_patterns: int = field(default=5, validator=validators.ge(2), metadata=doc("different patterns"))
     columns: int = field(default=3, validator=validators.ge(2), metadata=doc("patterns in a picture"))
     n_train: int = field(default=3000, validator=POSITIVE, metadata=doc("training pictures"))
@@ -45,13 +52,14 @@ class GridStream:
 
     source: str = field(default="emnist", metadata=doc("digits, emnist, fashion, kmnist, cifar10, cifar100, omniglot"))
     directions: tuple[str, ...] = field(
-        default=("right", "left", "left2", "down", "up"), metadata=doc("stages, in order", source=CODE_2)
+        default=("right", "left", "left2", "down", "up"),
+        metadata=doc("stages, in order", counted="the questions of each stage", source=CODE_2),
     )
     rows: int = field(default=4, validator=POSITIVE, metadata=doc("rows of characters", source=CODE_2))
     columns: int = field(default=4, validator=POSITIVE, metadata=doc("columns of characters", source=CODE_2))
     cell: int = field(default=28, validator=POSITIVE, metadata=doc("side of a cell", unit="px"))
     scale: tuple[float, float] = field(default=(1.0, 1.1), metadata=doc("size of a character in cells"))
-    shift: float = field(default=5.6, metadata=doc("largest shift", unit="px"))
+    shift: float = field(default=5.6, validator=NOT_NEGATIVE, metadata=doc("largest shift", unit="px"))
     margin: tuple[int, int] = field(default=(8, 8), metadata=doc("empty border y, x", unit="px"))
     ink: tuple[float, float] = field(default=(1.0, 1.0), metadata=doc("intensity of glyphs pasted unscaled"))
     border: bool = field(default=True, metadata=doc("ask at the border, too; the answer is an extra class"))
@@ -144,12 +152,16 @@ class Training(Network):
 
     optimizer: Literal["adam", "sgd"] = field(default="adam", metadata=doc("optimiser", source=CODE_1))
     lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_1))
-    momentum: float = field(default=0.9, metadata=doc("of SGD"))
-    weight_decay: float = field(default=2e-4, metadata=doc("coupled weight decay", source=CODE_1))
+    momentum: float = field(default=0.9, validator=SHARE, metadata=doc("of SGD"))
+    weight_decay: float = field(
+        default=2e-4, validator=NOT_NEGATIVE, metadata=doc("coupled weight decay", source=CODE_1)
+    )
     batch_size: int = field(default=10, validator=POSITIVE, metadata=doc("questions a step", source=CODE_1))
     epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source=CODE_1))
     schedule: Literal["constant", "cyclic", "cosine"] = field(default="constant", metadata=doc("learning rate by step"))
-    cyclic_top: float = field(default=2e-3, metadata=doc("highest rate of the cyclic schedule", source=CODE_1))
+    cyclic_top: float = field(
+        default=2e-3, validator=POSITIVE, metadata=doc("highest rate of the cyclic schedule", source=CODE_1)
+    )
     occurrence: bool = field(default=True, metadata=doc("train the occurrence head"))
     normalise: Literal["mean-image", "centred"] = field(
         default="mean-image", metadata=doc("subtract the mean picture (0..255), or (v - 0.25) 2 of 0..1")
@@ -158,12 +170,16 @@ class Training(Network):
         default=(0.0, 0.0, 0.0, 0),
         metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source=CODE_1),
     )
-    scores_per_epoch: int = field(default=0, metadata=doc("learning-curve points an epoch; 0 for only the end"))
+    scores_per_epoch: int = field(
+        default=0, validator=NOT_NEGATIVE, metadata=doc("learning-curve points an epoch; 0 for only the end")
+    )
     best_of: bool = field(
         default=False, metadata=doc("keep the weights of the epoch that is best on iid_val", source=CODE_1)
     )
     pictures: int = field(
-        default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
+        default=6,
+        validator=NOT_NEGATIVE,
+        metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither"),
     )
     channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
     autocast: bool = field(default=False, metadata=doc("bfloat16 where allowed"))
@@ -195,29 +211,54 @@ class Continual(Network):
         "rwalk",
         "ewc-online",
         "pi",
-    ] = field(default="modulation", metadata=doc("what keeps earlier tasks, or not"))
+    ] = field(default="modulation", metadata=doc("what keeps earlier tasks, or not", only="later tasks"))
     modulation: Literal["act", "weight-mul", "weight-1m", "interp", "none"] = field(
-        default="weight-mul", metadata=doc("generation of the modulation", source=CODE_2)
+        default="weight-mul", metadata=doc("generation of the modulation", only="later tasks", source=CODE_2)
     )
-    factor: tuple[int, ...] = field(default=(8, 8, 1, 1), metadata=doc("shrinkage of a modulation", source=CODE_2))
+    factor: tuple[int, ...] = field(
+        default=(8, 8, 1, 1), metadata=doc("shrinkage of a modulation", only="later tasks", source=CODE_2)
+    )
     init_one: bool = field(
-        default=False, metadata=doc("multiplicative modulations start at 1, the unmodulated filter (not the original)")
+        default=False,
+        metadata=doc(
+            "multiplicative modulations start at 1, the unmodulated filter (not the original)", only="later tasks"
+        ),
     )
     top: Literal["argument", "split", "per-task"] = field(
         default="argument", metadata=doc("what enters at the top: argument alone, or task and argument")
     )
-    train_argument: bool = field(default=False, metadata=doc("later tasks train their language's arguments, too"))
-    strength: float = field(default=0.0, metadata=doc("weight of the penalty in the convex mix", source=CODE_2))
-    compat: bool = field(default=False, metadata=doc("reproduce the doubled weight of LwF and LFL", source=CODE_2))
-    temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation", source=CODE_2))
-    alpha: float = field(default=0.5, metadata=doc("share of the old importance (MAS), of the new square (online)"))
-    walk_period: int = field(default=10, validator=POSITIVE, metadata=doc("steps between readings (RWalk)"))
+    train_argument: bool = field(
+        default=False, metadata=doc("later tasks train their language's arguments, too", only="later tasks")
+    )
+    strength: float = field(
+        default=0.0,
+        validator=SHARE,
+        metadata=doc("weight of the penalty in the convex mix", only="later tasks", source=CODE_2),
+    )
+    compat: bool = field(
+        default=False, metadata=doc("reproduce the doubled weight of LwF and LFL", only="later tasks", source=CODE_2)
+    )
+    temperature: float = field(
+        default=2.0, validator=POSITIVE, metadata=doc("of the distillation", only="later tasks", source=CODE_2)
+    )
+    alpha: float = field(
+        default=0.5,
+        validator=SHARE,
+        metadata=doc("share of the old importance (MAS), of the new square (online)", only="later tasks"),
+    )
+    walk_period: int = field(
+        default=10, validator=POSITIVE, metadata=doc("steps between readings (RWalk)", only="later tasks")
+    )
     lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of the first task", source=CODE_2))
-    later_lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of later tasks", source=CODE_2))
-    weight_decay: float = field(default=0.0, metadata=doc("coupled weight decay"))
+    later_lr: float = field(
+        default=1e-2, validator=POSITIVE, metadata=doc("of later tasks", only="later tasks", source=CODE_2)
+    )
+    weight_decay: float = field(default=0.0, validator=NOT_NEGATIVE, metadata=doc("coupled weight decay"))
     batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step", source=CODE_2))
     epochs: int = field(default=70, validator=POSITIVE, metadata=doc("of the first task", source=CODE_2))
-    later_epochs: int = field(default=30, validator=POSITIVE, metadata=doc("of later tasks", source=CODE_2))
+    later_epochs: int = field(
+        default=30, validator=POSITIVE, metadata=doc("of later tasks", only="later tasks", source=CODE_2)
+    )
     schedule: Literal["step", "cosine", "constant"] = field(default="step", metadata=doc("learning rate"))
     step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between halvings", source=CODE_2))
     normalise: Literal["mean-image", "centred"] = field(
@@ -228,17 +269,37 @@ class Continual(Network):
         metadata=doc("on the fly: shift x, shift y (parts), rotation (degrees), added grey levels", source=CODE_2),
     )
     pictures: int = field(
-        default=6, metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither")
+        default=6,
+        validator=NOT_NEGATIVE,
+        metadata=doc(
+            "prediction pictures a test set, with confusion matrices; 0 for neither", harmless="only what is reported"
+        ),
     )
     compound: tuple[str, ...] = field(
-        default=(), metadata=doc("directions asked about at once at the end: one argument, a head a direction")
+        default=(),
+        metadata=doc(
+            "directions asked about at once at the end: one argument, a head a direction",
+            harmless="only what is reported",
+        ),
+    )
+    draws: bool = field(
+        default=True,
+        metadata=doc("an image head learns to draw the queried object from the top-down maps, without changing them"),
     )
     channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
     reuse: bool = field(
-        default=True, metadata=doc("take the first task's network from the cache, where an equal run left it")
+        default=True,
+        metadata=doc(
+            "take the first task's network from the cache, where an equal run left it",
+            harmless="the same network either way",
+        ),
     )
     compose: tuple[str, ...] = field(
-        default=(), metadata=doc("chain of directions followed at the end; its sum must be a direction of the stream")
+        default=(),
+        metadata=doc(
+            "chain of directions followed at the end; its sum must be a direction of the stream",
+            harmless="only what is reported",
+        ),
     )
 
 
@@ -274,14 +335,18 @@ class Transfer:
     )
     tau: float = field(default=0.005, metadata=doc("threshold of masks", source=CODE_2))
     lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2))
-    weight_decay: float = field(default=0.0, metadata=doc("coupled weight decay", source=CODE_2))
+    weight_decay: float = field(
+        default=0.0, validator=NOT_NEGATIVE, metadata=doc("coupled weight decay", source=CODE_2)
+    )
     first_lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("of stage 0 when it is learnt fully"))
     batch_size: int = field(default=32, validator=POSITIVE, metadata=doc("samples a step", source=CODE_2))
     epochs: int = field(default=30, validator=POSITIVE, metadata=doc("passes over a stage", source=CODE_2))
     step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source=CODE_2))
     temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation"))
-    strength: float = field(default=1.0, metadata=doc("weight of the distillation"))
-    hidden: int = field(default=0, metadata=doc("hidden units of an expanded read-out; 0 for a linear one"))
+    strength: float = field(default=1.0, validator=NOT_NEGATIVE, metadata=doc("weight of the distillation"))
+    hidden: int = field(
+        default=0, validator=NOT_NEGATIVE, metadata=doc("hidden units of an expanded read-out; 0 for a linear one")
+    )
 
 
 @frozen(kw_only=True)

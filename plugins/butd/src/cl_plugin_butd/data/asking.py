@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from cl_kernel import Resources
     from cl_plugin_butd.settings import GridStream
 
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Pictures [N, H, W] (or with colours), boxes of their characters [N, M, 4], layouts [N, rows, columns]."""
+
 
 def questions(
-    recipe: grid.GridRecipe,
-    images: np.ndarray,
-    layout: np.ndarray,
+    drawn: Drawn,
     glyphs: Glyphs,
     direction: tuple[int, int],
     task: int,
@@ -35,23 +36,20 @@ def questions(
 ) -> Questions:
     """Samples of one direction about drawn pictures."""
     n = len(glyphs.class_names)
+    images, boxes, layout = drawn
     picture, place, argument, answer = grid.ask(layout, *direction, per_picture, rng, border=n if border else None)
-    corner = np.stack(np.divmod(place, recipe.columns), 1) * recipe.cell + np.asarray(recipe.margin)
-    box = np.concatenate([corner, np.full_like(corner, recipe.cell)], 1)
     tables = {
         "task": np.full(len(picture), task, np.int64),
         "argument": argument.astype(np.int64),
         "existence": existence(layout, n)[picture],
         "class": answer.astype(np.int64),
-        "box": box.astype(np.int64),
+        "box": boxes[picture, place],
     }
     return Questions(images, picture, tables, question_fields(n_tasks, n, n, n + border))
 
 
 def language_questions(
-    recipe: grid.GridRecipe,
-    images: np.ndarray,
-    layout: np.ndarray,
+    drawn: Drawn,
     n: int,
     direction: tuple[int, int],
     task: int,
@@ -60,27 +58,26 @@ def language_questions(
     rng: np.random.Generator,
 ) -> Questions:
     """Samples of one language, its characters numbered from 0; the border is the label after them."""
+    images, boxes, layout = drawn
     picture, place, argument, answer = grid.ask(
         layout, *direction, settings.per_picture, rng, border=n if settings.border else None
     )
-    corner = np.stack(np.divmod(place, recipe.columns), 1) * recipe.cell + np.asarray(recipe.margin)
     tables = {
         "task": np.full(len(picture), task, np.int64),
         "argument": argument.astype(np.int64),
         "existence": existence(layout, n)[picture],
         "class": answer.astype(np.int64),
-        "box": np.concatenate([corner, np.full_like(corner, recipe.cell)], 1).astype(np.int64),
+        "box": boxes[picture, place],
     }
     return Questions(images, picture, tables, question_fields(n_tasks, n, n, n + 1))
 
 
 def staged(
     name: str,
-    recipe: grid.GridRecipe,
     glyphs: Glyphs,
     directions: Sequence[str],
     ways: Sequence[tuple[int, int]],
-    sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    sides: Mapping[str, Drawn],
     per_picture: int,
     resources: Resources,
     *,
@@ -88,15 +85,13 @@ def staged(
 ) -> Stream:
     """A stage and a test set for each direction over drawn pictures.
 
-    :param sides: ``train`` and ``test`` -> (layouts, pictures).
+    :param sides: ``train`` and ``test`` -> what was drawn.
     """
     stages, tests, test_sets, start = [], [], {}, 0
     for task, (word, way) in enumerate(zip(directions, ways, strict=True)):
         made = {
             side: questions(
-                recipe,
-                images,
-                layout,
+                drawn,
                 glyphs,
                 way,
                 task,
@@ -105,9 +100,21 @@ def staged(
                 resources.rng("questions", side, word),
                 border=border,
             )
-            for side, (layout, images) in sides.items()
+            for side, drawn in sides.items()
         }
-        stages.append(Stage(index=task, name=word, train=made["train"], info={"task": task, "direction": list(way)}))
+        stages.append(
+            Stage(
+                index=task,
+                name=word,
+                train=made["train"],
+                info={
+                    "task": task,
+                    "direction": list(way),
+                    "asks": f"{word} of",
+                    "arguments": list(glyphs.class_names),
+                },
+            )
+        )
         tests.append(made["test"])
         test_sets[word] = np.arange(start, start + len(made["test"]))
         start += len(made["test"])
@@ -118,7 +125,7 @@ def staged(
         test=joined(tests),
         test_sets=test_sets,
         class_names=(*glyphs.class_names, *(("border",) if border else ())),
-        fingerprint=fingerprint(sides["train"][0], sides["test"][0], glyphs.checksum, tuple(directions)),
+        fingerprint=fingerprint(*sides["train"], *sides["test"], glyphs.checksum, tuple(directions)),
         info={
             "directions": [list(way) for way in ways],
             "n_arguments": [len(glyphs.class_names)],

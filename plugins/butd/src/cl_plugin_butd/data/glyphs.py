@@ -5,6 +5,7 @@ Shapes: N instances, H W pixels, C channels.
 
 from __future__ import annotations
 
+import pickle
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,6 +42,13 @@ class Glyphs:
     def __attrs_post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise BadInput(f"{len(self.images)} images but {len(self.labels)} labels", where=f"glyphs {self.name!r}")
+        bad = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.class_names)))
+        if len(bad):
+            raise BadInput(
+                f"label {int(self.labels[bad[0]])} of image {int(bad[0])}: there are {len(self.class_names)} classes",
+                where=f"glyphs {self.name!r}",
+                fix="get the raw files again: remove them and fetch them anew",
+            )
 
     @property
     def checksum(self) -> str:
@@ -93,6 +101,15 @@ def _torchvision(name: str, root: Path, **options: object) -> list[object]:
             getattr(datasets, name)(root=str(root), download=False, **{**options, **side})
             for side in ({"train": True}, {"train": False})
         ]
+    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise BadInput(
+            f"{name}: unreadable raw files: {error}",
+            where=str(root),
+            fix=f"remove the folder of {name} below {root} (what lies there is not fetched again) and run "
+            f"`python -c \"import torchvision.datasets as d; d.{name}('{root}', download=True"
+            + "".join(f", {k}={v!r}" for k, v in options.items())
+            + ')"`',
+        ) from error
     except RuntimeError as error:
         raise MissingAsset(
             f"{name} is not below {root}",

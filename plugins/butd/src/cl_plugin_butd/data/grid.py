@@ -122,18 +122,22 @@ def layouts(
     raise BadInput("the held-out pairs leave no layout to draw", where="dataset.held_out", fix="hold out fewer pairs")
 
 
-def draw(recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw(
+    recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw layouts.
 
     :param layout: [N, rows, columns].
-    :return: uint8 [N, H, W] or [N, H, W, 3].
+    :return: pictures, uint8 [N, H, W] or [N, H, W, 3], and where each character stands: y, x, height and width,
+        int64 [N, M, 4].
     """
     if recipe.scale[1] == 0:
         return _draw_plain(recipe, glyphs, layout, rng)
     height, width = recipe.size
     images = np.zeros((len(layout), height, width, *glyphs.images.shape[3:]), np.uint8)
+    boxes = np.zeros((len(layout), recipe.n_characters, 4), np.int64)
     instances = glyphs.instances()
-    for image, characters in zip(images, layout.reshape(len(layout), -1), strict=True):
+    for image, box, characters in zip(images, boxes, layout.reshape(len(layout), -1), strict=True):
         canvas = np.zeros(image.shape)
         for place, character in enumerate(characters):
             y, x = divmod(place, recipe.columns)
@@ -141,16 +145,20 @@ def draw(recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.random.
             corner = np.asarray([y, x]) * recipe.cell + recipe.margin + rng.uniform(0, recipe.shift, 2).astype(int)
             corner = np.clip(corner, 0, np.asarray([height, width]) - side)
             chosen = instances[character][rng.integers(len(instances[character]))]
+            box[place] = *corner, side, side
             spatial.stamp(canvas, glyphs.images[chosen], side, corner)
         image[:] = (canvas * 255).astype(np.uint8)
-    return images
+    return images, boxes
 
 
-def _draw_plain(recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_plain(
+    recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """All pictures at once: glyphs as they are, shifted by whole pixels."""
     n, height, width = len(layout), *recipe.size
     gh, gw = glyphs.images.shape[1:3]
     images = np.zeros((n, height + recipe.cell, width + recipe.cell), np.uint8)
+    boxes = np.zeros((n, recipe.n_characters, 4), np.int64)
     rows = np.arange(n)[:, None, None]
     instances = glyphs.instances()
     counts = np.asarray([len(i) for i in instances])
@@ -167,7 +175,8 @@ def _draw_plain(recipe: GridRecipe, glyphs: Glyphs, layout: np.ndarray, rng: np.
         left = x * recipe.cell + recipe.margin[1] + rng.integers(0, room + 1, n)
         at = rows, (top[:, None] + np.arange(gh))[:, :, None], (left[:, None] + np.arange(gw))[:, None, :]
         images[at] = np.maximum(images[at], patch.astype(np.uint8))
-    return images[:, :height, :width]
+        boxes[:, place] = np.stack([top, left, np.full(n, gh), np.full(n, gw)], 1)
+    return images[:, :height, :width], boxes
 
 
 def ask(

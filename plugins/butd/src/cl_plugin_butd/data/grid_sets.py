@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from cl_kernel import Resources, content_key, write_json
+from cl_kernel import BadInput, Resources, content_key, write_json
 from cl_plugin_butd.data import glyphs, grid
+from cl_plugin_butd.data.asking import Drawn
 from cl_plugin_butd.data.prepare import MANIFEST, SHARD, data_folder
 from cl_plugin_butd.data.sources import source_of
 
@@ -48,7 +49,7 @@ def grid_pictures(
     sizes = {"train": settings.n_train, "test": settings.n_test}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.asdict(recipe).items()}
     inputs = {
-        "version": 2,
+        "version": 3,
         "recipe": plain,
         "raw": source.checksum,
         "sizes": sizes,
@@ -59,6 +60,25 @@ def grid_pictures(
     folder = data_folder("", resources) / f"grid-{source.name}-{content_key(inputs)[:16]}"
     if (folder / MANIFEST).exists():
         return folder
+    with resources.cache.claimed("butd-grid", inputs):
+        if not (folder / MANIFEST).exists():
+            _draw_sides(folder, recipe, source, usable, sizes, resources, tag)
+            write_json(folder / MANIFEST, {"inputs": inputs})
+    for shard in folder.glob("*.part.npz"):
+        shard.unlink(missing_ok=True)
+    return folder
+
+
+def _draw_sides(
+    folder: Path,
+    recipe: grid.GridRecipe,
+    source: glyphs.Glyphs,
+    usable: tuple[int, ...],
+    sizes: dict[str, int],
+    resources: Resources,
+    tag: int,
+) -> None:
+    """Layouts, pictures and boxes of both sides, a shard at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     halves = split_instances(source)
     for side, n in sizes.items():
@@ -66,21 +86,33 @@ def grid_pictures(
         np.save(folder / f"{side}-layout.npy", layout)
         shards = []
         for start in range(0, n, SHARD):
-            shard = folder / f"{side}-{start // SHARD:05d}.part.npy"
+            shard = folder / f"{side}-{start // SHARD:05d}.part.npz"
             if not shard.exists():
-                drawn = grid.draw(
-                    recipe, halves[side], layout[start : start + SHARD], resources.rng("draw", side, tag, start)
-                )
+                rng = resources.rng("draw", side, tag, start)
+                image, box = grid.draw(recipe, halves[side], layout[start : start + SHARD], rng)
                 temporary = shard.with_suffix(".tmp")
                 with temporary.open("wb") as handle:
-                    np.save(handle, drawn)
+                    np.savez(handle, image=image, box=box)
                 temporary.rename(shard)
             shards.append(shard)
-        np.save(folder / f"{side}-image.npy", np.concatenate([np.load(shard) for shard in shards]))
-    write_json(folder / MANIFEST, {"inputs": inputs})
-    for shard in folder.glob("*.part.npy"):
-        shard.unlink()
-    return folder
+        for name in ("image", "box"):
+            parts = []
+            for shard in shards:
+                with np.load(shard) as part:
+                    parts.append(part[name])
+            np.save(folder / f"{side}-{name}.npy", np.concatenate(parts))
+
+
+def drawn_sides(folder: Path) -> dict[str, Drawn]:
+    """What :func:`grid_pictures` left: ``train`` and ``test``, pictures memory-mapped."""
+    return {
+        side: (
+            np.load(folder / f"{side}-image.npy", mmap_mode="r"),
+            np.load(folder / f"{side}-box.npy"),
+            np.load(folder / f"{side}-layout.npy"),
+        )
+        for side in ("train", "test")
+    }
 
 
 def split_instances(source: glyphs.Glyphs, share: float = 0.8) -> dict[str, glyphs.Glyphs]:
@@ -104,10 +136,24 @@ LATER_LANGUAGES = (49, 43, 42, 41, 40)
 
 
 def language_groups(source: glyphs.Glyphs) -> list[tuple[int, ...]]:
-    """Languages of each stage."""
+    """Languages of each stage: the published ones of all fifty, or some of a smaller set.
+
+    :raises BadInput: for a single language.
+    """
     n = len(source.language_names)
-    first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
-    return [first, *((language,) for language in LATER_LANGUAGES if language < n)]
+    if n == 50:
+        first = tuple(range(n - 2, n - 2 - INITIAL_LANGUAGES, -1))
+        return [first, *((language,) for language in LATER_LANGUAGES)]
+    if n < 2:
+        raise BadInput(
+            f"{n} alphabet cannot be learnt one after another",
+            where="omniglot-py",
+            fix="bring images_background and images_evaluation whole: 50 alphabets",
+        )
+    # a part of Omniglot: the larger half of the alphabets first, at most five, the others one by one
+    first_count = min(INITIAL_LANGUAGES, -(-n // 2))
+    order = range(n - 1, -1, -1)
+    return [tuple(order[:first_count]), *((language,) for language in order[first_count:])]
 
 
 # ---- grids ------------------------------------------------------------------------------------------

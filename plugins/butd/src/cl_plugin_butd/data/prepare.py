@@ -11,6 +11,7 @@ Shapes: N pictures, Q questions, M characters, H W canvas.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from attrs import define
 
-from cl_kernel import BadInput, Field, Resources, content_key, write_json
+from cl_kernel import BadInput, Cache, Field, Resources, content_key, write_json
 from cl_plugin_butd.data import packed
 from cl_plugin_butd.data.questions import Questions, question_fields
 
@@ -77,6 +78,7 @@ def prepare(
     info: Mapping[str, Any],
     pictures: Callable[[], Iterator[tuple[str, Any]]],
     draw: Callable[[str, int, Any], dict[str, Any]],
+    cache: Cache,
 ) -> Prepared:
     """Make a set, or find it made.
 
@@ -84,10 +86,27 @@ def prepare(
     :param pictures: all (split, layout) in order; cheap, drawn again when a preparation is continued.
     :param draw: (split, number, layout) -> ``image`` (one picture or one per question), optional ``seg``, and label
         rows, one a question; those of :data:`PER_PICTURE` one in all.
+    :param cache: holds the claim while a set is made.
     :raises BadInput: when a folder of that name holds something else.
     """
     key = content_key({"version": RECIPE_VERSION, "kind": kind, **inputs})
     folder = root / f"{kind}-{key[:16]}"
+    # of two processes that prepare one set, the second waits and finds it whole
+    claim = contextlib.nullcontext() if (folder / MANIFEST).exists() else cache.claimed("butd-prepare", {"key": key})
+    with claim:
+        return _whole(folder, key, kind, inputs, info, pictures, draw)
+
+
+def _whole(
+    folder: Path,
+    key: str,
+    kind: str,
+    inputs: Mapping[str, Any],
+    info: Mapping[str, Any],
+    pictures: Callable[[], Iterator[tuple[str, Any]]],
+    draw: Callable[[str, int, Any], dict[str, Any]],
+) -> Prepared:
+    """Find the set, or make it; see :func:`prepare`."""
     done, shards = folder / MANIFEST, folder / "shards"
     if done.exists():
         manifest = json.loads(done.read_text(encoding="utf-8"))
@@ -98,7 +117,8 @@ def prepare(
                 where=str(done),
                 fix="remove the folder or choose another dataset.directory",
             )
-        return Prepared(folder, manifest)
+        # names are no part of the key: a set prepared before they were kept has them from here
+        return Prepared(folder, {**manifest, "info": {**info, **manifest["info"]}})
     shards.mkdir(parents=True, exist_ok=True)
     position: dict[str, int] = {}
     for split, chunk, first in _chunks(pictures(), SHARD):

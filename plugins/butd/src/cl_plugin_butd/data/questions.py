@@ -6,12 +6,16 @@ Shapes: N pictures, Q questions, n a batch, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, field
 
 from cl_kernel import BadInput, Field
 from cl_plugin_butd.data.packed import Packed
+
+if TYPE_CHECKING:
+    from cl_kernel import Files
 
 
 @define
@@ -56,6 +60,15 @@ class Questions:
     def __len__(self) -> int:
         return len(self.picture)
 
+    def identify(self, files: Files, rows: np.ndarray | None = None) -> str:
+        """What the questions hold: pictures, where each lies on the canvas, every table."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        pictures = [_held(files, part) for part in (self.images, self.seg)]
+        tables = {name: files.array(table, rows) for name, table in sorted(self.tables.items())}
+        place = files.array(self.picture, rows)
+        segs = files.array(rows) if self.seg is not None else ""
+        return files.content(pictures, list(self.shape), list(self.corner), place, segs, tables)
+
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """A batch; pictures and segmentations are read only when asked for."""
         out: dict[str, np.ndarray] = {}
@@ -75,6 +88,13 @@ class Questions:
         y, x = self.corner
         whole[:, y : y + part.shape[1], x : x + part.shape[2]] = part
         return whole
+
+
+def _held(files: Files, pictures: np.ndarray | Packed | None) -> str:
+    """Digest of pictures; of packed ones, as they lie deflated."""
+    if isinstance(pictures, Packed):
+        return files.content(files.array(pictures.content), files.array(pictures.start), list(pictures.size))
+    return "" if pictures is None else files.array(pictures)
 
 
 def question_fields(n_tasks: int, n_arguments: int, n_occurrence: int, n_classes: int) -> dict[str, Field]:

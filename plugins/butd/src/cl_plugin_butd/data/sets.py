@@ -122,6 +122,8 @@ def spatial_set(settings: Spatial, resources: Resources) -> Prepared:
         "n_occurrence": n_classes,
         "n_classes": n_classes + 2,
         "class_names": [*source.class_names, "border", "not available"],
+        "tasks": ["right of", "left of"],
+        "arguments": list(source.class_names),
         "shape": list(recipe.size),
         "corner": [top, left],
     }
@@ -132,6 +134,7 @@ def spatial_set(settings: Spatial, resources: Resources) -> Prepared:
         info,
         lambda: spatial.pictures(recipe, source),
         numbered,
+        resources.cache,
     )
 
 
@@ -240,6 +243,8 @@ def persons_set(settings: PersonsData, resources: Resources) -> Prepared:
         "n_occurrence": people.n_people,
         "n_classes": n_values,
         "class_names": [*(f"value {v}" for v in range(n_values - 1)), "absent"],
+        "tasks": [f"{feature} of" for feature in persons.FEATURES],
+        "arguments": [f"person {i}" for i in range(people.n_people)],
         "shape": list(recipe.canvas),
         "corner": [0, 0],
     }
@@ -250,6 +255,7 @@ def persons_set(settings: PersonsData, resources: Resources) -> Prepared:
         info,
         lambda: persons.scenes(recipe, people),
         _number_pictures(draw),
+        resources.cache,
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 
 from cl_kernel import ArraySamples, Field, Resources, Stage, Stream, class_incremental, fingerprint
 from cl_plugin_butd.data import glyphs, grid
-from cl_plugin_butd.data.asking import language_questions, staged
-from cl_plugin_butd.data.grid_sets import grid_pictures, language_groups, recipe_of, split_instances
+from cl_plugin_butd.data.asking import Drawn, language_questions, staged
+from cl_plugin_butd.data.grid_sets import drawn_sides, grid_pictures, language_groups, split_instances
 from cl_plugin_butd.data.prepare import Prepared
 from cl_plugin_butd.data.questions import stacked, widened
 from cl_plugin_butd.data.sets import persons_set, spatial_set
@@ -34,12 +34,13 @@ def build_persons(settings: PersonsData, resources: Resources) -> Stream:
 
 def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> Stream:
     info = prepared.manifest["info"]
+    names = {key: info[key] for key in ("tasks", "arguments", "answers") if key in info}
     held, seen = prepared.samples("test"), prepared.samples("val")
     test = stacked(held, seen)
     return Stream(
         name=name,
         task=TASK,
-        stages=[Stage(index=0, name=name, train=prepared.samples("train"), info={"task": 0})],
+        stages=[Stage(index=0, name=name, train=prepared.samples("train"), info={"task": 0, **names})],
         test=test,
         test_sets={"cg_test": np.arange(len(held)), "iid_val": np.arange(len(held), len(test))},
         class_names=tuple(info["class_names"]),
@@ -51,20 +52,14 @@ def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> St
 def build_grid(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each direction over one set of pictures."""
     source = source_of(resources, settings.source)
-    recipe = recipe_of(settings)
     ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
     folder = grid_pictures(settings, resources, source)
-    sides = {
-        side: (np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy", mmap_mode="r"))
-        for side in ("train", "test")
-    }
     return staged(
         f"{settings.source} grid",
-        recipe,
         source,
         settings.directions,
         ways,
-        sides,
+        drawn_sides(folder),
         settings.per_picture,
         resources,
         border=settings.border,
@@ -72,60 +67,63 @@ def build_grid(settings: GridStream, resources: Resources) -> Stream:
 
 
 def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
-    """A stage for each language: the first merges five, each later one brings its own arguments and answers."""
+    """A stage for each language and direction: five languages merged first, then each with arguments of its own."""
     source = source_of(resources, settings.source)
     groups = language_groups(source)
-    recipe = recipe_of(settings)
-    dx, dy = grid.parse_direction(settings.directions[0], settings.rows, settings.columns)
-    languages = np.asarray(source.languages)
-    stages, tests, sets, start, n_arguments = [], [], {}, 0, []
-    for task, group in enumerate(groups):
-        usable = tuple(np.flatnonzero(np.isin(languages, group)).tolist())
-        local = {c: i for i, c in enumerate(usable)}
-        n_arguments.append(len(usable))
-        word = "initial" if task == 0 else source.language_names[group[0]]
-        made = {}
-        folder = grid_pictures(settings, resources, source, usable, task)
-        for side in ("train", "test"):
-            layout, image = np.load(folder / f"{side}-layout.npy"), np.load(folder / f"{side}-image.npy")
-            numbered = np.vectorize(local.get)(layout).astype(np.int64)
-            made[side] = language_questions(
-                recipe,
-                image,
-                numbered,
-                len(usable),
-                (dx, dy),
+    ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
+    asked = [(group, way) for group in range(len(groups)) for way in range(len(ways))]
+    usable = [tuple(np.flatnonzero(np.isin(source.languages, group)).tolist()) for group in groups]
+    drawn = [
+        _renumbered(drawn_sides(grid_pictures(settings, resources, source, classes, number)), classes)
+        for number, classes in enumerate(usable)
+    ]
+    width = max(map(len, usable))
+    stages, tests, sets, start = [], [], {}, 0
+    for task, (group, way) in enumerate(asked):
+        language = "initial" if group == 0 else source.language_names[groups[group][0]]
+        word = language if len(ways) == 1 else f"{language} {settings.directions[way]}"
+        # the first direction keeps the draws of a stream that has no other
+        own = () if way == 0 else (settings.directions[way],)
+        made = {
+            side: language_questions(
+                drawn[group][side],
+                len(usable[group]),
+                ways[way],
                 task,
-                len(groups),
+                len(asked),
                 settings,
-                resources.rng("questions", side, task),
+                resources.rng("questions", side, group, *own),
             )
-        stages.append(Stage(index=task, name=word, train=made["train"], info={"task": task}))
-        tests.append(made["test"])
-        sets[word] = np.arange(start, start + len(made["test"]))
-        start += len(made["test"])
-    width = max(n_arguments)
-    tests = [widened(t, width) for t in tests]
-    stages = [attrs.evolve(stage, train=widened(stage.train, width)) for stage in stages]
-    test = tests[0]
-    for more in tests[1:]:
-        test = stacked(test, more)
-    names = tuple(f"character {i}" for i in range(width)) + ("border",)
+            for side in ("train", "test")
+        }
+        names = [source.class_names[c] for c in usable[group]]
+        info = {"task": task, "direction": list(ways[way]), "arguments": names, "answers": [*names, "border"]}
+        stages.append(Stage(index=task, name=word, train=widened(made["train"], width), info=info))
+        tests.append(widened(made["test"], width))
+        sets[word] = np.arange(start, start + len(tests[-1]))
+        start += len(tests[-1])
     return Stream(
         name="omniglot",
         task=TASK,
         stages=stages,
-        test=test,
+        test=functools.reduce(stacked, tests),
         test_sets=sets,
-        class_names=names,
-        fingerprint=fingerprint(source.checksum, groups),
+        class_names=tuple(f"character {i}" for i in range(width)) + ("border",),
+        fingerprint=fingerprint(source.checksum, groups, list(settings.directions)),
         info={
-            "n_arguments": n_arguments,
-            "languages": list(range(len(groups))),
-            "n_answers": [width + 1] * len(groups),
-            "directions": [[dx, dy]] * len(groups),
+            "n_arguments": [len(classes) for classes in usable],
+            "languages": [group for group, _ in asked],
+            "n_answers": [len(usable[group]) + 1 for group, _ in asked],
+            "directions": [list(ways[way]) for _, way in asked],
         },
     )
+
+
+def _renumbered(sides: dict[str, Drawn], classes: tuple[int, ...]) -> dict[str, Drawn]:
+    """The same with characters counted from 0 within their language."""
+    local = np.zeros(max(classes) + 1, np.int64)
+    local[list(classes)] = np.arange(len(classes))
+    return {side: (np.asarray(images), boxes, local[layout]) for side, (images, boxes, layout) in sides.items()}
 
 
 def build_cifar_classes(settings: Any, resources: Resources) -> Stream:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import evolve
 
-from cl_kernel import Stage, Stream, fingerprint
+from cl_kernel import BadSetting, Stage, Stream, fingerprint
 from cl_plugin_butd.data import grid
 from cl_plugin_butd.data.asking import questions, staged
-from cl_plugin_butd.data.glyphs import Glyphs, patterns
+from cl_plugin_butd.data.glyphs import Glyphs, digits, patterns
 from cl_plugin_butd.data.questions import picked, stacked
 
 if TYPE_CHECKING:
@@ -22,16 +23,41 @@ if TYPE_CHECKING:
 
 def build(settings: Patterns, resources: Resources) -> Stream:
     """Stages are directions; all ask about the same pictures."""
-    glyphs = patterns(settings.n_patterns, resources.rng("patterns"))
+    if settings.source == "digits":
+        glyphs, recipe = one_of_each(settings.n_patterns), grid.GridRecipe(columns=settings.columns, margin=(1, 0))
+    else:
+        glyphs = patterns(settings.n_patterns, resources.rng("patterns"))
+        recipe = grid.GridRecipe(columns=settings.columns)
     return direction_stream(
-        "patterns",
-        grid.GridRecipe(rows=1, columns=settings.columns),
+        settings.source,
+        recipe,
         glyphs,
         settings.directions,
         settings.n_train,
         settings.n_test,
         settings.per_picture,
         resources,
+    )
+
+
+def one_of_each(n: int) -> Glyphs:
+    """The handwritten digit of each class that is nearest to its class mean, 8 x 7 pixels.
+
+    :raises BadSetting: for more than ten classes.
+    """
+    every = digits()
+    if n > len(every.class_names):
+        raise BadSetting(f"{n} different digits", where="dataset.n_patterns", fix="use at most 10")
+    chosen = []
+    for rows in every.instances()[:n]:
+        mine = every.images[rows].astype(float)
+        chosen.append(rows[np.square(mine - mine.mean(0)).sum((1, 2)).argmin()])
+    return evolve(
+        every,
+        images=every.images[chosen][:, :, 1:],
+        labels=np.arange(n, dtype=np.int64),
+        class_names=every.class_names[:n],
+        usable=tuple(range(n)),
     )
 
 
@@ -53,8 +79,8 @@ def direction_stream(
     sides = {}
     for side, n in (("train", n_train), ("test", n_test)):
         layout = grid.layouts(recipe, glyphs.usable, n, resources.rng("layout", side))
-        sides[side] = layout, grid.draw(recipe, glyphs, layout, resources.rng("draw", side))
-    return staged(name, recipe, glyphs, directions, ways, sides, per_picture, resources, border=border)
+        sides[side] = *grid.draw(recipe, glyphs, layout, resources.rng("draw", side)), layout
+    return staged(name, glyphs, directions, ways, sides, per_picture, resources, border=border)
 
 
 def build_held_out(settings: HeldOut, resources: Resources) -> Stream:
@@ -72,11 +98,9 @@ def build_held_out(settings: HeldOut, resources: Resources) -> Stream:
         ("held-out", settings.n_test, True),
     ):
         layout = grid.layouts(recipe, glyphs.usable, n, resources.rng("layout", side), with_held=with_held)
-        images = grid.draw(recipe, glyphs, layout, resources.rng("draw", side))
+        drawn = grid.draw(recipe, glyphs, layout, resources.rng("draw", side))
         asked = questions(
-            recipe,
-            images,
-            layout,
+            (*drawn, layout),
             glyphs,
             (1, 0),
             0,
@@ -91,7 +115,14 @@ def build_held_out(settings: HeldOut, resources: Resources) -> Stream:
     return Stream(
         name="held-out",
         task="image + instruction -> class",
-        stages=[Stage(index=0, name="right", train=made["train"], info={"task": 0, "direction": [1, 0]})],
+        stages=[
+            Stage(
+                index=0,
+                name="right",
+                train=made["train"],
+                info={"task": 0, "direction": [1, 0], "tasks": ["right of"], "arguments": list(glyphs.class_names)},
+            )
+        ],
         test=test,
         test_sets={
             "seen pairs": np.arange(len(made["seen"])),

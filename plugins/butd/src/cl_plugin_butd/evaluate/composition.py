@@ -13,7 +13,7 @@ import numpy as np
 from cl_kernel import BadInput, write_json
 
 if TYPE_CHECKING:
-    from cl_kernel import StreamContext
+    from cl_kernel import Stream, StreamContext
 
 
 def compose(
@@ -42,20 +42,24 @@ def compose(
     return current
 
 
-def write_composition(learner: Any, ctx: StreamContext, words: Sequence[str]) -> dict[str, Any]:
-    """Follow a chain of directions on the test pictures and compare with the direction it adds up to.
+def check_words(stream: Stream, words: Sequence[str], where: str) -> list[int]:
+    """Numbers of directions by name, before anything is trained.
 
-    :return: and write to ``reports/compose.json``: accuracy of the chain, of the direct answer, and their agreement.
+    :raises BadInput: when the stream lacks one.
+    """
+    names = [stage.name for stage in stream.stages]
+    if missing := [word for word in words if word not in names]:
+        raise BadInput(f"the stream has no direction {', '.join(missing)}", where=where, fix=f"use {', '.join(names)}")
+    return [names.index(word) for word in words]
+
+
+def check_chain(stream: Stream, words: Sequence[str]) -> tuple[list[int], int]:
+    """A chain of directions by number, and the direction that it adds up to.
+
     :raises BadInput: when the stream lacks a direction of the chain, or their sum.
     """
-    stream = ctx.stream
-    names = [stage.name for stage in stream.stages]
+    chain = check_words(stream, words, "learner.compose")
     ways = [tuple(way) for way in stream.info["directions"]]
-    if missing := [word for word in words if word not in names]:
-        raise BadInput(
-            f"the stream has no direction {', '.join(missing)}", where="learner.compose", fix=f"use {', '.join(names)}"
-        )
-    chain = [names.index(word) for word in words]
     total = (sum(ways[t][0] for t in chain), sum(ways[t][1] for t in chain))
     if total not in ways:
         raise BadInput(
@@ -63,7 +67,39 @@ def write_composition(learner: Any, ctx: StreamContext, words: Sequence[str]) ->
             where="learner.compose",
             fix="add that direction to dataset.directions",
         )
-    direct = ways.index(total)
+    return chain, ways.index(total)
+
+
+def check_compound(stream: Stream, words: Sequence[str]) -> tuple[list[int], np.ndarray]:
+    """Directions by number, and rows of the test samples that ask them about one character, [n, directions].
+
+    :raises BadInput: when the stream lacks a direction, or no character has a neighbour in all of them.
+    """
+    tasks = check_words(stream, words, "learner.compound")
+    asked: list[dict[tuple[int, int], int]] = []
+    for word in words:
+        rows = stream.test_sets[word]
+        arguments = stream.test.take(rows, ["argument"])["argument"]
+        asked.append(dict(zip(zip(stream.test.picture[rows], arguments, strict=True), rows, strict=True)))
+    shared = sorted(set(asked[0]).intersection(*asked[1:]))
+    if not shared:
+        raise BadInput(
+            f"no test picture is asked {' and '.join(words)} about one character",
+            where="learner.compound",
+            fix="name directions that have a place in common, or raise dataset.n_test",
+        )
+    return tasks, np.asarray([[found[key] for found in asked] for key in shared])
+
+
+def write_composition(learner: Any, ctx: StreamContext, words: Sequence[str]) -> dict[str, Any]:
+    """Follow a chain of directions on the test pictures and compare with the direction it adds up to.
+
+    :return: and write to ``reports/compose.json``: accuracy of the chain, of the direct answer, and their agreement.
+    :raises BadInput: when the stream lacks a direction of the chain, or their sum.
+    """
+    stream = ctx.stream
+    chain, direct = check_chain(stream, words)
+    names = [stage.name for stage in stream.stages]
     rows = stream.test_sets[names[direct]]
     taken = stream.test.take(rows, ["image", "argument", "class"])
     border = stream.n_classes - 1 if stream.info.get("border") else None
@@ -89,27 +125,10 @@ def write_compound(learner: Any, ctx: StreamContext, words: Sequence[str]) -> di
     :raises BadInput: when the stream lacks a direction, or no character has a neighbour in all of them.
     """
     stream = ctx.stream
-    names = [stage.name for stage in stream.stages]
-    if missing := [word for word in words if word not in names]:
-        raise BadInput(
-            f"the stream has no direction {', '.join(missing)}", where="learner.compound", fix=f"use {', '.join(names)}"
-        )
-    asked: list[dict[tuple[int, int], int]] = []
-    for word in words:
-        rows = stream.test_sets[word]
-        arguments = stream.test.take(rows, ["argument"])["argument"]
-        asked.append(dict(zip(zip(stream.test.picture[rows], arguments, strict=True), rows, strict=True)))
-    shared = sorted(set(asked[0]).intersection(*asked[1:]))
-    if not shared:
-        raise BadInput(
-            f"no test picture is asked {' and '.join(words)} about one character",
-            where="learner.compound",
-            fix="name directions that have a place in common, or raise dataset.n_test",
-        )
-    rows = np.asarray([[found[key] for found in asked] for key in shared])  # (n, directions)
+    tasks, rows = check_compound(stream, words)
     answers = stream.test.take(rows.flatten(), ["class"])["class"].reshape(rows.shape)
     taken = stream.test.take(rows[:, 0], ["image", "argument"])
-    given = learner.compound(taken["image"], taken["argument"], [names.index(word) for word in words])
+    given = learner.compound(taken["image"], taken["argument"], tasks)
     right = given == answers
     result = {
         "directions": list(words),

@@ -6,14 +6,18 @@ Shapes: H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cl_kernel import Samples, Stream
+from cl_plugin_butd.evaluate.words import Words
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MOST_NAMES = 30
+"""Classes whose names still fit beside a confusion matrix."""
 
 
 def draw(
@@ -42,6 +46,9 @@ def draw(
         axes = figure.subplots()
         axes.imshow(np.asarray(table), cmap="Greys")
         axes.set_title(f"{name}: right answer down, given across")
+        if len(table) <= MOST_NAMES:
+            axes.set_xticks(range(len(table)), stream.class_names[: len(table)], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(table)), stream.class_names[: len(table)], fontsize=7)
         figure.savefig(folder / f"confusion-{safe(name)}.png", dpi=110)
     for name, rows in stream.test_sets.items():
         draw_predictions(
@@ -54,32 +61,38 @@ def draw_predictions(
 ) -> None:
     """Pictures with what was asked, answered and right; the queried place is framed where the samples know it."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
-    has_box = "box" in samples.spec
-    taken = samples.take(rows, ["image", "task", "argument", *(["box"] if has_box else [])])
-    n = len(rows)
+    fields = [name for name in ("task", "argument", "box") if name in samples.spec]
+    taken = samples.take(rows, ["image", *fields])
+    words, n = Words(stream), len(rows)
     figure = Figure(figsize=(3.2 * min(n, 3), 1.9 * -(-n // 3)), layout="constrained")
     axes = figure.subplots(-(-n // 3), min(n, 3), squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-    names, tasks = stream.class_names, [stage.name for stage in stream.stages]
     for i, axis in enumerate(axes[:n]):
         axis.imshow(taken["image"][i], cmap="gray", vmin=0, vmax=255)
-        task = int(taken["task"][i])
-        asked = tasks[task] if task < len(tasks) and len(tasks) > 1 else f"task {task}"
-        argument = int(taken["argument"][i])
-        about = names[argument] if argument < len(names) else str(argument)
-        given, right = names[int(predicted[rows[i]])], names[int(labels[rows[i]])]
+        task = int(taken["task"][i]) if "task" in taken else 0
+        asked = f"{words.ask(task, int(taken['argument'][i]))}: " if "argument" in taken else ""
+        given, right = (words.answer(task, int(labels_[rows[i]])) for labels_ in (predicted, labels))
         axis.set_title(
-            f"{asked} of {about}: {given}" + ("" if given == right else f" (is {right})"),
+            f"{asked}{given}" + ("" if given == right else f" (is {right})"),
             fontsize=8,
             color="black" if given == right else "firebrick",
         )
-        if has_box:
-            y, x, h, w = (int(v) for v in taken["box"][i])
-            axis.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor="tab:orange"))
+        if "box" in taken:
+            frame(axis, taken["box"][i])
     figure.savefig(path, dpi=110)
+
+
+def frame(axis: Any, box: np.ndarray) -> None:
+    """Frame the queried object.
+
+    :param box: y, x, height, width.
+    """
+    from matplotlib.patches import Rectangle
+
+    y, x, h, w = (int(v) for v in box)
+    axis.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor="tab:orange", linewidth=1.5))
 
 
 def draw_methods(methods: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:

@@ -57,7 +57,7 @@ class Keeper:
 
     def weights(self) -> Named:
         """The shared parameters that learn: streams only."""
-        return {name: p for name, p in self.net.shared().items() if not name.startswith("occurrence")}
+        return {name: p for name, p in self.net.shared().items() if not name.startswith(("occurrence", "image"))}
 
     def begin(self) -> None:
         """A task begins (not called again when a run is resumed inside it)."""

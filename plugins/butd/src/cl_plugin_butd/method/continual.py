@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs import define, field, fields
+from attrs import define, field
 from torch import Tensor
 
-from cl_kernel import BadInput, Samples, Setup, Stage, Stream
+from cl_kernel import Artefact, BadInput, BadSetting, Samples, Setup, Stage, Stream, counted
 from cl_kernel.torch import device, state
 from cl_plugin_butd.data.augment import Augmentation
-from cl_plugin_butd.evaluate.composition import write_composition, write_compound
-from cl_plugin_butd.evaluate.reports import write_reports
+from cl_plugin_butd.evaluate.composition import check_chain, check_compound, write_composition, write_compound
+from cl_plugin_butd.evaluate.looking import Looked, looked
+from cl_plugin_butd.evaluate.reports import write_price, write_promise, write_reports
 from cl_plugin_butd.method.baselines import Keeper
-from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, task_of
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, inside, task_of
+from cl_plugin_butd.method.losses import IMAGE_WEIGHT
+from cl_plugin_butd.method.promise import Promise
 from cl_plugin_butd.method.schedule import cosine_rate, step_rate
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
-from cl_plugin_butd.settings import Network
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Continual
 
@@ -34,26 +38,31 @@ FIELDS = ("image", "task", "argument", "existence", "class")
 OWN_PARTS = ("modulation", "masks", "classifier")
 """Methods whose later tasks leave the shared weights alone."""
 BASE = "butd-base"
-BASE_FIELDS = (
-    *(f.name for f in fields(Network)),
-    *("top", "lr", "weight_decay", "batch_size", "epochs", "schedule", "step_every", "normalise", "augment"),
-    "channels_last",
-)
-"""Settings the first task's network depends on."""
+GREY = 255.0
 
 
 def build(settings: Continual, setup: Setup) -> ContinualLearner:
     """A network with room for every task of the stream, and the method's memory of earlier ones."""
     stream = setup.stream
+    if settings.placement != "TD":
+        raise BadSetting(
+            f"a stream of instructions enters at the top-down network, not at {settings.placement}",
+            where="learner.placement",
+            fix="leave learner.placement=TD, or use --learner butd:counter-stream",
+        )
     where = device.resolve(setup.resources.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, stream).to(where)
     if settings.channels_last:
         net.to(memory_format=torch.channels_last)
+    if settings.compose:
+        check_chain(stream, settings.compose)
+    if settings.compound:
+        check_compound(stream, settings.compound)
     keeper = Keeper(settings.method, net, settings.alpha, settings.walk_period, settings.temperature)
     inputs = Inputs(settings.normalise, where, settings.channels_last)
-    learner = ContinualLearner(settings, net, inputs, keeper, setup)
+    learner = ContinualLearner(settings, net, inputs, keeper, setup, state.pack(net.base()))
     learner.optimizer = learner.new_optimizer(0)
     return learner
 
@@ -80,6 +89,7 @@ def network(settings: Continual, stream: Stream) -> ContinualCounterStream:
         variant=settings.variant,
         bu_to_td=settings.bu_to_td,
         td_to_bu=settings.td_to_bu,
+        td_image=settings.draws or settings.td_image,
         final_td_conv=settings.final_td_conv,
         head_layers=settings.head_layers,
         orig_relus=settings.orig_relus,
@@ -121,14 +131,19 @@ class Asked:
 
 @define(eq=False)
 class ContinualLearner:
-    """See the module; ``position`` is (stage, epoch, batch) of the next step."""
+    """See the module; ``position`` is (stage, epoch, batch) of the next step.
+
+    :param start: weights that the first task starts from, packed; they tell shared first networks apart.
+    """
 
     settings: Continual
     net: ContinualCounterStream
     inputs: Inputs
     keeper: Keeper
     setup: Setup
+    start: dict[str, Any]
     optimizer: torch.optim.Optimizer = field(init=False)
+    promise: Promise = field(factory=Promise)
     position: list[int] = field(factory=lambda: [0, 0, 0])
     curve: list[list[float]] = field(factory=list)
 
@@ -142,15 +157,27 @@ class ContinualLearner:
             self.position = [stage.index, 0, 0]
             self.optimizer = self.new_optimizer(task)
             self.keeper.begin()
-        sources = self._sources(stage, ctx)
-        base = self._base_inputs(stage) if stage.index == 0 and s.reuse else None
-        if base and self.position == [0, 0, 0] and self._reuse(base, ctx):
-            self._close(stage, sources)
-            self.position = [1, 0, 0]
+        if stage.index or not s.reuse or self.keeper.needs_plain_gradient():
+            self._train(stage, ctx)
             return
+        base = self._base(stage, ctx)
+        if self.position == [0, 0, 0] and (folder := base.found()) is not None:
+            self._take(folder, stage, ctx)
+            return
+        with base.claimed():
+            if self.position == [0, 0, 0] and (folder := base.found()) is not None:
+                self._take(folder, stage, ctx)
+            else:
+                self._train(stage, ctx, base)
+
+    def _train(self, stage: Stage, ctx: StreamContext, base: Artefact | None = None) -> None:
+        """The steps of a stage that are left.
+
+        :param base: where the first task's network goes for others that start from it.
+        """
+        s, sources = self.settings, self._sources(stage, ctx)
         epochs = s.epochs if stage.index == 0 else s.later_epochs
         per_epoch = sum(len(batches(len(t), s.batch_size, np.arange(len(t)))) for _, t in sources)
-        how = Augmentation(shift_x=s.augment[0], shift_y=s.augment[1], rotation=s.augment[2], add=s.augment[3])
         ctx.phase(f"{s.method}: {stage.name}", epochs * per_epoch)
         learn = [p for p in self.net.parameters() if p.requires_grad]
         self.net.train()
@@ -158,57 +185,68 @@ class ContinualLearner:
             plan = self._epoch(sources, ctx.rng("order", stage.index, epoch))
             for step in range(self.position[2] if epoch == self.position[1] else 0, len(plan)):
                 number, samples, rows = plan[step]
-                batch = self.inputs.batch(samples, rows, FIELDS)
-                image = self.inputs.pixels(batch["image"], how, ctx.rng("augment", stage.index, epoch, step))
                 self._rate(epoch * per_epoch + step, epochs * per_epoch, epoch, stage.index)
-                loss = self._step(image, batch, number, learn)
+                loss = self._step(self._batch(samples, rows, ctx, (stage.index, epoch, step)), number, learn)
                 last = step + 1 == len(plan)
                 self.position = [stage.index, epoch + last, 0 if last else step + 1]
                 if last:
                     self.curve.append([stage.index, epoch, float(loss)])
                 if last and epoch + 1 == epochs:
-                    if base:
-                        self._keep(base, ctx)
+                    if base is not None:
+                        base.make(self._save_base)
                     self._close(stage, sources)
                     self.position = [stage.index + 1, 0, 0]
                 ctx.step(loss=loss)
 
-    def _base_inputs(self, stage: Stage) -> dict[str, Any] | None:
-        """All that the first task's network depends on; None for methods that watch its training step by step."""
-        if self.keeper.needs_plain_gradient():
-            return None
-        resources, s = self.setup.resources, self.settings
-        return {
-            "version": 1,
-            "settings": {name: getattr(s, name) for name in BASE_FIELDS},
-            "weights": {name: list(value.shape) for name, value in self.net.base().items()},
-            "data": self.setup.stream.fingerprint,
-            "stage": [stage.name, len(stage.train)],
-            "seed": resources.seed,
-            "device": self.inputs.device.type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
+    def _batch(
+        self, samples: Samples, rows: np.ndarray, ctx: StreamContext, at: tuple[int, int, int]
+    ) -> dict[str, Tensor]:
+        """Questions of a step, pictures augmented; ``drawing`` is the queried object alone, where it is learnt."""
+        s = self.settings
+        how = Augmentation(shift_x=s.augment[0], shift_y=s.augment[1], rotation=s.augment[2], add=s.augment[3])
+        draws = self.net.net.image is not None and "box" in samples.spec
+        batch = self.inputs.batch(samples, rows, (*FIELDS, "box") if draws else FIELDS)
+        if draws and next(self.net.net.image.parameters()).requires_grad:
+            alone = inside(batch["image"], batch["box"])
+            batch["drawing"] = Inputs("raw", self.inputs.device).pixels(alone, how, ctx.rng("augment", *at))
+        batch["image"] = self.inputs.pixels(batch["image"], how, ctx.rng("augment", *at))
+        return batch
 
-    def _reuse(self, inputs: dict[str, Any], ctx: StreamContext) -> bool:
-        """Take the first task's network from the cache, if it is there."""
-        known = ctx.cache.folder(BASE, inputs)
-        if known is None:
-            return False
-        values = state.read_weights(known / "base.pth")
+    def _base(self, stage: Stage, ctx: StreamContext) -> Artefact:
+        """The first task's network, told by all that it depends on."""
+        return ctx.artefact(
+            BASE,
+            revision=2,
+            settings=counted(self.settings, "first task"),
+            stage=stage,
+            weights=self.start,
+            seed=ctx.seed,
+            device=self.inputs.device.type,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+    def _take(self, folder: Path, stage: Stage, ctx: StreamContext) -> None:
+        """Start from a network that another run left; the first stage is over."""
+        values = state.read_weights(folder / "base.pth")
         self.curve = values.pop("curve").tolist()
         self.net.load_state_dict(values, strict=False)
-        return True
+        self._close(stage, self._sources(stage, ctx))
+        self.position = [1, 0, 0]
 
-    def _keep(self, inputs: dict[str, Any], ctx: StreamContext) -> None:
-        """Leave the first task's network in the cache for every method that starts from it."""
-        values = {**self.net.base(), "curve": torch.tensor(self.curve, dtype=torch.float64)}
-        ctx.cache.make(BASE, inputs, lambda folder: torch.save(values, folder / "base.pth"))
+    def _save_base(self, folder: Path) -> None:
+        torch.save({**self.net.base(), "curve": torch.tensor(self.curve, dtype=torch.float64)}, folder / "base.pth")
 
-    def _step(self, image: Tensor, batch: dict[str, Tensor], task: int, learn: list[Tensor]) -> Tensor:
+    def _step(self, batch: dict[str, Tensor], task: int, learn: list[Tensor]) -> Tensor:
         """One optimiser step on one task's batch: the convex mix of task loss and penalty."""
+        image = batch["image"]
         run = self.net.answer(image, batch["argument"], task)
         loss = F.cross_entropy(run["task"], batch["class"])
+        if "drawing" in batch:
+            if self.settings.td_image:
+                loss = loss + IMAGE_WEIGHT * F.mse_loss(self._drawn(run["td"], image), batch["drawing"])
+            else:
+                loss = loss + F.mse_loss(self._drawn(run["td"].detach(), image) / GREY, batch["drawing"] / GREY)
         if run["occurrence"] is not None and run["occurrence"].requires_grad:
             loss = loss + F.binary_cross_entropy_with_logits(run["occurrence"], batch["existence"].float())
         penalty = None
@@ -239,6 +277,10 @@ class ContinualLearner:
             self.keeper.after_step(gradients, before)
         return loss.detach()
 
+    def _drawn(self, td: Tensor, image: Tensor) -> Tensor:
+        """The queried object as the image head draws it, 0..255 (the head itself counts in whites)."""
+        return GREY * self.net.net.image(td, image.shape[-2:])
+
     def _close(self, stage: Stage, sources: list[tuple[int, Samples]]) -> None:
         """The stage is learnt: keep its statistics and what the method remembers."""
         samples, task = sources[-1][1], task_of(stage)
@@ -253,6 +295,11 @@ class ContinualLearner:
                 yield self.inputs.pixels(batch["image"]), batch["argument"], batch["class"]
 
         self.keeper.end(again, task)
+        self.promise.check(self.setup.stream, stage.index + 1, self._scores, str(self.inputs.device))
+
+    def _scores(self, samples: Samples) -> np.ndarray:
+        """Logits of samples in order, float32 [n, K]."""
+        return np.concatenate([out["scores"] for out in self.predict(samples)])
 
     def _statistics(self, sources: list[tuple[int, Samples]]) -> None:
         """Statistics of each task alone, after training on all of them mixed."""
@@ -337,10 +384,47 @@ class ContinualLearner:
     def finish(self, ctx: StreamContext) -> None:
         """Leave pictures, confusion matrices and curves in the run folder."""
         write_reports(self, ctx, self.settings.pictures, self.curve)
+        write_promise(ctx, self.promise.report([s.name for s in ctx.stages]), self.settings.method in OWN_PARTS)
+        write_price(ctx, self.price())
         if self.settings.compose:
             write_composition(self, ctx, self.settings.compose)
         if self.settings.compound:
             write_compound(self, ctx, self.settings.compound)
+
+    def price(self) -> dict[str, Any]:
+        """Bytes and parameters: what is shared, what each task adds, what the method remembers of earlier tasks."""
+        shared = sum(p.numel() for p in self.net.shared().values())
+        tasks = [self.net.price(t, train_argument=self.settings.train_argument) for t in range(len(self.net.tasks))]
+        kept = [v for named in self.keeper.tensors().values() for v in named.values()]
+        return {
+            "shared": {"parameters": shared, "bytes": 4 * shared},
+            "tasks": {stage.name: part for stage, part in zip(self.setup.stream.stages, tasks, strict=True)},
+            "method": {"bytes": sum(v.numel() * v.element_size() for v in kept)},
+        }
+
+    def cost(self) -> dict[str, Any]:
+        """What the results say beside seconds: bytes that the last task added, bytes that the method remembers."""
+        price = self.price()
+        last = list(price["tasks"].values())[-1]
+        return {
+            "bytes_per_task": sum(part["bytes"] for part in last.values()),
+            "parameters_per_task": sum(part["parameters"] for part in last.values()),
+            "method_bytes": price["method"]["bytes"],
+        }
+
+    def look(self, image: np.ndarray, task: int, argument: np.ndarray) -> Looked:
+        """What the top-down network shows of questions of one task."""
+        self.net.eval()
+        where = self.inputs.device
+        with torch.no_grad():
+            x = self.inputs.pixels(torch.from_numpy(np.ascontiguousarray(image)).to(where))
+
+            def ask(about: Tensor) -> dict[str, Any]:
+                run = self.net.answer(x, about, task)
+                return {**run, "drawn": None if self.net.net.image is None else self._drawn(run["td"], x)}
+
+            n_arguments = self.net.n_arguments[self.net.tasks[task].language]
+            return looked(ask, torch.from_numpy(argument).to(where), n_arguments)
 
     def classes(self, image: np.ndarray, task: np.ndarray, argument: np.ndarray) -> np.ndarray:
         """Answers to questions about pictures, int64 [n]."""
@@ -362,10 +446,13 @@ class ContinualLearner:
             "position": list(self.position),
             "curve": [list(row) for row in self.curve],
             "mean": None if self.inputs.mean is None else self.inputs.mean.copy(),
+            "promise": self.promise.state(),
         }
 
     def load(self, tree: dict[str, Any]) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore what :meth:`state` gave."""
+        if "promise" in tree:
+            self.promise.load(tree["promise"])
         self.position = [int(v) for v in tree["position"]]
         self.curve = [list(row) for row in tree["curve"]]
         state.restore(self.net, tree["net"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from cl_kernel import BadSetting
 
 if TYPE_CHECKING:
@@ -24,17 +22,17 @@ GRID: list[dict[str, Any]] = [
 """Rows 0-11: SGD; 12-19: the eight published rows of the Adam grid."""
 
 
-def apply_hyper(settings: Training) -> Training:
-    """Settings with a row of the grid laid over them.
+def presets(settings: Training) -> dict[str, dict[str, Any]]:
+    """What a row of the grid stands for: ``hyper`` -> values, which the kernel fills in where nobody gave others.
 
     :raises BadSetting: for a row the grid does not have.
     """
     if settings.hyper < 0:
-        return settings
+        return {}
     if settings.hyper >= len(GRID):
         raise BadSetting(
             f"hyper-parameter row {settings.hyper}: there are {len(GRID)}",
             where="learner.hyper",
             fix=f"use 0..{len(GRID) - 1}",
         )
-    return evolve(settings, **GRID[settings.hyper])
+    return {"hyper": GRID[settings.hyper]}

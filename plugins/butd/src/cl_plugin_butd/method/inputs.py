@@ -85,6 +85,19 @@ class Inputs:
         return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
+def inside(images: Tensor, box: Tensor) -> Tensor:
+    """Pictures with everything black but a box: the queried object alone.
+
+    :param images: uint8 [B, H, W] or [B, H, W, C].
+    :param box: int64 [B, 4]: y, x, height, width.
+    """
+    y, x, h, w = (part[:, None] for part in box.unbind(1))
+    rows = torch.arange(images.shape[1], device=images.device)[None]
+    columns = torch.arange(images.shape[2], device=images.device)[None]
+    lit = ((rows >= y) & (rows < y + h))[:, :, None] & ((columns >= x) & (columns < x + w))[:, None, :]
+    return images * (lit if images.dim() == 3 else lit[..., None])
+
+
 def channels_first(images: np.ndarray) -> np.ndarray:
     """uint8 [n, H, W] or [n, H, W, C] -> [n, C, H, W]."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

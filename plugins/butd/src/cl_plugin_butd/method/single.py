@@ -18,7 +18,6 @@ from cl_kernel import BadSetting, Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.evaluate.reports import write_reports
-from cl_plugin_butd.method.hyper import apply_hyper
 from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape
 from cl_plugin_butd.method.losses import Terms, instruction_loss
 from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 def build(settings: Training, setup: Setup) -> SingleLearner:
     """The network of the stream's pictures and instructions."""
     stream, where = setup.stream, device.resolve(setup.resources.device)
-    settings = apply_hyper(settings)
     spec = stream.spec
     n_arguments = int(stream.info.get("n_arguments", [spec["argument"].n])[0])
     n_tasks = spec["task"].n or 1

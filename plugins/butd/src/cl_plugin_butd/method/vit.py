@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from attrs import define, field
 from torch import Tensor, nn
 
-from cl_kernel import Samples, Setup, Stage
+from cl_kernel import BadSetting, Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches
 from cl_plugin_butd.method.schedule import cyclic_rate
@@ -29,9 +29,23 @@ if TYPE_CHECKING:
     from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Vit
 
+HUB_KINDS = ("multi-label", "right-of-all", "guided", "vanilla", "pit")
+
 
 def build(settings: Vit, setup: Setup) -> VitLearner:
     """The transformer of the stream's instructions."""
+    if settings.hub and settings.kind not in HUB_KINDS:
+        raise BadSetting(
+            f"kind {settings.kind} is trained from scratch: it takes no pretrained model",
+            where="learner.hub",
+            fix=f"leave it empty, or use learner.kind={', '.join(HUB_KINDS)}",
+        )
+    if settings.kind == "encoder-decoder" and settings.deepest_first and settings.decoder_layers > settings.layers + 1:
+        raise BadSetting(
+            f"{settings.decoder_layers} decoder layers read deepest first, but there are {settings.layers + 1} states",
+            where="learner.decoder_layers",
+            fix=f"use at most {settings.layers + 1}, or learner.deepest_first=false",
+        )
     stream, where = setup.stream, device.resolve(setup.resources.device)
     n_tasks = stream.spec["task"].n or 1
     n_arguments = int(stream.info.get("n_arguments", [stream.spec["argument"].n])[0])
@@ -58,7 +72,7 @@ def network(s: Vit, n_tasks: int, n_arguments: int, n_classes: int) -> nn.Module
     if s.kind == "cct":
         return CctInstructed(**common)
     if s.kind == "pit":
-        return PitInstructed(pretrained=bool(s.hub), **common)
+        return PitInstructed(name=s.hub or "pit_ti_224", pretrained=bool(s.hub), **common)
     outputs = {"multi-label": (2, n_arguments), "right-of-all": (n_classes, n_arguments)}
     classes, heads = outputs.get(s.kind, (n_classes, 1))
     return HubVit(

@@ -16,7 +16,15 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from cl_plugin_butd.network.blocks import Norm, modulated_weight
-from cl_plugin_butd.network.counter_stream import ArgumentTop, CounterStream, TaskArgumentTop, TaskHead, Topology
+from cl_plugin_butd.network.counter_stream import (
+    ArgumentTop,
+    BottomUp,
+    CounterStream,
+    ImageHead,
+    TaskArgumentTop,
+    TaskHead,
+    Topology,
+)
 from cl_plugin_butd.network.modulation import ActivationModulation, BlockModulation, WeightModulation
 
 
@@ -76,18 +84,28 @@ class ContinualCounterStream(nn.Module):
             fuse = TaskArgumentTop(
                 topology.top, len(tasks), n_arguments[0], per_task=top == "per-task", norm_eps=topology.norm_eps
             )
-        self.net = CounterStream(evolve(topology, outputs=(), placement="TD", n_tasks=len(tasks)), top=fuse)
+        inner = evolve(topology, outputs=(), placement="TD", n_tasks=len(tasks), td_image=False)
+        self.net = CounterStream(inner, top=fuse)
         # BU1 hears nobody: its lateral norms would only be dead weight here
-        bu1 = self.net.bu1
-        bu1.stem_lateral = bu1.top_lateral = None
-        for stage in bu1.stages:
-            for norms in stage:
-                norms.laterals = None
+        if self.net.bu2 is not None:
+            self._drop_laterals(self.net.bu1)
         self.heads = nn.ModuleList(TaskHead(topology.top, [task.n_classes], topology.head_layers) for task in tasks)
         none = evolve(modulation, kind="none")
         self.modulations = nn.ModuleList(
             self._modulation(topology, modulation if t or modulation.first else none) for t in range(len(tasks))
         )
+        if topology.td_image:
+            # draws of its own: neither the head nor anything else depends on how many tasks there are
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch.initial_seed())
+                self.net.image = ImageHead(topology)
+
+    @staticmethod
+    def _drop_laterals(first: BottomUp) -> None:
+        first.stem_lateral = first.top_lateral = None
+        for stage in first.stages:
+            for norms in stage:
+                norms.laterals = None
 
     def _modulation(self, topology: Topology, spec: ModulationSpec) -> nn.ModuleList:
         height, width = topology.in_shape[1:]
@@ -165,20 +183,33 @@ class ContinualCounterStream(nn.Module):
         return out
 
     def owned(self, task: int, *, train_argument: bool = False) -> list[nn.Parameter]:
-        """Parameters only ``task`` uses: its modulation and head (and its language's argument embedding)."""
+        """Parameters only ``task`` uses: its modulation, its head and its own embedding at the top.
+
+        :param train_argument: with the argument embedding of a language that no earlier task speaks; one that an
+            earlier task reads is shared and stays as it is.
+        """
         mine = [*self.modulations[task].parameters(), *self.heads[task].parameters()]
-        if train_argument and self.top_kind == "argument":
-            mine += self.net.td.top.argument[self.tasks[task].language].parameters()
-        return mine
+        return [*mine, *self._embedding(task, train_argument=train_argument)]
+
+    def _embedding(self, task: int, *, train_argument: bool) -> list[nn.Parameter]:
+        top, language = self.net.td.top, self.tasks[task].language
+        if self.top_kind == "per-task":
+            return list(top.task[task].parameters())
+        known = any(earlier.language == language for earlier in self.tasks[:task])
+        return list(top.argument[language].parameters()) if train_argument and not known else []
 
     def shared(self) -> dict[str, nn.Parameter]:
         """Parameters every task uses, by name."""
         return dict(self.net.named_parameters())
 
     def base(self) -> dict[str, Tensor]:
-        """What a first task learns: everything but the heads and modulations of later tasks, by name."""
+        """What a first task learns: everything but tables of tasks and later heads and modulations, by name."""
         later = tuple(f"{part}.{t}." for part in ("heads", "modulations") for t in range(1, len(self.tasks)))
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(later)}
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith(later) and not name.rpartition(".")[2].startswith("task_")
+        }
 
     def norms(self) -> list[Norm]:
         """Every norm that keeps statistics per task."""
@@ -189,10 +220,26 @@ class ContinualCounterStream(nn.Module):
         for norm in self.norms():
             norm.store(task)
 
-    def bytes_per_task(self) -> dict[str, int]:
-        """Bytes a further task adds, by part, in float32."""
-        return {
-            "modulation": 4 * sum(p.numel() for p in self.modulations[-1].parameters()),
-            "head": 4 * sum(p.numel() for p in self.heads[-1].parameters()),
-            "statistics": 4 * sum(2 * norm.channels for norm in self.norms()),
+    def price(self, task: int = -1, *, train_argument: bool = False) -> dict[str, dict[str, int]]:
+        """What a task adds, by part: ``parameters``, and ``bytes`` in float32; a mask takes a bit a weight.
+
+        :param task: the last by default; a first task may have no modulation.
+        """
+        task %= len(self.tasks)
+        modulations = list(self.modulations[task].parameters())
+        masks = any(isinstance(m, WeightModulation) and m.kind == "mask" for m in self.modulations[task].modules())
+        n = sum(p.numel() for p in modulations)
+        counts = {
+            "modulation": n,
+            "head": sum(p.numel() for p in self.heads[task].parameters()),
+            "embedding": sum(p.numel() for p in self._embedding(task, train_argument=train_argument)),
+            "statistics": sum(2 * norm.channels for norm in self.norms()),
         }
+        found = {part: {"parameters": count, "bytes": 4 * count} for part, count in counts.items() if count}
+        if masks:
+            found["modulation"]["bytes"] = sum(-(-p.numel() // 8) for p in modulations)
+        return found
+
+    def bytes_per_task(self) -> dict[str, int]:
+        """Bytes a further task adds, by part."""
+        return {part: entry["bytes"] for part, entry in self.price().items()}

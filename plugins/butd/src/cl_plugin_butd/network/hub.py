@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_kernel import MissingAsset
+from cl_kernel import BadSetting, MissingAsset
 
 
 class InstructionTokens(nn.Module):
@@ -80,6 +80,7 @@ class HubVit(nn.Module):
                 fix="pip install 'cl-plugin-butd[transformers]'",
             ) from error
         if hub:
+            self._check(hub, image)
             self.vit = ViTModel.from_pretrained(hub, add_pooling_layer=False)
             hidden = self.vit.config.hidden_size
         else:
@@ -99,6 +100,32 @@ class HubVit(nn.Module):
         if guided is not None:
             self.vit.embeddings = InstructionTokens(self.vit.embeddings, hidden, *guided)
         self.classifier = nn.Sequential(nn.Linear(hidden, n_classes * n_outputs), Unflatten(n_classes, n_outputs))
+
+    @staticmethod
+    def _check(hub: str, image: int) -> None:
+        """Refuse what would load in part or fail at the first step.
+
+        :raises BadSetting: for another architecture than ViT, or another size of pictures.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(hub)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadSetting(f"cannot read {hub!r}: {reason}", where="learner.hub", fix="give a folder") from error
+        if config.model_type != "vit":
+            raise BadSetting(
+                f"{hub!r} is a {config.model_type}; its tensors would not fit a ViT",
+                where="learner.hub",
+                fix="give a model of type vit",
+            )
+        if config.image_size != image:
+            raise BadSetting(
+                f"{hub!r} was trained on pictures of {config.image_size} pixels, not {image}",
+                where="learner.image",
+                fix=f"--set learner.image={config.image_size}",
+            )
 
     def forward(self, image: Tensor, task: Tensor, argument: Tensor) -> Tensor:
         """[B, 3, H, W], one-hot [B, T], one-hot [B, A] -> logits [B, K, H]."""
