@@ -25,7 +25,8 @@ from torch import nn
 from torch.nn import functional
 
 from cl_kernel.contract.offers import Metric
-from cl_kernel.contract.stream import Stream, subset
+from cl_kernel.contract.stream import Stream
+from cl_kernel.data.samples import subset
 from cl_kernel.library.datasets.digits import build as build_digits
 from cl_kernel.library.memories.policies import Reservoir
 from cl_kernel.library.memories.raw import RawCodec

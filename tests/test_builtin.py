@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cl_kernel.contract.errors import BadInput, Mismatch
-from cl_kernel.contract.stream import ArraySamples, Field, Stage, Stream
+from cl_kernel.contract.stream import Field, Stage, Stream
+from cl_kernel.data.samples import ArraySamples
 from cl_kernel.library import linear
 from cl_kernel.library.datasets import blobs
 from cl_kernel.library.memories.policies import ClassBalanced

@@ -92,7 +92,7 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_local_runs_as_many_at_once_as_the_cores_carry(monkeypatch: pytest.MonkeyPatch) -> None:
     running, most = [], []
 
-    def pretend(task: dict, stop: threading.Event) -> dict:
+    def pretend(task: dict, stop: threading.Event, servers: object) -> dict:
         running.append(1)
         most.append(len(running))
         time.sleep(0.05)
@@ -113,7 +113,9 @@ def test_local_gives_each_task_accelerators_of_its_own(monkeypatch: pytest.Monke
     seen = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     monkeypatch.setattr(
-        executors, "run_task", lambda task, stop: seen.append(task["environment"]["CUDA_VISIBLE_DEVICES"]) or {}
+        executors,
+        "run_task",
+        lambda task, stop, servers: seen.append(task["environment"]["CUDA_VISIBLE_DEVICES"]) or {},
     )
     list(executors.build_local({"gpus": 1}).map([{} for _ in range(6)], 0))
     assert set(seen) <= {"3", "5", "7"}

@@ -10,7 +10,7 @@ import pytest
 
 from cl_kernel import discover
 from cl_kernel.contract.errors import BadInput, BadSetting
-from cl_kernel.contract.stream import Subset
+from cl_kernel.data.samples import Subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace
 from cl_kernel.library.datasets.folders import EncodedImages, build_folder, build_hugging_face
 from cl_kernel.running.resources import Resources

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve, field, frozen
 
 from cl_kernel import ArraySamples, Field, RunConflict, class_incremental, doc, subset
-from cl_kernel.contract.stream import Concatenation
+from cl_kernel.data.samples import Concatenation
 from cl_kernel.running.identify import identified
 from cl_kernel.storage.cache import Cache
 from cl_kernel.storage.digests import Files

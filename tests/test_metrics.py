@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cl_kernel.contract.errors import BadInput, Mismatch
-from cl_kernel.contract.stream import ArraySamples, Field, Stage, Stream
+from cl_kernel.contract.stream import Field, Stage, Stream
+from cl_kernel.data.samples import ArraySamples
 from cl_kernel.library.metrics.answers import Answers
 from cl_kernel.library.metrics.classification import Confusion, TopK, build_confusion, build_top5, classes_of, rank_of
 from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix

@@ -14,7 +14,8 @@ import pytest
 from cl_kernel.cli.main import main
 from cl_kernel.contract.errors import ClkError
 from cl_kernel.contract.offers import Metric
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_groups, class_incremental, subset
+from cl_kernel.contract.stream import Field, Stream
+from cl_kernel.data.samples import ArraySamples, class_groups, class_incremental, subset
 from cl_kernel.library.memories.policies import ClassBalanced, Reservoir
 from cl_kernel.library.memories.raw import RawCodec
 from cl_kernel.library.metrics.classification import TopK, build_confusion

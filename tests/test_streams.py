@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from cl_kernel.contract.errors import BadInput
-from cl_kernel.contract.stream import (
-    ArraySamples,
-    Concatenation,
-    Field,
-    class_groups,
-    class_incremental,
-    fingerprint,
-    subset,
-)
+from cl_kernel.contract.stream import Field
+from cl_kernel.data.samples import ArraySamples, Concatenation, class_groups, class_incremental, fingerprint, subset
 
 SPEC = {
     "vector": Field(shape=(2,), dtype="float64", kind="vector"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cl_kernel.contract.stream import ArraySamples, Field, Stage
+from cl_kernel.contract.stream import Field, Stage
+from cl_kernel.data.samples import ArraySamples
 from cl_kernel.methods import exemplar_sets, gradients, penalty
 from cl_kernel.methods.agem import agem
 from cl_kernel.methods.ewc import Ewc

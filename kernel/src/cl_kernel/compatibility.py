@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 _HOST = __name__.rpartition(".")[0]
-PROMISED = {"sweep": "sweeps.sweep", "errors": "contract.errors", "streams": "contract.stream"}
+PROMISED = {"sweep": "sweeps.sweep", "errors": "contract.errors", "streams": "data.samples"}
 MOVED = {
     "alongside": "sweeps.comparisons",
     "builtin": "library",

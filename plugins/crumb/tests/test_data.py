@@ -66,13 +66,22 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         dirmap.read(tmp_path / "a.csv")
 
 
-def test_a_path_with_a_space_is_named_with_its_row(tmp_path: Path) -> None:
+def test_a_path_over_two_lines_is_named_with_its_row(tmp_path: Path) -> None:
     bad = table()
-    bad.loc[3, "im_path"] = "c0/my picture.png"
+    bad.loc[3, "im_path"] = "c0/my\npicture.png"
     bad.to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(BadInput, match=r"my picture.png.*contains a space") as error:
+    with pytest.raises(BadInput, match=r"picture.png.*goes over two lines") as error:
         dirmap.read(tmp_path / "a.csv")
     assert "row 5" in str(error.value)
+
+
+def test_paths_with_spaces_come_back_from_file_lists(tmp_path: Path) -> None:
+    rows = table()
+    rows["im_path"] = "my pictures/" + rows["im_path"]
+    (place,) = lists.write(tmp_path, "mine", rows, "class_iid", n_runs=1, test_sessions=(2,))
+    names, labels = lists.read_list(place / "train_task_00_filelist.txt")
+    assert set(names) <= set(rows["im_path"])
+    assert set(labels.tolist()) == {0, 1}
 
 
 def test_an_absent_dirmap_says_how_to_make_it(tmp_path: Path) -> None:
@@ -294,7 +303,10 @@ def test_a_tree_of_videos_becomes_a_balanced_stream(tmp_path: Path) -> None:
     code, console = command("extract", "--root", str(root), "--jobs", "2")
     assert code == 0
     assert console.content["frames"] == 2 * 2 * 10 * 8
-    assert toybox.extract_one(next(iter(toybox.videos(root))), root) == 8  # done before: nothing is extracted again
+    first = next(root.rglob("*_1.png"))
+    taken = first.stat().st_mtime_ns
+    assert len(toybox.extract(root, on_bad=print)) == 2 * 2 * 10 * 8
+    assert first.stat().st_mtime_ns == taken  # done before: nothing is extracted again
     code, _ = command("sample", "toybox", "--root", str(root))
     assert code == 0
     code, console = command("check", str(root / "toybox_dirmap.csv"))

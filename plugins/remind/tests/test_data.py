@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from cl_kernel import BadInput, MissingAsset, Resources
+from cl_kernel.contract.stream import identify_samples
+from cl_kernel.storage.digests import Files
 from cl_plugin_remind.data import core50, features, folders, prepare, questions, toy, vqa
 from cl_plugin_remind.settings import Core50, ImageNet, Questions, TinyCore, TinyQuestions, TinyShapes
 
@@ -47,7 +50,9 @@ def test_label_files_give_the_same_stream_as_the_order_they_came_from(images: Pa
     folders.write_labels(images, images / "order.txt", images / "labels")
     by_order = folders.imagenet(settings(images, class_order=str(images / "order.txt")), Resources())
     by_labels = folders.imagenet(settings(images, label_dir=str(images / "labels")), Resources())
-    assert by_labels.fingerprint == by_order.fingerprint
+    files = Files()
+    held = [[identify_samples(stage.train, files) for stage in stream.stages] for stream in (by_labels, by_order)]
+    assert held[0] == held[1]
 
 
 def test_a_class_order_may_begin_with_a_byte_order_mark(images: Path) -> None:
@@ -311,7 +316,55 @@ def test_question_streams_are_sound(make: object, order: str) -> None:
     assert (np.diff(lengths) <= 0).all()  # one sorting batch
 
 
-def test_the_fingerprint_depends_on_the_data() -> None:
-    one = toy.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=0))
-    two = toy.tinyshapes(TinyShapes(n_train=2, n_test=1), Resources(seed=1))
-    assert one.fingerprint != two.fingerprint
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_both_decoders_give_the_same_pixels(mode: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize((120, 90))
+    picture.convert(mode).save(tmp_path / "p.jpg", quality=80)
+    fast = folders.decoded_jpeg((tmp_path / "p.jpg").read_bytes())
+    plain = np.asarray(Image.open(tmp_path / "p.jpg").convert("RGB"))
+    assert fast is None if mode == "CMYK" else np.array_equal(fast, plain)
+    assert folders.decoded_jpeg((tmp_path / "p.jpg").read_bytes()[:700]) is None
+
+
+def test_a_turned_jpeg_is_shown_upright(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a" / "p.jpg", quality=100, exif=exif)
+    picture.save(tmp_path / "a" / "q.jpg", quality=100)
+    turned, plain = folders.ImageFiles.scan(tmp_path, 16, 16).take(np.arange(2))["image"]
+    assert np.array_equal(turned, plain[::-1, ::-1])
+
+
+def test_one_resampling_shows_what_two_steps_show(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "a").mkdir()
+    picture = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((500, 375), 3)
+    picture.save(tmp_path / "a" / "p.png")
+    found = folders.ImageFiles.scan(tmp_path, 256, 224).take(np.arange(1))["image"][0]
+    whole = picture.resize((341, 256), 2).crop((58, 16, 282, 240))
+    assert np.abs(found.astype(int) - np.asarray(whole)).max() <= 1
+
+
+def test_reduced_decoding_is_close_and_another_identity(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "a").mkdir()
+    picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((512, 512), 3)
+    picture.save(tmp_path / "a" / "p.jpg", quality=95)
+    whole, reduced = (folders.ImageFiles.scan(tmp_path, 64, 64, reduced=r) for r in (False, True))
+    images = [files.take(np.arange(1))["image"].astype(int) for files in (whole, reduced)]
+    assert 0 < np.abs(images[0] - images[1]).mean() < 3
+    assert identify_samples(whole, Files()) != identify_samples(reduced, Files())
+
+
+def test_identity_follows_bytes_and_decoding_not_names(images: Path, tmp_path: Path) -> None:
+    before = identify_samples(folders.imagenet(settings(images), Resources()).stages[0].train, Files())
+    other = folders.imagenet(settings(images), Resources())
+    assert identify_samples(other.stages[0].train, Files()) == before
+    path = images / "train" / "ant" / "1.png"
+    stamp = path.stat()
+    Image.new("RGB", (20, 26)).save(path)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert identify_samples(folders.imagenet(settings(images), Resources()).stages[0].train, Files()) != before

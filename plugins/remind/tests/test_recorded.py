@@ -98,6 +98,16 @@ def test_a_recording_reads_each_steps_own_inputs(arm: str) -> None:
     compare(arm, torch.device("cpu"), run_again)
 
 
+def test_work_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    settings = Streaming(replay_samples=6)
+    plain, recorded = (streamer(settings, torch.device("cpu"), record) for record in (None, refuse))
+    assert learn(recorded, 12) == pytest.approx(learn(plain, 12), rel=1e-3)
+    assert caplog.text.count("cannot be recorded") == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("arm", ARMS)

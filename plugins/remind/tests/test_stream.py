@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Interrupted, Request, discover, plan, run_plan
+from cl_kernel import BadInput, BadSetting, Interrupted, MissingAsset, Request, discover, load_tree, plan, run_plan
 from cl_kernel.running.session import request_of
 from cl_plugin_remind.evaluate import metrics as evaluate
 from cl_plugin_remind.method import base, step
 from cl_plugin_remind.method import questions as vqa
 from cl_plugin_remind.settings import BaseTraining
+from cl_plugin_remind.weights import buffers
 
 SHORT = {
     "dataset.n_train": 16,
@@ -50,6 +52,10 @@ def run(
     )
     registry = discover()
     return dict(run_plan(registry, plan(registry, request), folder, comparisons=False).results)
+
+
+def latest(folder: Path) -> Any:
+    return load_tree(sorted((folder / "checkpoints").glob("*.ckpt"))[-1])
 
 
 def go_on(folder: Path) -> None:
@@ -146,8 +152,6 @@ def test_one_corrupt_image_follows_on_bad_sample(augment: str, photographs: Path
 
 
 def test_the_authors_files_are_written_and_can_be_taken_up(photographs: Path, tmp_path: Path) -> None:
-    from cl_plugin_remind.weights import buffers
-
     settings = {**SMALL, "dataset.images": str(photographs), "codec.codebook_size": 16}
     run(tmp_path / "run", settings={**settings, "learner.authors_files": True}, profile="small")
     folder = tmp_path / "run" / "authors"
@@ -170,6 +174,78 @@ def test_the_authors_files_are_written_and_can_be_taken_up(photographs: Path, tm
     )
     again = run(tmp_path / "again", settings={**settings, "learner.start_from": str(start)}, profile="small")
     assert again["cost"]["memory_examples"] == 18
+
+
+def test_the_same_names_with_other_pictures_share_nothing(photographs: Path, tmp_path: Path) -> None:
+    def kept(kind: str) -> int:
+        return len([folder for folder in (tmp_path / "cache" / kind).iterdir() if not folder.name.startswith(".")])
+
+    settings = {**SMALL, "dataset.images": str(photographs)}
+    run(tmp_path / "first", settings=settings, profile="small")
+    shutil.copytree(photographs, tmp_path / "copy")
+    run(tmp_path / "copied", settings={**settings, "dataset.images": str(tmp_path / "copy")}, profile="small")
+    assert [kept(kind) for kind in ("remind-base", "remind-pq", "remind-codes")] == [1, 1, 2]
+    path = photographs / "train" / "a" / "1.png"
+    Image.new("RGB", (32, 32), (9, 200, 9)).save(path)
+    run(tmp_path / "second", settings=settings, profile="small")
+    assert [kept(kind) for kind in ("remind-base", "remind-pq", "remind-codes")] == [2, 2, 4]
+
+
+@pytest.mark.parametrize(("scope", "epochs"), [("upper", 2), ("none", 2), ("whole", 0)])
+def test_a_lower_part_that_is_not_trained_stays_bit_equal(
+    scope: str, epochs: int, photographs: Path, tmp_path: Path
+) -> None:
+    settings = {**SMALL, "dataset.images": str(photographs), "learner.base_scope": scope}
+    results = run(tmp_path / "run", settings={**settings, "learner.base_epochs": epochs}, profile="small")
+    outcome = run(tmp_path / "again", settings={**settings, "learner.base_epochs": 0}, profile="small")
+    trees = [latest(tmp_path / name)["learner"]["network"] for name in ("run", "again")]
+    lower = [name for name in trees[0] if "layer4.1" not in name and "fc" not in name]
+    assert len(lower) > 20 and all(np.array_equal(trees[0][name], trees[1][name]) for name in lower)
+    assert (results["state_digest"] == outcome["state_digest"]) is (scope != "upper")
+
+
+def test_a_new_head_is_trained_with_the_base_classes(photographs: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "dataset.images": str(photographs), "learner.base_epochs": 4}
+    run(tmp_path / "first", settings=settings, profile="small")
+    tree = latest(tmp_path / "first")["learner"]["network"]
+    tensors = {name.removeprefix("model."): torch.from_numpy(np.array(value)) for name, value in tree.items()}
+    tensors = {name: value for name, value in tensors.items() if "num_batches" not in name}  # as older files are
+    torch.save({**tensors, "fc.weight": torch.zeros(7, 32), "fc.bias": torch.zeros(7)}, tmp_path / "base.pth")
+    settings |= {"learner.base": "base.pth", "learner.new_head": True}
+    with pytest.raises(MissingAsset, match=r"no base checkpoint base\.pth"):
+        run(tmp_path / "nowhere", settings=settings, profile="small")
+    results = run(tmp_path / "run", settings=settings, profile="small", data_roots=(str(tmp_path),))
+    assert results["finished"]
+    after = latest(tmp_path / "run")["learner"]["network"]
+    assert np.array_equal(after["model.conv1.weight"], tree["model.conv1.weight"])
+    assert np.array_equal(after["model.bn1.running_mean"], tree["model.bn1.running_mean"])
+
+
+def test_classes_of_an_imported_buffer_are_not_streamed_again(photographs: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "dataset.images": str(photographs), "codec.codebook_size": 16}
+    whole = run(tmp_path / "run", settings={**settings, "learner.authors_files": True}, profile="small")
+    model = tmp_path / "run" / "authors" / "remind_model"
+    for n in (2, 3):
+        buffers.convert_legacy(
+            model / f"remind_buffer_{n}.pkl", model / f"remind_classifier_F_{n}.pth", tmp_path / f"start{n}"
+        )
+    settings["learner.start_from"] = str(tmp_path / "start3")
+    again = run(tmp_path / "again", settings=settings, profile="small")
+    assert again["cost"]["memory_examples"] == whole["cost"]["memory_examples"] == 18
+    kept = latest(tmp_path / "again")["learner"]["memory"]["slots"]["item"]
+    assert sorted(np.asarray(kept).tolist()) == list(range(18))
+    other = {"dataset.base_classes": 1, "dataset.increment": 2, "dataset.class_order": order(tmp_path)}
+    with pytest.raises(BadInput, match=r"brings 2 classes, and the imported buffer holds 1"):
+        run(
+            tmp_path / "overlap",
+            settings=settings | other | {"learner.start_from": str(tmp_path / "start2")},
+            profile="small",
+        )
+
+
+def order(folder: Path) -> str:
+    (folder / "order.txt").write_text("a\nb\nc\n")
+    return str(folder / "order.txt")
 
 
 # ---- rates, Omega -----------------------------------------------------------------------------------

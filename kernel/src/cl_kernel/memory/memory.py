@@ -84,8 +84,9 @@ class Memory:
             if len(rows) < len(slots):
                 batch = {name: array[rows] for name, array in batch.items()}
             encoded = self.codec.encode(batch)
+            moved = self._index(targets)
             for name, array in self._slots.items():
-                array[targets] = encoded[name]
+                array[targets if isinstance(array, np.ndarray) else moved] = encoded[name]
         return slots
 
     def draw(self, n: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -94,7 +95,14 @@ class Memory:
 
     def take(self, slots: np.ndarray) -> dict[str, Array]:
         """Decoded examples of these slots, in their order."""
-        return dict(self.codec.decode({name: array[slots] for name, array in self._slots.items()}))
+        moved = self._index(slots)
+        stored = {n: a[slots if isinstance(a, np.ndarray) else moved] for n, a in self._slots.items()}
+        return dict(self.codec.decode(stored))
+
+    def _index(self, slots: np.ndarray) -> Any:
+        """Slots as the codec's own arrays are indexed: it may offer ``index`` to bring them to its device."""
+        move = getattr(self.codec, "index", None)
+        return slots if move is None else move(slots)
 
     def sample(self, n: int, groups: np.ndarray | None = None) -> dict[str, Array]:
         """``min(n, len)`` different examples, decoded; the memory must not be empty."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.contract.stream import Concatenation
+from cl_kernel.data.samples import Concatenation
 from cl_kernel.methods.base import Optimiser, make_optimizer
 from cl_kernel.methods.lazy import F, torch
 

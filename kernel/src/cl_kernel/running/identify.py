@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 
 from cl_kernel.contract.interfaces import Samples
-from cl_kernel.contract.stream import Stage, Stream, Unidentified, identify_samples
+from cl_kernel.contract.stream import Stage, Stream
+from cl_kernel.data.samples import Unidentified, identify_samples
 from cl_kernel.storage.digests import Files
 from cl_kernel.storage.identity import Identity, canonical, counted, identify
 

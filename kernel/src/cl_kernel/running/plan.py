@@ -219,6 +219,14 @@ def _with_presets(
     return config.resolve_settings(classes, [*layers, *filled]) if filled else resolved
 
 
+def framework_of(planned: Plan) -> str:
+    """``torch``, ``tensorflow`` or ``numpy``: what the run will import; an own ``run`` says it by what it requires."""
+    if "learner" in planned.pieces:
+        return str(planned.pieces["learner"][0].record.framework)
+    required = planned.experiment.record.requires if planned.experiment else ()
+    return next((name for name in required if name in ("torch", "tensorflow")), "numpy")
+
+
 def check_installed(planned: Plan) -> None:
     """Refuse a run whose pieces need packages that are not here; planning and showing it need none of them.
 

@@ -12,7 +12,8 @@ from attrs import frozen
 from cl_kernel.contract.errors import Diverged, Mismatch
 from cl_kernel.contract.interfaces import Learner, Metric
 from cl_kernel.contract.offers import Metric as MetricRecord
-from cl_kernel.contract.stream import Stream, subset
+from cl_kernel.contract.stream import Stream
+from cl_kernel.data.samples import subset
 from cl_kernel.storage.checkpoint import save_tree
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from cl_kernel.contract import events
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.running.signals import handling_signals
 from cl_kernel.sweeps.tasks import run_task
+from cl_kernel.sweeps.warm import Servers
 
 
 @define(eq=False, repr=False)
@@ -36,6 +38,7 @@ class Comparisons:
     _threads: list[threading.Thread] = field(factory=list, init=False)
     _stop: threading.Event = field(factory=threading.Event, init=False)
     _signal: int = field(default=0, init=False)
+    _servers: Servers = field(factory=Servers, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._left = deque(self.runs)
@@ -48,6 +51,7 @@ class Comparisons:
             self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._servers.close()
 
     def __call__(self, event: events.Event) -> None:
         """Begin after the first stage."""
@@ -88,5 +92,10 @@ class Comparisons:
                         text=f"{label} for comparison, in a process of its own: {folder / 'log.txt'}", values={}
                     )
                 )
-            task = {"folder": str(folder), "request": request, "comparisons": False, "threads": 0}
-            run_task({**task, "retries": 0}, self._stop)
+            task = {"folder": str(folder), "request": request, "comparisons": False, "threads": 0, "retries": 0}
+            run_task({**task, "framework": _framework_here()}, self._stop, self._servers)
+
+
+def _framework_here() -> str:
+    """What the main run has imported, and most likely its comparison runs will."""
+    return next((name for name in ("torch", "tensorflow") if name in sys.modules), "numpy")

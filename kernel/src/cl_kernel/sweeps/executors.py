@@ -16,6 +16,7 @@ from attrs import define
 from cl_kernel.contract.errors import BadSetting, ClkError
 from cl_kernel.running.resources import n_cores
 from cl_kernel.sweeps.tasks import run_task
+from cl_kernel.sweeps.warm import Servers
 
 STARTS = 4
 """How often a local Ray instance is tried: Ray gives its node half a minute, too little on a busy machine."""
@@ -42,13 +43,14 @@ class Local:
         stop = threading.Event()
 
         def run(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            mine = free.get()
+            given = free.get()
             try:
-                visible = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
-                return run_task({**task, "environment": visible}, stop)
+                visible = {"CUDA_VISIBLE_DEVICES": ",".join(given)} if given else {}
+                return run_task({**task, "environment": visible}, stop, servers)
             finally:
-                free.put(mine)
+                free.put(given)
 
+        servers = Servers()
         pool = ThreadPoolExecutor(n_jobs)
         futures = {pool.submit(run, task): index for index, task in enumerate(tasks)}
         try:
@@ -57,6 +59,7 @@ class Local:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            servers.close()
 
 
 def _devices() -> list[str]:

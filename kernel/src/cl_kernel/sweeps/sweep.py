@@ -20,7 +20,7 @@ from attrs import field, frozen
 from cl_kernel.compatibility import renamed_keys
 from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
 from cl_kernel.registry import Registry, discover, resolve
-from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, plan
+from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, framework_of, plan
 from cl_kernel.running.settings import as_plain
 from cl_kernel.storage.files import content_key, write_text
 from cl_kernel.sweeps.tasks import outcome_of, run_task
@@ -76,12 +76,14 @@ class Task:
     folder: Path
     request: Request
     refused: str = ""
+    framework: str = "numpy"
 
     def plain(self, spec: Spec) -> dict[str, Any]:
         """What :func:`run_task` takes."""
         return {
             "folder": str(self.folder),
             "request": attrs.asdict(self.request),
+            "framework": self.framework,
             "comparisons": spec.comparisons,
             "threads": spec.threads,
             "retries": spec.retries,
@@ -183,7 +185,15 @@ def tasks_of(registry: Registry, spec: Spec, output: Path) -> list[Task]:
             tasks[repr(shown)] = Task(values=shown, folder=output, request=request, refused=error.what)
             continue
         key = identity(planned)
-        tasks.setdefault(key, Task(values=shown, folder=output / _folder_name(planned, key), request=request))
+        tasks.setdefault(
+            key,
+            Task(
+                values=shown,
+                folder=output / _folder_name(planned, key),
+                request=request,
+                framework=framework_of(planned),
+            ),
+        )
     return list(tasks.values())
 
 

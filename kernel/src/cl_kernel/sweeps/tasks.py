@@ -8,61 +8,83 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cl_kernel.storage.files import write_json
 from cl_kernel.storage.run_folder import comparison_folder, read_json
+from cl_kernel.sweeps.warm import LOST, Servers, WarmProcess
 
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 FILES = ("task.json", "run.json", "settings.yaml", "environment.json", "metrics.json", "log.txt")
 
 
-def run_task(task: Mapping[str, Any], stop: threading.Event | None = None) -> dict[str, Any]:
+def run_task(
+    task: Mapping[str, Any], stop: threading.Event | None = None, servers: Servers | None = None
+) -> dict[str, Any]:
     """Run one task in a process of its own; killed ones are taken up again from their checkpoint.
 
     :param stop: set it to have the run save itself and end.
+    :param servers: warm processes to fork from; without them, a process is started from nothing.
     :return: ``status`` (finished, failed, interrupted), ``error``, ``attempts`` and the small ``files`` of the folder.
     """
     folder = Path(task["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "task.json", dict(task))
-    names = (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
-    )
-    limits = dict.fromkeys(names, str(task["threads"])) if task["threads"] else {}
-    environment = {**os.environ, **limits, **task.get("environment", {})}
     attempts, code = 0, -1
     while attempts <= task["retries"] and code < 0 and not (stop and stop.is_set()):
         attempts += 1
-        code = _attempt([sys.executable, "-m", "cl_kernel.sweeps.worker", str(folder)], folder, environment, stop)
+        code = _attempt(task, folder, stop, servers)
+        if code == LOST and outcome_of(folder)["status"] == "finished":
+            code = 0
     files = {name: (folder / name).read_text() for name in FILES if (folder / name).exists()}
     return outcome_of(folder, code) | {"attempts": attempts, "files": files}
 
 
-def _attempt(command: Sequence[str], folder: Path, environment: Mapping[str, str], stop: threading.Event | None) -> int:
+def _environment(task: Mapping[str, Any]) -> dict[str, str]:
+    limits = dict.fromkeys(THREADS, str(task["threads"])) if task["threads"] else {}
+    return {**os.environ, **limits, **task.get("environment", {})}
+
+
+def _start(task: Mapping[str, Any], folder: Path, servers: Servers | None) -> subprocess.Popen[bytes] | WarmProcess:
+    environment = _environment(task)
+    threaded = "OMP_NUM_THREADS" not in environment  # the run decides, before it imports
+    if (
+        servers
+        and not threaded
+        and (warm := servers.start(folder, environment, task.get("framework", "numpy"))) is not None
+    ):
+        return warm
+    command = [sys.executable, "-m", "cl_kernel.sweeps.worker", str(folder)]
     with (folder / "log.txt").open("a") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-        try:
-            while True:
-                try:
-                    return child.wait(None if stop is None else 0.2)
-                except subprocess.TimeoutExpired:
-                    if stop is not None and stop.is_set():
-                        child.terminate()
-                        return child.wait()
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
+
+
+def _attempt(task: Mapping[str, Any], folder: Path, stop: threading.Event | None, servers: Servers | None) -> int:
+    child = _start(task, folder, servers)
+    try:
+        while True:
+            try:
+                return child.wait(None if stop is None else 0.2)
+            except subprocess.TimeoutExpired:
+                if stop is not None and stop.is_set():
+                    child.terminate()
+                    return child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
 
 
 def outcome_of(folder: Path, code: int = 0) -> dict[str, Any]:

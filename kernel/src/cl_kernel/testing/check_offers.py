@@ -64,7 +64,6 @@ ARGUMENTS = {
 }
 SHARED = (
     "torch",
-    "library",
     "testing",
     "memory",
     "library",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.contract.stream import subset
+from cl_kernel.data.samples import subset
 from cl_kernel.storage.checkpoint import digest_tree
 from cl_kernel.testing.check_data import same
 from cl_kernel.testing.subject import Failed, NotApplicable, Seen, Subject, blame, check, round_trip

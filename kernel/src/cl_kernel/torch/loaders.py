@@ -18,7 +18,8 @@ from torch import Tensor
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.interfaces import Samples
-from cl_kernel.contract.stream import ArraySamples, Concatenation, Field, Subset
+from cl_kernel.contract.stream import Field
+from cl_kernel.data.samples import ArraySamples, Concatenation, Subset
 
 RESIDENT_BYTES = 1 << 30
 """Samples whose tensors need more than this are read batch by batch."""

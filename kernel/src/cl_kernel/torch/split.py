@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from cl_kernel.contract.errors import BadSetting, Mismatch
 from cl_kernel.contract.interfaces import Samples
-from cl_kernel.contract.stream import Field, Subset
+from cl_kernel.contract.stream import Field
+from cl_kernel.data.samples import Subset
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import BadSample, Batches, input_name, label_name, to_input

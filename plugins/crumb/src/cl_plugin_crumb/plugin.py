@@ -10,6 +10,8 @@ from cl_plugin_crumb import experiments, settings
 from cl_plugin_crumb.commands.index import COMMANDS
 
 TORCH: dict[str, Any] = {"framework": "torch", "requires": ("torch",)}
+PREPARED = {"core50": "core50", "toybox": "toybox_", "ilab": "ilab_", "icubworld": "icubworld"}
+PREPARED |= {"cifar100": "cifar100", "imagenet": "imagenet", "combined": "combined"}
 LABELS = ("image -> class", "vector -> class", "map -> class")
 
 
@@ -64,6 +66,7 @@ def clk_datasets() -> Sequence[Dataset]:
                 build=f"cl_plugin_crumb.data.stream:build_{builder}",
                 settings=settings.Dirmap,
                 argument="scenario",
+                prepare=f"cl_plugin_crumb.data.prepare:{PREPARED[builder]}",
                 assets=tuple(settings.ASSETS[part] for part in name.split("+")),
                 requires=("pandas", "PIL"),
             )

@@ -18,37 +18,38 @@ ASSETS = {
         name="core50",
         summary="CORe50 at 128x128 with core50_dirmap.csv",
         files=("core50_dirmap.csv", "core50_128x128"),
-        origin="https://vlomonaco.github.io/core50/",
+        origin="http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip (https://vlomonaco.github.io/core50/)",
     ),
     "toybox": Asset(
         name="toybox",
         summary="Toybox frames with toybox_dirmap.csv (clk crumb extract, sample)",
         files=("toybox_dirmap.csv", "images"),
-        origin="https://aivaslab.github.io/toybox/",
+        origin="the three parts at https://aivaslab.github.io/toybox/ (folders households, animals, vehicles)",
     ),
     "ilab2mlight": Asset(
         name="ilab2mlight",
         summary="iLab-2M-Light in folders (clk crumb index, sample, distribute)",
         files=("ilab2mlight_dirmap.csv",),
-        origin="https://bmobear.github.io/projects/viva/",
+        origin="http://ilab.usc.edu/ilab2m/iLab-2M-Light.tar.gz (https://bmobear.github.io/projects/viva/)",
     ),
     "cifar100": Asset(
         name="cifar100",
         summary="CIFAR-100 as train|test/CLASS/*.png with cifar100_dirmap.csv",
         files=("cifar100_dirmap.csv", "train", "test"),
-        origin="https://www.cs.toronto.edu/~kriz/cifar.html",
+        origin="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     ),
     "imagenet": Asset(
         name="imagenet",
         summary="ImageNet-1k as train|val/WNID/*.JPEG with imagenet_dirmap.csv",
         files=("imagenet_dirmap.csv", "train", "val"),
-        origin="https://www.image-net.org",
+        origin="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar at https://www.image-net.org/download.php "
+        "(folders train and val), LOC_val_solution.csv at https://www.kaggle.com/c/imagenet-object-localization-challenge",
     ),
     "icubworldtransf": Asset(
         name="icubworldtransf",
         summary="iCubWorld Transformations with icubworldtransf_dirmap.csv",
         files=("icubworldtransf_dirmap.csv",),
-        origin="https://robotology.github.io/iCubWorld/",
+        origin="parts 1 to 4 at https://robotology.github.io/iCubWorld/#icubworld-transformations-modal",
     ),
 }
 WEIGHTS = {
@@ -115,6 +116,10 @@ class Dirmap(Ordered):
     )
     clips_per_task: int = field(default=80, validator=positive, metadata=doc("clips a task, scenario instance"))
     images_per_task: int = field(default=1200, validator=positive, metadata=doc("images a task, scenario iid"))
+    reduced: bool = field(
+        default=False,
+        metadata=doc("decode JPEGs at a half, a quarter or an eighth where they stay as large as asked: faster"),
+    )
 
 
 @frozen(kw_only=True)
@@ -127,10 +132,15 @@ class Folder(Ordered):
         metadata=doc("order of the images: iid or class_iid"),
     )
     classes_per_task: int = field(default=2, validator=positive, metadata=doc("classes a task"))
+    images_per_task: int = field(default=1200, validator=positive, metadata=doc("images a task, scenario iid"))
     path: str = field(default="", metadata=doc("folder with train/CLASS/ and val/CLASS/"))
     size: int = field(default=224, validator=positive, metadata=doc("side of the square images"))
     limit: int = field(default=0, validator=not_negative, metadata=doc("images a class and side; 0: all"))
     in_memory: bool = field(default=False, metadata=doc("decode everything once and keep it"))
+    reduced: bool = field(
+        default=False,
+        metadata=doc("decode JPEGs at a half, a quarter or an eighth where they stay as large as asked: faster"),
+    )
 
 
 # ---- networks --------------------------------------------------------------------------------

@@ -57,21 +57,33 @@ SMALL: Values = {
     "dataset.base_classes": 5,
     "dataset.increment": 1,
     "run.memory": "all",
-    "model.stem": 16,
-    "model.stem_kind": "small",
-    "model.widths": (32, 64, 96, 96),
-    "model.blocks": (1, 1, 0, 2),
-    "model.strides": (2, 2, 1, 2),
-    "learner.base_epochs": 15,
-    "learner.base_batch": 64,
-    "learner.base_lr": 0.1,
-    "learner.base_nesterov": True,
-    "learner.base_schedule": "one-cycle",
-    "learner.base_augment": "shift",
-    "learner.base_weight_decay": 5e-4,
 }
-SMALL_STREAMING = {"start_lr": 0.05, "end_lr": 0.005, "lr_samples": 500, "lr_step": 50, "crops": False, "mixup": False}
-SMALL_OFFLINE = {"epochs": 6, "lr": 0.05, "batch_size": 64}
+SMALL_NETWORK = {
+    "stem": 16,
+    "stem_kind": "small",
+    "widths": (32, 64, 96, 96),
+    "blocks": (1, 1, 0, 2),
+    "strides": (2, 2, 1, 2),
+}
+SMALL_BASE = {
+    "base_epochs": 15,
+    "base_batch": 64,
+    "base_lr": 0.1,
+    "base_nesterov": True,
+    "base_schedule": "one-cycle",
+    "base_augment": "shift",
+    "base_weight_decay": 5e-4,
+}
+SMALL_STREAMING = {
+    **SMALL_BASE,
+    "start_lr": 0.05,
+    "end_lr": 0.005,
+    "lr_samples": 500,
+    "lr_step": 50,
+    "crops": False,
+    "mixup": False,
+}
+SMALL_OFFLINE = {**SMALL_BASE, "epochs": 6, "lr": 0.05, "batch_size": 64}
 
 # ---- comparison runs ----------------------------------------------------------------------------------
 OFFLINE: Values = {"learner": "remind:remind-offline", "replay": "clk:largest-class+remind:pq", "run.memory": "all"}
@@ -97,7 +109,13 @@ REMIND: Values = {"learner": "remind:remind", "replay": "clk:largest-class+remin
 AUGMENTED: Values = {"learner.crops": True, "learner.mixup": True}
 
 ORDERS = ("iid", "class_iid", "instance", "class_instance")
+CORE50_BASE: Values = {
+    "learner.base": "resnet18-f37072fd.pth",  # torchvision's ImageNet weights, a new head above them
+    "learner.new_head": True,
+    "learner.base_lr": 0.01,
+}
 CORE50_PAPER: Values = {
+    **CORE50_BASE,
     "dataset": "remind:core50",
     "run.memory": "417",
     "learner.start_lr": 0.001,
@@ -191,7 +209,7 @@ def _core50() -> list[Experiment]:
             settings={**OFFLINE, "dataset.order": order},
             profiles={
                 "tiny": {"dataset": "remind:tinycore", "learner.base_batch": 16},
-                "paper": {"dataset": "remind:core50"},
+                "paper": {"dataset": "remind:core50", **CORE50_BASE},
             },
         )
         for order in ORDERS

@@ -148,7 +148,7 @@ def clk_models() -> Sequence[Model]:
             framework="torch",
             build="cl_plugin_remind.network.resnet:build",
             settings=settings.Network,
-            profiles={"tiny": experiments.TINY_NETWORK},
+            profiles={"tiny": experiments.TINY_NETWORK, "small": experiments.SMALL_NETWORK},
             requires=TORCH,
         ),
         Model(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from attrs import field, frozen, validators
 
 from cl_kernel import doc
 
 positive = validators.gt(0)
 not_negative = validators.ge(0)
+
+of_rows = partial(doc, counted="the rows that each stage holds")
+of_decoding = partial(doc, counted="what the samples say of their decoding")
+of_questions = partial(doc, counted="the questions of each stage, as numbers, and the codes of their images")
 
 
 @frozen(kw_only=True)
@@ -58,14 +64,35 @@ class Pq:
 class BaseTraining:
     """Offline training of the base network."""
 
-    base: str = field(default="", metadata=doc("base checkpoint file; empty: train the base network here"))
-    new_head: bool = field(
-        default=False, metadata=doc("leave the checkpoint's classifier out and start with a random one")
+    base: str = field(
+        default="",
+        metadata=doc("base checkpoint, a path or a file below a data root; empty: train the base network here"),
     )
-    base_epochs: int = field(default=40, validator=positive, metadata=doc("epochs of base training", source="code"))
+    new_head: bool = field(
+        default=False, metadata=doc("leave the checkpoint's classifier out; a new one is trained with the base classes")
+    )
+    base_scope: str = field(
+        default="auto",
+        validator=validators.in_(("auto", "whole", "upper", "none")),
+        metadata=doc(
+            "what base training trains: whole network, upper part above a lower part that stays as it is, or none; "
+            "auto: none for a checkpoint, upper for one with a new head or a network that comes cut, else whole"
+        ),
+    )
+    base_epochs: int = field(
+        default=40, validator=not_negative, metadata=doc("epochs of base training; 0: none", source="code")
+    )
     base_batch: int = field(default=256, validator=positive, metadata=doc("batch of base training", source="code"))
     base_lr: float = field(
         default=0.1, validator=positive, metadata=doc("(highest) learning rate of base training", source="code")
+    )
+    base_precision: str = field(
+        default="float32",
+        validator=validators.in_(("float32", "bfloat16")),
+        metadata=doc("arithmetic of base training; bfloat16: where it is safe, weights stay float32"),
+    )
+    tf32: bool = field(
+        default=True, metadata=doc("on CUDA, TensorFloat-32 in convolutions and products; nothing changes on the CPU")
     )
     base_momentum: float = field(
         default=0.9, validator=not_negative, metadata=doc("momentum of base training", source="code")
@@ -176,21 +203,30 @@ class TinyShapes:
 class ImageNet:
     """An image folder, class after class."""
 
-    images: str = field(default="", metadata=doc("folder with train/ and val/; empty: below a data root"))
-    class_order: str = field(default="", metadata=doc("text file with one class a line; empty: alphabetical"))
+    images: str = field(default="", metadata=of_rows("folder with train/ and val/; empty: below a data root"))
+    class_order: str = field(default="", metadata=of_rows("text file with one class a line; empty: alphabetical"))
     label_dir: str = field(
-        default="", metadata=doc("folder with imagenet_indices/imagenet_{train,val}_labels.npy, instead of class_order")
+        default="",
+        metadata=of_rows("folder with imagenet_indices/imagenet_{train,val}_labels.npy, instead of class_order"),
     )
-    min_class: int = field(default=0, validator=not_negative, metadata=doc("first class rank"))
-    max_class: int = field(default=1000, validator=not_negative, metadata=doc("end of the class ranks; 0: all"))
+    min_class: int = field(default=0, validator=not_negative, metadata=of_rows("first class rank"))
+    max_class: int = field(default=1000, validator=not_negative, metadata=of_rows("end of the class ranks; 0: all"))
     base_classes: int = field(
-        default=100, validator=positive, metadata=doc("classes of base initialisation", source="sec. 5")
+        default=100, validator=positive, metadata=of_rows("classes of base initialisation", source="sec. 5")
     )
     increment: int = field(
-        default=100, validator=positive, metadata=doc("classes of each later stage", source="sec. 5")
+        default=100, validator=positive, metadata=of_rows("classes of each later stage", source="sec. 5")
     )
-    resize: int = field(default=256, validator=positive, metadata=doc("short side before the crop", unit="pixels"))
-    side: int = field(default=224, validator=positive, metadata=doc("side of the centre crop", unit="pixels"))
+    resize: int = field(
+        default=256, validator=positive, metadata=of_decoding("short side before the crop", unit="pixels")
+    )
+    side: int = field(default=224, validator=positive, metadata=of_decoding("side of the centre crop", unit="pixels"))
+    reduced: bool = field(
+        default=False,
+        metadata=of_decoding(
+            "decode JPEGs at least twice as large as needed at a half, a quarter or an eighth of their size"
+        ),
+    )
 
 
 @frozen(kw_only=True)
@@ -280,27 +316,31 @@ class Questions:
     order: str = field(
         default="qtype",
         validator=validators.in_(("iid", "qtype")),
-        metadata=doc("iid: shuffled, ten stages; qtype: a question type a stage"),
+        metadata=of_questions("iid: shuffled, ten stages; qtype: a question type a stage"),
     )
-    longest: int = field(default=45, validator=positive, metadata=doc("words a question keeps (TDIUC: 30)"))
+    longest: int = field(default=45, validator=positive, metadata=of_questions("words a question keeps (TDIUC: 30)"))
     sort_batch: int = field(
-        default=64, validator=positive, metadata=doc("questions are sorted by length within so many (TDIUC: 512)")
+        default=64,
+        validator=positive,
+        metadata=of_questions("questions are sorted by length within so many (TDIUC: 512)"),
     )
     across_stages: bool = field(
-        default=False, metadata=doc("sorting batches run across stages, as the authors' loader does")
+        default=False, metadata=of_questions("sorting batches run across stages, as the authors' loader does")
     )
     codebooks: int = field(
-        default=32, validator=positive, metadata=doc("codebooks of the image features", source="sec. 6")
+        default=32, validator=positive, metadata=of_questions("codebooks of the image features", source="sec. 6")
     )
-    codebook_size: int = field(default=256, validator=positive, metadata=doc("centroids a codebook"))
+    codebook_size: int = field(default=256, validator=positive, metadata=of_questions("centroids a codebook"))
     pq_images: str = field(
         default="base",
         validator=validators.in_(("base", "published")),
-        metadata=doc(
+        metadata=of_questions(
             "images that train the quantiser: those of the first stage, or as the authors' scripts chose them"
         ),
     )
-    folder: str = field(default="", metadata=doc("folder that clk remind prepare wrote; empty: below a data root"))
+    folder: str = field(
+        default="", metadata=of_questions("folder that clk remind prepare wrote; empty: below a data root")
+    )
 
 
 @frozen(kw_only=True)
@@ -319,35 +359,37 @@ class Core50:
     order: str = field(
         default="class_instance",
         validator=validators.in_(("iid", "class_iid", "instance", "class_instance")),
-        metadata=doc("iid, class_iid, instance, class_instance", source="sec. 5"),
+        metadata=of_rows("iid, class_iid, instance, class_instance", source="sec. 5"),
     )
     permutation: int = field(
-        default=0, validator=not_negative, metadata=doc("number of the random order; the paper averages ten")
+        default=0, validator=not_negative, metadata=of_rows("number of the random order; the paper averages ten")
     )
-    folder: str = field(default="", metadata=doc("folder with s1 ... s11; empty: below a data root"))
+    folder: str = field(default="", metadata=of_rows("folder with s1 ... s11; empty: below a data root"))
     every: int = field(
-        default=20, validator=positive, metadata=doc("use one of so many frames (20 a second)", source="sec. 5")
+        default=20, validator=positive, metadata=of_rows("use one of so many frames (20 a second)", source="sec. 5")
     )
     side: int = field(
         default=224,
         validator=positive,
-        metadata=doc("images are resized to this side", source="CRUMB's reproduction", unit="pixels"),
+        metadata=of_decoding("images are resized to this side", source="CRUMB's reproduction", unit="pixels"),
     )
     base_classes: int = field(
-        default=2, validator=positive, metadata=doc("classes of base initialisation in class orders", source="sec. 5")
+        default=2,
+        validator=positive,
+        metadata=of_rows("classes of base initialisation in class orders", source="sec. 5"),
     )
     increment_classes: int = field(
-        default=2, validator=positive, metadata=doc("classes of each later stage in class orders")
+        default=2, validator=positive, metadata=of_rows("classes of each later stage in class orders")
     )
     base: int = field(
         default=1200,
         validator=positive,
-        metadata=doc("frames of base initialisation in the other orders", source="sec. 5"),
+        metadata=of_rows("frames of base initialisation in the other orders", source="sec. 5"),
     )
     increment: int = field(
         default=1200,
         validator=positive,
-        metadata=doc("frames of each later stage in the other orders", source="sec. 5"),
+        metadata=of_rows("frames of each later stage in the other orders", source="sec. 5"),
     )
 
 

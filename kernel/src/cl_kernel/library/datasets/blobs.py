@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental
+from cl_kernel.contract.stream import Field, Stream
+from cl_kernel.data.samples import ArraySamples, class_incremental
 from cl_kernel.library.settings import Blobs
 from cl_kernel.running.resources import Resources
 

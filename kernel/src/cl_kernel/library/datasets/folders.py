@@ -16,7 +16,8 @@ from attrs import define, field
 
 from cl_kernel.contract.errors import BadInput, BadSetting
 from cl_kernel.contract.interfaces import Contents, Samples
-from cl_kernel.contract.stream import ArraySamples, Field, Stream, class_incremental, subset
+from cl_kernel.contract.stream import Field, Stream
+from cl_kernel.data.samples import ArraySamples, class_incremental, subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
 from cl_kernel.library.pictures import is_picture, open_picture
 from cl_kernel.running.resources import Resources

@@ -11,7 +11,7 @@ from cl_kernel import BadInput, BadSetting
 
 Parser = argparse.ArgumentParser
 Handler = Callable[[argparse.Namespace, Any], int]
-INDEXED = ("toybox", "ilab2mlight", "cifar100", "imagenet", "icubworldtransf")
+INDEXED = ("core50", "toybox", "ilab2mlight", "cifar100", "imagenet", "icubworldtransf")
 
 
 def _root(parser: Parser) -> None:
@@ -35,6 +35,16 @@ def _counter(console: Any, what: str) -> Callable[[int, int], None]:
             bar.stop()
 
     return step
+
+
+def _toybox_name(all_frames: bool) -> str:
+    return "toybox_dirmap_allframes.csv" if all_frames else "toybox_dirmap_unbalanced.csv"
+
+
+def _names_below(root: Path) -> list[str]:
+    """Names of CORe50's images, below its folder or the folder itself."""
+    place = root / "core50_128x128"
+    return [path.name for path in (place if place.is_dir() else root).rglob("*.png")]
 
 
 def extract(parser: Parser) -> Handler:
@@ -63,7 +73,7 @@ def extract(parser: Parser) -> Handler:
             on_bad=on_bad,
             on_step=_counter(console, "extracting"),
         )
-        name = "toybox_dirmap_allframes.csv" if namespace.all_frames else "toybox_dirmap_unbalanced.csv"
+        name = _toybox_name(namespace.all_frames)
         dirmap.write(table, namespace.root / name)
         console.print(
             f"{len(table)} frames in {namespace.root / name}" + (f"; {len(bad)} videos skipped" if bad else "")
@@ -80,15 +90,25 @@ def index(parser: Parser) -> Handler:
     """Dirmap of a data set."""
     parser.add_argument("dataset", choices=INDEXED)
     _root(parser)
+    parser.add_argument("--camera", choices=("left", "right"), default="left", help="of iCubWorld")
+    parser.add_argument("--every", type=int, default=10, help="of iCubWorld's frames, one in so many")
+    parser.add_argument("--archive", type=Path, help="CORe50's zip or tar file: its names are enough")
+    parser.add_argument("--all-frames", action="store_true", help="Toybox: of clk crumb extract --all-frames")
 
     def handle(namespace: argparse.Namespace, console: Any) -> int:
-        from cl_plugin_crumb.data import dirmap, ilab, indexes, toybox
+        from cl_plugin_crumb.data import archives, dirmap, ilab, indexes, toybox
 
         root, name = namespace.root, namespace.dataset
         target = root / f"{name}_dirmap.csv"
         match name:
+            case "core50":
+                inside = archives.names(namespace.archive) if namespace.archive else _names_below(root)
+                table = indexes.core50(inside)
+                if gaps := indexes.core50_gaps(table):
+                    console.print(f"{len(gaps)} of 550 clips are missing: {', '.join(gaps[:5])} ...")
             case "toybox":
-                table, target = toybox.index(root), root / "toybox_dirmap_unbalanced.csv"
+                fps = None if namespace.all_frames else 1.0
+                table, target = toybox.index(root, fps=fps), root / _toybox_name(namespace.all_frames)
             case "ilab2mlight":
                 table, target = ilab.index_folder(root), root / "ilab2mlight_dirmap_all.csv"
             case "cifar100":
@@ -97,7 +117,9 @@ def index(parser: Parser) -> Handler:
                 table, classes = indexes.imagenet(root)
                 classes.to_csv(root / "imagenet_classes.csv", index=False)
             case _:
-                table = indexes.icubworld(root)
+                if namespace.every < 1:
+                    raise BadSetting("cannot keep one of no frames", where="--every")
+                table = indexes.icubworld(root, every=namespace.every, camera=namespace.camera)
         dirmap.check(table, str(root))
         dirmap.write(table, target, index=name != "icubworldtransf")
         console.print(f"{len(table)} images in {target}")

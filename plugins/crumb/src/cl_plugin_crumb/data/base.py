@@ -11,7 +11,7 @@ import numpy as np
 
 from cl_kernel import BadInput, MissingAsset
 from cl_plugin_crumb.data import toy
-from cl_plugin_crumb.data.images import IMAGE_ENDINGS, read_image
+from cl_plugin_crumb.data.images import is_image, read_image
 
 SMALL_BASE = toy.BASE_HUES[:1]
 """Hues of the small base set: four classes instead of twenty."""
@@ -44,7 +44,7 @@ def read_classes(root: Path, size: int, skip: int = 0) -> tuple[np.ndarray, np.n
     pixels: list[np.ndarray] = []
     labels: list[int] = []
     for label, place in enumerate(classes):
-        files = sorted(p for p in place.glob("*") if p.suffix in IMAGE_ENDINGS)[skip:]
+        files = sorted(p for p in place.glob("*") if is_image(p))[skip:]
         if not files:
             raise BadInput(
                 f"class {place.name} has no images after the first {skip}",

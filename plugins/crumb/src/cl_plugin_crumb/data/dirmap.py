@@ -28,7 +28,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def check(table: pd.DataFrame, where: str) -> None:
-    """Refuse what would fail half way: missing columns, no rows, empty cells, paths with spaces.
+    """Refuse what would fail half way: missing columns, no rows, empty cells, paths over two lines.
 
     :raises BadInput: naming the column or the first row.
     """
@@ -43,12 +43,11 @@ def check(table: pd.DataFrame, where: str) -> None:
     empty = table[list(COLUMNS)].isna().any(axis=1)
     if empty.any():
         raise BadInput("a cell is empty", where=f"{where}, row {int(empty.to_numpy().argmax()) + 2}")
-    spaced = table["im_path"].astype(str).str.contains(r"\s", regex=True)
-    if spaced.any():
-        at = int(spaced.to_numpy().argmax())
+    broken = table["im_path"].astype(str).str.contains(r"[\r\n]", regex=True)
+    if broken.any():
+        at = int(broken.to_numpy().argmax())
         raise BadInput(
-            f"the image path {table['im_path'].iloc[at]!r} contains a space, and file lists separate path "
-            f"and label by one",
+            f"the image path {table['im_path'].iloc[at]!r} goes over two lines, and file lists have a line an image",
             where=f"{where}, row {at + 2}",
             fix="rename the file or folder",
         )

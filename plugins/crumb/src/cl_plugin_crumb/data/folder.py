@@ -10,7 +10,7 @@ import pandas as pd
 from cl_kernel import ArraySamples, BadInput, MissingAsset, Resources, Samples, Stream, fingerprint
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb.data import dirmap, lists
-from cl_plugin_crumb.data.images import IMAGE_ENDINGS, ImageFiles, read_image
+from cl_plugin_crumb.data.images import ImageFiles, is_image, read_image
 from cl_plugin_crumb.data.stream import of_lists, own_rows
 
 
@@ -28,11 +28,11 @@ def folder_table(root: Path) -> pd.DataFrame:
             where=str(root),
             fix="lay the images out as train/CLASS/*.jpg and val/CLASS/*.jpg",
         )
-    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    classes = sorted({path.name for side in sides for path in (root / side).iterdir() if path.is_dir()})
     rows = []
     for side, session in sides.items():
         for name in classes:
-            files = sorted(p for p in (root / side / name).glob("*") if p.suffix in IMAGE_ENDINGS)
+            files = sorted(p for p in (root / side / name).glob("*") if is_image(p))
             if not files:
                 raise BadInput(
                     f"class {name} has no images in {side}/",
@@ -73,10 +73,11 @@ def build_folder(options: choices.Folder, resources: Resources) -> Stream:
         test_sessions=(1,),
         offline=options.offline,
         n_class=options.classes_per_task,
+        task_size_iid=options.images_per_task,
     )
     everything = pd.concat([*own_rows(made, options.offline), made.test])
     paths, labels = everything["im_path"].tolist(), everything["label"].to_numpy(np.int64)
-    files = ImageFiles(root, paths, labels, options.size, len(made.classes), resources.n_workers)
+    files = ImageFiles(root, paths, labels, options.size, len(made.classes), resources.n_workers, options.reduced)
     samples: Samples = files
     if options.in_memory:
         good, images = _read_all(files, resources)
@@ -104,7 +105,7 @@ def _read_all(files: ImageFiles, resources: Resources) -> tuple[list[int], np.nd
     good, images = [], []
     for row, path in enumerate(files.paths):
         try:
-            images.append(read_image(files.root / path, files.size))
+            images.append(read_image(files.root / path, files.size, reduced=files.reduced))
             good.append(row)
         except BadInput as error:
             resources.bad_sample(path, error.what)

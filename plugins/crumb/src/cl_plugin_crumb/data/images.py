@@ -5,6 +5,7 @@ Shapes: N images, n a batch, S side of the square images.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +15,26 @@ import numpy as np
 from attrs import define, field
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Field, MissingAsset, Samples
+from cl_kernel import BadInput, BadSetting, Field, Files, MissingAsset, Samples
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".JPEG", ".JPG", ".PNG")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def read_image(path: Path, size: int) -> np.ndarray:
+def is_image(path: Path) -> bool:
+    """Whether a name ends like a picture's, in small or capital letters; hidden files are none."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+
+
+def read_image(path: Path, size: int, *, reduced: bool = False) -> np.ndarray:
     """An image as uint8 [S, S, 3], resized bilinearly without keeping its aspect.
 
+    :param reduced: decode a JPEG at a half, a quarter or an eighth where it stays at least as large as asked.
     :raises BadInput: naming the file that cannot be read.
     """
     try:
         with Image.open(path) as image:
+            if reduced:
+                image.draft("RGB", (size, size))
             rgb = image.convert("RGB")
             if rgb.size != (size, size):
                 rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
@@ -40,7 +49,10 @@ def read_image(path: Path, size: int) -> np.ndarray:
 
 @define
 class ImageFiles:
-    """Images on disk with their labels, decoded when a batch is taken."""
+    """Images on disk with their labels, decoded when a batch is taken.
+
+    :param reduced: see :func:`read_image`. :param n_workers: threads that decode; 0: one a core.
+    """
 
     root: Path
     paths: Sequence[str]
@@ -48,6 +60,7 @@ class ImageFiles:
     size: int
     n_classes: int
     n_workers: int = 0
+    reduced: bool = False
     _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
 
     @property
@@ -69,9 +82,16 @@ class ImageFiles:
         if not len(rows):
             return np.zeros((0, self.size, self.size, 3), np.uint8)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(max(1, self.n_workers or min(4, os.cpu_count() or 1)))
+            self._pool = ThreadPoolExecutor(self.n_workers or os.cpu_count() or 1, thread_name_prefix="decode")
         paths = [self.root / self.paths[row] for row in rows]
-        return np.stack(list(self._pool.map(read_image, paths, [self.size] * len(paths))))
+        read = functools.partial(read_image, size=self.size, reduced=self.reduced)
+        return np.stack(list(self._pool.map(read, paths)))
+
+    def identify(self, files: Files, rows: np.ndarray | None = None) -> str:
+        """What these rows hold: bytes of the files, labels, size and way of decoding."""
+        rows = np.arange(len(self)) if rows is None else rows
+        pictures = files.digests([self.root / self.paths[row] for row in rows])
+        return files.content(self.size, self.reduced, pictures, files.array(self.labels, rows))
 
 
 def styled(samples: Samples, folder: str) -> ImageFiles:
@@ -95,7 +115,7 @@ def styled(samples: Samples, folder: str) -> ImageFiles:
             where=str(root),
             fix="lay the stylised images out under the same names, ending in .png",
         )
-    return ImageFiles(root, paths, files.labels[rows], files.size, files.n_classes, files.n_workers)
+    return ImageFiles(root, paths, files.labels[rows], files.size, files.n_classes, files.n_workers, files.reduced)
 
 
 def image_fields(size: int, n_classes: int) -> dict[str, Field]:

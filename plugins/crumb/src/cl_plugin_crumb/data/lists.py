@@ -289,12 +289,8 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
     names, labels = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.rpartition(" ")
-        if not name or " " in name or not label.isdigit():
-            raise BadInput(
-                f"{line!r} does not read 'path label'",
-                where=f"{path}, line {number}",
-                fix="paths must not contain spaces",
-            )
+        if not name or not label.isdigit():
+            raise BadInput(f"{line!r} does not read 'path label'", where=f"{path}, line {number}")
         names.append(name)
         labels.append(int(label))
     return names, np.asarray(labels, dtype=np.int64)

@@ -5,6 +5,7 @@ Shapes: N images, n a batch, S side of the square images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -116,7 +117,13 @@ def build_dirmap(dataset: str, options: choices.Dirmap, resources: Resources) ->
             fix=f"clk crumb check {dataset} says how many",
         )
     samples = ImageFiles(
-        root, paths, everything["label"].to_numpy(np.int64), options.size, len(made.classes), resources.n_workers
+        root,
+        paths,
+        everything["label"].to_numpy(np.int64),
+        options.size,
+        len(made.classes),
+        resources.n_workers,
+        options.reduced,
     )
     names = dict(zip(table["class"], table.get("class_str", table["class"].astype(str)), strict=True))
     return of_lists(
@@ -133,15 +140,14 @@ def build_dirmap(dataset: str, options: choices.Dirmap, resources: Resources) ->
 def _locate(dataset: str, options: choices.Dirmap, resources: Resources) -> tuple[Path, dict[str, pd.DataFrame]]:
     """Folder the image paths are relative to, and the dirmaps."""
     names = dataset.split("+")
-    tables, root = {}, Path()
-    for name in names:
-        place = resources.locate(choices.ASSETS[name])
-        tables[name] = dirmap.read(place / f"{name}_dirmap.csv")
-        prefix = {"core50": "core50_128x128/"}.get(name, "")
-        if len(names) > 1:
-            prefix = f"{place.name}/{prefix}"
-        tables[name] = tables[name].assign(im_path=prefix + tables[name]["im_path"].astype(str))
-        root = place.parent if len(names) > 1 else place
+    places = {name: resources.locate(choices.ASSETS[name]) for name in names}
+    root = Path(os.path.commonpath(places.values()))
+    tables = {}
+    for name, place in places.items():
+        table = dirmap.read(place / f"{name}_dirmap.csv")
+        below = (place / ("core50_128x128" if name == "core50" else "")).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        tables[name] = table.assign(im_path=prefix + table["im_path"].astype(str))
     return root, tables
 
 

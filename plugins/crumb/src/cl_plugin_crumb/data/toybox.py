@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 from attrs import frozen
 
 from cl_kernel import BadInput, MissingAsset
+from cl_plugin_crumb.data import frames
 
 CATEGORIES = {
     "households": ("cup", "mug", "spoon", "ball"),
@@ -25,6 +26,9 @@ SESSIONS = {
         ("rxplus", "ryplus", "rzplus", "rxminus", "ryminus", "rzminus", "tx", "ty", "tz", "hodgepodge"), 1
     )
 }
+
+LEFT_OUT = ("present", "absent")
+ORIGIN = "https://aivaslab.github.io/toybox/"
 
 FRAMES, ALL_SESSIONS, MANY_OBJECTS = 15, 10, 30
 
@@ -44,6 +48,10 @@ class Video:
         return CLASS_IDS[self.category]
 
 
+_NAME = re.compile(r"(?P<category>[a-z]+)_(?P<object>\d+)_(?P<camera>[a-z]+)_(?P<session>[a-z]+)(?:_[a-z0-9]+)?")
+"""``cup_01_pivothead_rxplus``: category, object, camera, session; some copies carry one more word."""
+
+
 def videos(root: Path) -> Iterator[Video]:
     """The clips below ``<supercategory>/<category>_<nn>_pivothead/``; "present" and "absent" are left out.
 
@@ -52,106 +60,46 @@ def videos(root: Path) -> Iterator[Video]:
     found = False
     for group, categories in CATEGORIES.items():
         for category in categories:
-            for place in sorted((root / group).glob(f"{category}_*_pivothead")):
-                for path in sorted(place.glob("*.mp4")):
-                    parts = path.stem.split("_")
-                    session = parts[-2] if len(parts) > 1 else ""
-                    if session in ("present", "absent"):
-                        continue
-                    number = place.name.removeprefix(f"{category}_").removesuffix("_pivothead")
-                    if session not in SESSIONS or not number.isdigit():
-                        raise BadInput(
-                            f"the name {path.name!r} tells no session (one of {', '.join(SESSIONS)}) or its "
-                            f"folder {place.name!r} no object number",
-                            where=str(path),
-                        )
-                    found = True
-                    yield Video(path=path, category=category, object=int(number), session=SESSIONS[session])
+            for path in sorted((root / group).glob(f"{category}_*/*.mp4")):
+                named = _NAME.fullmatch(path.stem)
+                if named and named["session"] in LEFT_OUT:
+                    continue
+                if not named or named["session"] not in SESSIONS or named["category"] != category:
+                    raise BadInput(
+                        f"the name {path.name!r} is not {category}_NN_pivothead_SESSION.mp4 with a session of "
+                        f"{', '.join((*SESSIONS, *LEFT_OUT))}",
+                        where=str(path),
+                    )
+                found = True
+                yield Video(
+                    path=path, category=category, object=int(named["object"]), session=SESSIONS[named["session"]]
+                )
     if not found:
         raise MissingAsset(
             "no Toybox videos",
             where=str(root),
-            fix=f"unpack the parts so that {', '.join(CATEGORIES)} lie in this folder",
+            fix=f"unpack the parts so that {', '.join(CATEGORIES)} lie in this folder: {ORIGIN}",
         )
 
 
-def ffmpeg() -> str:
-    """The ffmpeg program: of imageio-ffmpeg, or the system's.
-
-    :raises MissingAsset: when neither is there.
-    """
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        import shutil
-
-        if found := shutil.which("ffmpeg"):
-            return found
-    raise MissingAsset("ffmpeg is missing", where="toybox frames", fix="pip install 'cl-plugin-crumb[video]'")
-
-
-def frames_of(video: Video, root: Path) -> list[Path]:
-    """Frames of a clip on disk, in order; none when it was not extracted whole."""
-    place = _place(video, root)
-    if not (place / f".{video.path.stem}.done").exists():
-        return []
-    numbered = sorted((int(p.stem.rpartition("_")[2]), p) for p in place.glob(f"{video.path.stem}_*.png"))
-    return [path for _, path in numbered]
-
-
-def _place(video: Video, root: Path) -> Path:
-    return root / "images" / video.path.parent.parent.name / video.path.parent.name
-
-
-def extract_one(video: Video, root: Path, *, fps: float | None = 1.0, size: int = 224) -> int:
-    """Frames of one clip as square png files; a clip that was done before is left alone.
-
-    :param fps: frames a second; None for every frame.
-    :return: how many frames there are.
-    :raises BadInput: with ffmpeg's own words when it cannot read the file.
-    """
-    if done := frames_of(video, root):
-        return len(done)
-    place = _place(video, root)
-    place.mkdir(parents=True, exist_ok=True)
-    rate = f"fps={fps:g}," if fps else ""
-    command = [
-        ffmpeg(),
-        "-nostdin",
-        "-loglevel",
-        "error",
-        "-y",
-        "-i",
-        str(video.path),
-        "-vf",
-        f"{rate}scale={size}:{size}",
-        str(place / f"{video.path.stem}_%d.png"),
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    n = len(list(place.glob(f"{video.path.stem}_*.png")))
-    if ran.returncode or not n:
-        words = ran.stderr.strip().splitlines() or ["no frame came out"]
-        raise BadInput(
-            f"ffmpeg cannot read the video: {words[-1]}",
-            where=str(video.path),
-            fix="fetch the file again, or go on without it: --on-bad-sample skip",
-        )
-    (place / f".{video.path.stem}.done").touch()
-    return n
+def _place(video: Video, root: Path, fps: float | None) -> Path:
+    """Folder of a clip's frames; every frame and one a second lie apart, so that each stays whole."""
+    kind = "images" if fps else "images_allframes"
+    return root / kind / video.path.parent.parent.name / video.path.parent.name
 
 
 def extract(
     root: Path,
     *,
     fps: float | None = 1.0,
+    size: int = 224,
     n_workers: int = 0,
     on_bad: Callable[[str, Exception], None],
     on_step: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Extract all clips, several at once, and index the frames. Stopped half way, it goes on where it stopped.
 
+    :param fps: frames a second; None for every frame.
     :param on_bad: called with a clip that cannot be read; may raise.
     :param on_step: called with (clips done, clips in all).
     :return: the dirmap before balancing.
@@ -160,7 +108,7 @@ def extract(
 
     def one(video: Video) -> Exception | None:
         try:
-            extract_one(video, root, fps=fps)
+            frames.extract(video.path, _place(video, root, fps), fps=fps, size=size)
         except BadInput as error:
             return error
         return None
@@ -171,14 +119,16 @@ def extract(
                 on_bad(str(video.path), error)
             if on_step:
                 on_step(done, len(clips))
-    return index(root)
+    return index(root, fps=fps, size=size)
 
 
-def index(root: Path) -> pd.DataFrame:
+def index(root: Path, *, fps: float | None = 1.0, size: int = 224) -> pd.DataFrame:
     """The dirmap of all extracted frames: class, object, session, im_num, im_path."""
     rows = []
     for video in videos(root):
-        for number, path in enumerate(frames_of(video, root), 1):
+        place = _place(video, root, fps)
+        found = frames.existing(place, video.path.stem, fps=fps, size=size, source=video.path)
+        for number, path in enumerate(found, 1):
             rows.append((video.class_id, video.object, video.session, number, path.relative_to(root).as_posix()))
     return pd.DataFrame(rows, columns=["class", "object", "session", "im_num", "im_path"])
 

@@ -19,6 +19,7 @@ from cl_kernel import BadInput, BadSetting, Samples, Stream
 from cl_kernel.torch import distributed, evaluate, state
 from cl_kernel.torch.state import read_file
 from cl_plugin_remind.method.base import BaseTrainer
+from cl_plugin_remind.method.parts import set_tf32
 from cl_plugin_remind.network.resnet import BASES, Base, ResNet
 from cl_plugin_remind.settings import BaseTraining, Network
 from cl_plugin_remind.weights.checkpoints import load_base
@@ -49,6 +50,9 @@ def run(
     with distributed.started(device) as where:
         state.seed_torch(generator(seed, "weights"))
         base = _network(network, stream).to(where)
+        if where.type == "cuda":
+            set_tf32(settings.tf32)
+            base = base.to(memory_format=torch.channels_last)
         if only_evaluate:
             load_base(base.model, resume)
             return {"acc1": 100 * evaluate.accuracy(base, _validation(stream), where)}

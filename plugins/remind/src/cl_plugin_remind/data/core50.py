@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import BadInput, MissingAsset, Resources, Samples, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, MissingAsset, Resources, Samples, Stage, Stream, subset
 from cl_plugin_remind.data.folders import ImageFiles
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ def ordered_stream(
     increment_classes: int,
     base: int,
     increment: int,
-    digest: str,
 ) -> Stream:
     """Stages of an order: so many classes each in the class orders, so many frames each in the others.
 
@@ -144,7 +143,6 @@ def ordered_stream(
         test=test,
         test_sets=test_sets,
         class_names=tuple(class_names),
-        fingerprint=fingerprint(digest, kind, order),
         info={"file_prefix": f"core50_{kind}_"},
     )
 
@@ -185,7 +183,6 @@ def core50(settings: Core50, resources: Resources) -> Stream:
         increment_classes=settings.increment_classes,
         base=settings.base,
         increment=settings.increment,
-        digest=fingerprint(*paths),
     )
 
 

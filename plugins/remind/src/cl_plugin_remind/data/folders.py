@@ -8,6 +8,9 @@ Shapes: N samples, n a batch, S side of the images.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import math
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,16 +19,58 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import define, field
 
-from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, subset
+from cl_kernel.library.pictures import eight_bits, is_picture, open_picture
 from cl_plugin_remind.method.augment import Drawn
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import ImageNet
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+JPEG, HEAD, ORIENTATION = b"\xff\xd8", 1 << 17, 0x0112
+MOST_PIXELS = 1 << 26
+"""Of what is decoded without Pillow, which has its own limit."""
 
 KEEP_BYTES = 1 << 28
 """Decoded images of folders up to this size are kept."""
+
+
+def decoded_jpeg(content: bytes) -> np.ndarray | None:
+    """A whole JPEG as uint8 [H, W, 3] by simplejpeg, where that is installed; pixels equal those Pillow gives.
+
+    :return: None for anything else - other formats, CMYK, turned and damaged pictures - which the common reader reads
+        or names.
+    """
+    if content[:2] != JPEG or (library := _simplejpeg()) is None or _turned(content):
+        return None
+    try:
+        height, width, colours, _ = library.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > MOST_PIXELS:
+            return None
+        pixels: np.ndarray = library.decode_jpeg(content, "RGB")
+    except (ValueError, RuntimeError):
+        return None
+    return pixels
+
+
+def _turned(content: bytes) -> bool:
+    """Whether the camera says that the picture is to be turned; most files say nothing."""
+    if b"Exif\0" not in content[:HEAD]:
+        return False
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(content)) as picture:
+            return bool(picture.getexif().get(ORIENTATION, 1) != 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def rank_labels(
@@ -112,6 +157,7 @@ class ImageFiles:
     labels: np.ndarray
     resize: int
     side: int
+    reduced: bool = False
     spec: dict[str, Field] = field(init=False)
     _kept: dict[int, np.ndarray] = field(init=False, factory=dict)  # decoded images of folders that are small
 
@@ -122,7 +168,7 @@ class ImageFiles:
         }
 
     @classmethod
-    def scan(cls, root: Path, resize: int, side: int) -> ImageFiles:
+    def scan(cls, root: Path, resize: int, side: int, *, reduced: bool = False) -> ImageFiles:
         """Classes and files in alphabetical order.
 
         :raises MissingAsset: when the folder is missing. :raises BadInput: for a class without images.
@@ -134,16 +180,14 @@ class ImageFiles:
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         paths, labels = [], []
         for label, name in enumerate(classes):
-            files = sorted(
-                p.relative_to(root).as_posix() for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES
-            )
+            files = sorted(p.relative_to(root).as_posix() for p in (root / name).rglob("*") if is_picture(p))
             if not files:
                 raise BadInput(f"class {name!r} has no images", where=str(root / name))
             paths += files
             labels += [label] * len(files)
         if not classes:
             raise BadInput("no class folders", where=str(root), fix="the layout is train/<class>/*, val/<class>/*")
-        return cls(root, tuple(classes), tuple(paths), np.array(labels, np.int64), resize, side)
+        return cls(root, tuple(classes), tuple(paths), np.array(labels, np.int64), resize, side, reduced)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -151,6 +195,13 @@ class ImageFiles:
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Images uint8 [n, S, S, 3] and classes int64 [n]."""
         return self._take(rows, fields or list(self.spec), self._centre)
+
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """Digest of the rows' picture files, their classes and how they are decoded."""
+        rows = np.arange(len(self)) if rows is None else rows
+        pictures = files.digests([self.root / self.paths[row] for row in rows.tolist()])
+        decoding = (self.resize, self.side, self.reduced)
+        return files.content(decoding, self.classes, pictures, files.array(self.labels, rows))
 
     def take_augmented(
         self, rows: np.ndarray, rng: np.random.Generator, fields: Sequence[str], bad: list[tuple[str, Exception]]
@@ -174,17 +225,27 @@ class ImageFiles:
             return {}
         return {"image": np.stack(images), "class": self.labels[kept]}
 
-    def open(self, row: int) -> Any:
+    def open(self, row: int, short: int = 0) -> Any:
         """The whole picture, RGB.
 
+        :param short: shortest side that is needed; where ``reduced`` is set a JPEG that is at least twice as large is
+            decoded at a half, a quarter or an eighth of its size. 0: the whole size.
         :raises BadInput: naming the file.
         """
         from PIL import Image
 
         path = self.root / self.paths[row]
         try:
-            return Image.open(BytesIO(path.read_bytes())).convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+            content = path.read_bytes()
+            if not self.reduced:
+                pixels = decoded_jpeg(content)
+                return open_picture(content, name=str(path)) if pixels is None else Image.fromarray(pixels)
+            picture = Image.open(BytesIO(content))
+            if short:
+                scale = short / min(picture.size)
+                picture.draft("RGB", (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+            return eight_bits(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"the image cannot be read: {error}", where=str(path)) from error
 
     def _centre(self, row: int) -> np.ndarray:
@@ -195,16 +256,18 @@ class ImageFiles:
         return image
 
     def _decode(self, row: int) -> np.ndarray:
-        picture = self.open(row)
-        scale = self.resize / min(picture.size)
-        if scale != 1:
-            size = [
-                max(self.resize, int(edge * scale)) if edge != min(picture.size) else self.resize
-                for edge in picture.size
-            ]
-            picture = picture.resize((size[0], size[1]), 2)
-        left, top = round((picture.width - self.side) / 2), round((picture.height - self.side) / 2)
-        return np.asarray(picture.crop((left, top, left + self.side, top + self.side)))
+        """Short side to ``resize``, then the centre square, in one resampling of what the square shows."""
+        picture = self.open(row, self.resize)
+        short = min(picture.size)
+        scale = self.resize / short
+        width, height = (self.resize if edge == short else max(self.resize, int(edge * scale)) for edge in picture.size)
+        left, top = round((width - self.side) / 2), round((height - self.side) / 2)
+        if left < 0 or top < 0:  # the square is larger than the resized picture: its border is black
+            whole = picture.resize((width, height), 2)
+            return np.asarray(whole.crop((left, top, left + self.side, top + self.side)))
+        across, down = picture.width / width, picture.height / height
+        window = (left * across, top * down, (left + self.side) * across, (top + self.side) * down)
+        return np.asarray(picture.resize((self.side, self.side), 2, window))
 
     def _take(
         self, rows: np.ndarray, fields: Sequence[str], read: Callable[[int], np.ndarray]
@@ -225,8 +288,8 @@ def imagenet(settings: ImageNet, resources: Resources) -> Stream:
     :raises BadInput: for a class order or label file that does not fit the folders.
     """
     root = _root(settings, resources)
-    train = ImageFiles.scan(root / "train", settings.resize, settings.side)
-    test = ImageFiles.scan(root / "val", settings.resize, settings.side)
+    train = ImageFiles.scan(root / "train", settings.resize, settings.side, reduced=settings.reduced)
+    test = ImageFiles.scan(root / "val", settings.resize, settings.side, reduced=settings.reduced)
     if train.classes != test.classes:
         differ = sorted(set(train.classes) ^ set(test.classes))
         raise BadInput(f"train and val have different classes: {', '.join(differ[:8])}", where=str(root))
@@ -240,15 +303,8 @@ def imagenet(settings: ImageNet, resources: Resources) -> Stream:
         classes = tuple(sorted(set(train.labels[rows].tolist())))
         stages.append(Stage(index=index, name=name, train=subset(train, rows), classes=classes, info={"items": rows}))
         test_sets[name] = rows_of_ranks(ranks["val"], first, end)
-    digest = fingerprint("imagenet", *train.paths, *test.paths, ranks["train"], settings.resize, settings.side)
     return Stream(
-        name="imagenet",
-        task="image -> class",
-        stages=stages,
-        test=test,
-        test_sets=test_sets,
-        class_names=train.classes,
-        fingerprint=digest,
+        name="imagenet", task="image -> class", stages=stages, test=test, test_sets=test_sets, class_names=train.classes
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import ArraySamples, Field, Resources, Stream, class_incremental, fingerprint
+from cl_kernel import ArraySamples, Field, Resources, Stream, class_incremental
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import TinyCore, TinyQuestions, TinyShapes
@@ -32,10 +32,7 @@ def tinyshapes(settings: TinyShapes, resources: Resources) -> Stream:
         sides[side] = ArraySamples(spec(len(names)), {"image": images, "class": labels})
     order = tiny_order(rng) if settings.diagonal else rng.permutation(len(names)).tolist()
     sizes = [settings.base, *[settings.increment] * ((len(names) - settings.base) // settings.increment)]
-    digest = fingerprint("tinyshapes", *(sides[s].arrays[f] for s in sides for f in ("image", "class")))
-    return class_incremental(
-        "tinyshapes", sides["train"], sides["test"], names, sizes=sizes, order=order, fingerprint=digest
-    )
+    return class_incremental("tinyshapes", sides["train"], sides["test"], names, sizes=sizes, order=order)
 
 
 def spec(n_classes: int) -> dict[str, Field]:
@@ -136,7 +133,6 @@ def tinycore(settings: TinyCore, resources: Resources) -> Stream:
         increment_classes=1,
         base=share,
         increment=share,
-        digest=fingerprint(images),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from attrs import define, frozen
 
-from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, fingerprint, subset
+from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, subset
 from cl_plugin_remind.data import questions
 from cl_plugin_remind.data.places import prepared_folders
 from cl_plugin_remind.method import pq
@@ -54,9 +54,18 @@ class QuestionSamples:
     length: np.ndarray
     answer: np.ndarray  # int64 [N, 2]: answer, question type
     qid: np.ndarray
+    centroids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """Digest of the rows' questions and answers, and of the codes of all images."""
+        rows = np.arange(len(self)) if rows is None else rows
+        own = (self.image, self.question, self.length, self.answer, self.qid)
+        return files.content(
+            files.array(np.asarray(self.codes)), files.array(self.centroids), *(files.array(a, rows) for a in own)
+        )
 
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Fields of some rows."""
@@ -124,6 +133,7 @@ def make_stream(
             tokens[side][1],
             np.stack([asked.answer, asked.kind], 1).astype(np.int64),
             asked.qid,
+            np.asarray(centroids, np.float32),
         )
         for side, asked in (("train", train), ("test", test))
     }
@@ -138,7 +148,6 @@ def make_stream(
             test_sets[label] = members if len(members) else np.arange(len(test))
     if settings.order == "iid":
         test_sets = {"all": np.arange(len(test))}
-    digest = fingerprint(name, train.qid, test.qid, train.answer, np.asarray(centroids), settings.order, streamed)
     info = {
         "question_types": tuple(type_names),
         "centroids": np.asarray(centroids, np.float32),
@@ -150,13 +159,7 @@ def make_stream(
         "region_dim": region_dim,
     }
     return Stream(
-        name=name,
-        task="image + question -> answer",
-        stages=stages,
-        test=sides["test"],
-        test_sets=test_sets,
-        fingerprint=digest,
-        info=info,
+        name=name, task="image + question -> answer", stages=stages, test=sides["test"], test_sets=test_sets, info=info
     )
 
 

@@ -29,12 +29,14 @@ class BaseTrainer:
     """Epochs of momentum SGD over the base classes, resumable at any step.
 
     :param rng: ``(names) -> generator``; orders and augmentation of an epoch are drawn anew from it when resumed.
+    :param frozen: the part that stays in evaluation mode, or None; its tensors must need no gradients.
     """
 
     settings: BaseTraining
     network: nn.Module
     device: torch.device
     rng: Callable[..., np.random.Generator]
+    frozen: nn.Module | None = None
     optimizer: torch.optim.SGD = field(init=False)
     epoch: int = field(init=False, default=0)
     position: int = field(init=False, default=0)
@@ -62,6 +64,8 @@ class BaseTrainer:
         n_steps = math.ceil(len(samples) / settings.base_batch)
         while self.epoch < settings.base_epochs:
             self.wrapped.train()
+            if self.frozen is not None:
+                self.frozen.eval()
             order = self.rng("base order", self.epoch).permutation(len(samples))
             start = self.position // settings.base_batch
             batches = augmented(samples, order, self.epoch, settings, self.rng, self.device, on_bad, n_workers, start)
@@ -69,7 +73,8 @@ class BaseTrainer:
                 rate = base_rate(settings, self.epoch, self.epoch * n_steps + number, settings.base_epochs * n_steps)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
-                loss = functional.cross_entropy(self.wrapped(inputs), labels)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.base_precision == "bfloat16"):
+                    loss = functional.cross_entropy(self.wrapped(inputs), labels)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()

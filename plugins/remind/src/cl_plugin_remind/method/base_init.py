@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 import torch
 from attrs import define, field
 
-from cl_kernel import Mismatch, Setup, Stage, StreamContext, Tree
+from cl_kernel import Identity, Mismatch, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_plugin_remind.method.base import BaseTrainer
-from cl_plugin_remind.method.parts import Brain
+from cl_plugin_remind.method.parts import Brain, set_tf32
 from cl_plugin_remind.network.resnet import Base
 from cl_plugin_remind.settings import BaseTraining
 from cl_plugin_remind.weights import checkpoints
 
 BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
+HARMLESS = ("base", "base_scope")  # counted by the weights that training begins with, and by what it trains
 
 
 def build_brain(setup: Setup) -> Brain:
@@ -30,53 +29,64 @@ def build_brain(setup: Setup) -> Brain:
 
 @define(eq=False, repr=False)
 class BaseInit:
-    """The base network: from a checkpoint, from the cache of an equal earlier run, or trained here."""
+    """The base network: from a checkpoint, from the cache of an equal earlier run, or trained here.
+
+    :raises BadInput: for a checkpoint that does not fit. :raises MissingAsset: when there is none.
+    """
 
     settings: BaseTraining
     brain: Brain
     parts: Setup
     trainer: BaseTrainer = field(init=False)
+    beginning: Identity = field(init=False)  # of the weights before base training
 
     def __attrs_post_init__(self) -> None:
-        self.trainer = BaseTrainer(self.settings, self.brain.whole, self.brain.device, self.parts.resources.rng)
-
-    def learn(self, stage: Stage, ctx: StreamContext) -> None:
-        """Leave the trained base network in the brain.
-
-        :raises BadInput: for a checkpoint that does not fit.
-        """
-        settings, whole = self.settings, self.brain.whole
+        settings, whole, resources = self.settings, self.brain.whole, self.parts.resources
+        if self.brain.device.type == "cuda":
+            set_tf32(settings.tf32)
         if settings.base:
             network = whole.model if isinstance(whole, Base) else whole
-            checkpoints.load_base(network, settings.base, new_head=settings.new_head)
-            return
-        inputs = self.inputs(stage)
-        known = ctx.cache.folder("remind-base", inputs)
-        if known is not None:
-            state.assign(whole, state.read_weights(known / "base.pth"), where=str(known / "base.pth"))
-            return
-        self.brain.thaw()
-        ctx.phase("base network", settings.base_epochs * -(-len(stage.train) // settings.base_batch))
-        for _ in self.trainer.epochs(stage.train, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
-            pass
-        ctx.cache.make("remind-base", inputs, lambda folder: torch.save(whole.state_dict(), folder / "base.pth"))
+            path = checkpoints.find_base(settings.base, resources.roots)
+            checkpoints.load_base(network, path, new_head=settings.new_head)
+        self.beginning = resources.identify("remind-beginning", network=str(whole), tensors=state.pack(whole))
+        frozen = self.brain.lower if self.scope == "upper" else None
+        self.trainer = BaseTrainer(settings, whole, self.brain.device, resources.rng, frozen)
 
-    def inputs(self, stage: Stage) -> dict[str, Any]:
-        """All that the base network depends on."""
-        stream = self.parts.stream
-        shapes = {name: list(tensor.shape) for name, tensor in self.brain.whole.state_dict().items()}
-        return {
-            "settings": {name: getattr(self.settings, name) for name in BASE_FIELDS},
-            "shapes": shapes,
-            "network": str(self.brain.whole),
-            "data": stream.fingerprint or stream.name,
-            "classes": list(stage.classes),
-            "n": len(stage.train),
-            "seed": self.parts.resources.seed,
-            "device": self.brain.device.type,
-            "skipped": sorted(self.parts.resources.skipped),
-            "torch": torch.__version__,
-        }
+    @property
+    def scope(self) -> str:
+        """What base training trains: ``whole``, ``upper`` or ``none``."""
+        settings = self.settings
+        if settings.base_epochs == 0:
+            return "none"
+        if settings.base_scope != "auto":
+            return settings.base_scope
+        if settings.base:
+            return "upper" if settings.new_head else "none"
+        return "upper" if self.brain.keeps_lower else "whole"
+
+    def learn(self, stage: Stage, ctx: StreamContext) -> None:
+        """Leave the trained base network in the brain."""
+        settings, whole = self.settings, self.brain.whole
+        if self.scope == "none":
+            return
+        artefact = ctx.artefact(
+            "remind-base",
+            settings={name: getattr(settings, name) for name in BASE_FIELDS if name not in HARMLESS},
+            beginning=self.beginning,
+            scope=self.scope,
+            stage=stage,
+            seed=self.parts.resources.seed,
+            device=self.brain.device.type,
+        )
+        with artefact.claimed():
+            if (known := artefact.found()) is not None:
+                state.assign(whole, state.read_weights(known / "base.pth"), where=str(known / "base.pth"))
+                return
+            self.brain.open(whole=self.scope == "whole")
+            ctx.phase("base network", settings.base_epochs * -(-len(stage.train) // settings.base_batch))
+            for _ in self.trainer.epochs(stage.train, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
+                pass
+            artefact.make(lambda folder: torch.save(whole.state_dict(), folder / "base.pth"))
 
     def state(self) -> Tree:
         """Position and optimiser of base training."""

@@ -18,6 +18,7 @@ from cl_kernel import BadInput, BadSetting, Batch, Field, Mismatch
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
 from cl_plugin_remind.method import pq
+from cl_plugin_remind.method.recorded import Staging
 
 if TYPE_CHECKING:
     from cl_kernel import Resources
@@ -46,9 +47,11 @@ class PqCodec:
     framework: str = field(default="torch", init=False)
     quantisers: dict[str, pq.Quantiser] = field(factory=dict, init=False)
     _forms: dict[str, Form] = field(factory=dict, init=False)
+    _stage: Staging = field(init=False)
     _free: dict[str, int] = field(factory=dict, init=False)  # centroids that a cold start has not filled yet
 
     def __attrs_post_init__(self) -> None:
+        self._stage = Staging(self.device)
         for name, spec in self.fields.items():
             if spec.kind in QUANTISED:
                 form = self._forms[name] = Form.of(name, spec, self.patch)
@@ -165,6 +168,10 @@ class PqCodec:
                 array = codes.reshape(len(array), *form.grid, self.n_codebooks)
             stored[name] = array
         return stored
+
+    def index(self, slots: np.ndarray) -> Tensor:
+        """Slots as an index on the device, without a copy that waits."""
+        return self._stage(slots)
 
     def decode(self, stored: Batch) -> dict[str, Any]:
         """Float32 maps (channels last in memory) and vectors on the device, images as their own type."""

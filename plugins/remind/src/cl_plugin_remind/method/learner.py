@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import define, field
+from torch import Tensor
 
 from cl_kernel import Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import evaluate, state
@@ -20,7 +21,9 @@ from cl_plugin_remind.method import published_files
 from cl_plugin_remind.method.augment import Drawn
 from cl_plugin_remind.method.base_init import BaseInit, build_brain
 from cl_plugin_remind.method.codec import PqCodec
-from cl_plugin_remind.method.parts import Brain, TestCodes, item_numbers, remember, stage_batches, through
+from cl_plugin_remind.method.codes import Codes
+from cl_plugin_remind.method.imported import Imported
+from cl_plugin_remind.method.parts import Brain, item_numbers, stage_batches, through
 from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL, Streamer, make_optimizer, make_rates
 from cl_plugin_remind.settings import Streaming
 from cl_plugin_remind.weights import buffers, checkpoints
@@ -50,12 +53,16 @@ class Remind:
     streamer: Streamer = field(init=False)
     base: BaseInit = field(init=False)
     results: published_files.AuthorsFiles = field(init=False, factory=lambda: published_files.AuthorsFiles())
-    _tests: TestCodes | None = field(init=False, default=None)
+    codes: Codes = field(init=False)
+    imported: Imported | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         resources = self.parts.resources
         self.chance = Drawn(resources.rng("chance"))
         self.base = BaseInit(self.settings, self.brain, self.parts)
+        self.codes = Codes(self.brain, self.memory, resources, self.settings.batch_size)
+        if self.settings.start_from:
+            buffers.check_start(Path(self.settings.start_from).expanduser())
         self._start_streaming()
 
     def learn(self, stage: Stage, ctx: StreamContext) -> None:
@@ -64,7 +71,8 @@ class Remind:
             self.base.learn(stage, ctx)
             self._initialise(stage, ctx)
             self.ready = True
-        if stage.index > 0 or self.settings.stream_base:
+        known = self.imported is not None and self.imported.holds(stage)
+        if not known and (stage.index > 0 or self.settings.stream_base):
             self._stream(stage, ctx)
         self.position = 0
         if self.settings.authors_files:
@@ -75,19 +83,15 @@ class Remind:
         if not self.ready:
             yield from evaluate.predict(self.brain.whole, Batches(samples, self.brain.device), self.settings.batch_size)
             return
-        if self._tests is None:
-            self._tests = TestCodes(
-                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.resources.n_workers)
-            )
         self.brain.upper.eval()
-        for features in self._tests.batches(samples):
+        for features in self.codes.tests(samples):
             with torch.inference_mode():
                 scores = self.brain.upper(features).softmax(1)
                 yield {"scores": scores.cpu().numpy(), "class": scores.argmax(1).cpu().numpy()}
 
     def state(self) -> Tree:
         """Network, optimiser, class counts, memory with its quantiser, generators, position."""
-        return {
+        tree = {
             "network": state.pack(self.brain.whole),
             "ready": self.ready,
             "base": None if self.ready else self.base.state(),
@@ -99,6 +103,9 @@ class Remind:
             "results": self.results.state(),
             "position": self.position,
         }
+        if self.imported is not None:
+            tree["imported"] = self.imported.state()
+        return tree
 
     def load(self, tree: Tree) -> None:
         """Take over what :meth:`state` gave."""
@@ -114,24 +121,25 @@ class Remind:
         state.restore(self.chance.rng, tree["chance"])
         state.restore_generators(tree["generators"])
         self.results.load(tree["results"])
+        self.imported = Imported.of_state(tree["imported"]) if "imported" in tree else None
 
     # ---- stages -----------------------------------------------------------------------------------
 
     def _initialise(self, stage: Stage, ctx: StreamContext) -> None:
         """Train the quantiser on base features and put all base examples into the memory, in their order."""
         self.brain.freeze(upper_trains=False)
-        self._tests = None
+        self.codes.restart()
         if self.settings.start_from:
-            self._adopt(Path(self.settings.start_from).expanduser())
+            self._adopt(Path(self.settings.start_from).expanduser(), stage, ctx)
             return
         if self.memory is None:
             return
-        remember(self.brain, self.memory, stage, ctx, self.settings.batch_size)
+        self.codes.remember(stage, ctx)
 
-    def _adopt(self, folder: Path) -> None:
+    def _adopt(self, folder: Path, stage: Stage, ctx: StreamContext) -> None:
         """Go on from an imported buffer and classifier.
 
-        :raises Mismatch: when the run keeps no codes of the same form.
+        :raises Mismatch: when the run keeps no codes of the same form. :raises BadInput: for a buffer of other classes.
         """
         codes, labels, items, centroids = buffers.read_start(folder)
         if self.memory is None or not isinstance(self.memory.codec, PqCodec):
@@ -140,6 +148,7 @@ class Remind:
                 where="learner.start_from",
                 fix="--replay largest-class+remind:pq --memory all",
             )
+        self.imported = Imported.of(labels, items, stage, ctx.stream)
         self.memory.codec.use(FEATURES, centroids)
         self.memory.add({FEATURES: torch.from_numpy(codes), LABEL: labels, ITEM: items}, labels)
         momentum = checkpoints.load_upper(self.brain.upper, folder / "classifier.pth")
@@ -148,23 +157,37 @@ class Remind:
 
     def _stream(self, stage: Stage, ctx: StreamContext) -> None:
         """One pass, one example at a time, in the order of the stage."""
-        settings, streamer, size = self.settings, self.streamer, self.settings.batch_size
-        self.brain.freeze(upper_trains=settings.norm == "train")
-        batches = stage_batches(self.brain, stage, ctx)
+        self.brain.freeze(upper_trains=self.settings.norm == "train")
         ctx.phase("stream", len(stage.train) - self.position)
-        first = self.position // size
-        for number, (rows, features, labels) in enumerate(
-            batches(np.arange(len(stage.train)), size, first * size), first
-        ):
-            stored, decoded = through(self.memory, features)
-            items = item_numbers(ctx.stream, stage, rows).tolist()
-            for k, (label, item) in enumerate(zip(labels.tolist(), items, strict=True)):
-                if number * size + k < self.position:
+        for rows, stored, decoded, labels in self._examples(stage, ctx):
+            items = self._numbers(stage, ctx, rows).tolist()
+            for k, (row, label, item) in enumerate(zip(rows.tolist(), labels.tolist(), items, strict=True)):
+                if row < self.position:
                     continue
-                loss = streamer.step(decoded[k : k + 1], label)
-                streamer.keep(stored[k : k + 1], label, item)
-                self.position = (number + 1) * size if k == len(rows) - 1 else number * size + k + 1
+                loss = self.streamer.step(decoded[k : k + 1], label)
+                self.streamer.keep(stored[k : k + 1], label, item)
+                self.position = row + 1
                 ctx.step(loss=loss)
+
+    def _examples(self, stage: Stage, ctx: StreamContext) -> Iterator[tuple[np.ndarray, Any, Tensor, Any]]:
+        """Batches of a stage from the one that holds the next example: rows, as kept, as given back, labels."""
+        size = self.settings.batch_size
+        if self.codes.quantised:
+            assert self.memory is not None
+            found, quantiser = self.codes.of_stage(stage, ctx), self.memory.codec.quantisers[FEATURES]
+            first = int(np.searchsorted(found.rows, self.position)) // size * size
+            for at in range(first, len(found.rows), size):
+                codes = found.codes[at : at + size]
+                decoded = quantiser.decode_maps(codes) if codes.dim() == 4 else quantiser.decode(codes)
+                yield found.rows[at : at + size], codes, decoded, found.labels[at : at + size]
+            return
+        start = self.position // size * size
+        for rows, features, labels in stage_batches(self.brain, stage, ctx)(np.arange(len(stage.train)), size, start):
+            yield (rows, *through(self.memory, features), labels)
+
+    def _numbers(self, stage: Stage, ctx: StreamContext, rows: np.ndarray) -> np.ndarray:
+        numbers = item_numbers(ctx.stream, stage, rows)
+        return numbers if self.imported is None else self.imported.numbers(numbers, stage)
 
     def _start_streaming(self) -> None:
         upper = self.brain.upper.requires_grad_(True)

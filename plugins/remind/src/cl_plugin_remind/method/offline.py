@@ -17,7 +17,8 @@ from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.loaders import Batches, as_tensor
 from cl_plugin_remind.method.base import BaseTrainer
 from cl_plugin_remind.method.base_init import BaseInit, build_brain
-from cl_plugin_remind.method.parts import Brain, TestCodes, remember
+from cl_plugin_remind.method.codes import Codes
+from cl_plugin_remind.method.parts import Brain
 from cl_plugin_remind.method.step import FEATURES, LABEL
 from cl_plugin_remind.settings import Offline
 
@@ -52,10 +53,11 @@ class OfflineUpper:
     start: Tree = field(init=False, default=None)  # the upper part after base training
     base: BaseInit = field(init=False)
     optimizer: torch.optim.SGD = field(init=False)
-    _tests: TestCodes | None = field(init=False, default=None)
+    codes: Codes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.base = BaseInit(self.settings, self.brain, self.parts)
+        self.codes = Codes(self.brain, self.memory, self.parts.resources, self.settings.batch_size)
         self._new_optimizer()
 
     def learn(self, stage: Stage, ctx: StreamContext) -> None:
@@ -64,10 +66,11 @@ class OfflineUpper:
             self.base.learn(stage, ctx)
             self.brain.freeze(upper_trains=True)
             self.start = state.pack(self.brain.upper)
-            self.ready, self._tests = True, None
+            self.ready = True
+            self.codes.restart()
         self.brain.freeze(upper_trains=True)
         if not self.filled:
-            remember(self.brain, self.memory, stage, ctx, self.settings.batch_size)
+            self.codes.remember(stage, ctx)
             state.restore(self.brain.upper, self.start)
             self._new_optimizer()
             self.filled = True
@@ -79,12 +82,8 @@ class OfflineUpper:
         if not self.ready:
             yield from evaluate.predict(self.brain.whole, Batches(samples, self.brain.device), self.settings.batch_size)
             return
-        if self._tests is None:
-            self._tests = TestCodes(
-                self.brain, self.memory, self.settings.batch_size, max(1, self.parts.resources.n_workers)
-            )
         self.brain.upper.eval()
-        for features in self._tests.batches(samples):
+        for features in self.codes.tests(samples):
             with torch.inference_mode():
                 scores = self.brain.upper(features).softmax(1)
                 yield {"scores": scores.cpu().numpy(), "class": scores.argmax(1).cpu().numpy()}
@@ -164,7 +163,7 @@ class OfflineWhole:
         if self.trainer.epoch == self.trainer.position == 0:
             state.restore(self.brain.whole, self.initial)
             self._new_trainer()
-        self.brain.thaw()
+        self.brain.open(whole=True)
         ctx.phase("offline", self.settings.base_epochs * -(-len(samples) // self.settings.base_batch))
         for _ in self.trainer.epochs(samples, ctx.step, ctx.bad_sample, max(1, ctx.resources.n_workers)):
             pass

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cl_plugin_remind.method.augment import Chance, matrices, mix, resample
 from cl_plugin_remind.method.losses import mixed_cross_entropy
-from cl_plugin_remind.method.recorded import Recorded, Recorder, cuda_graph, momentum_buffers, momentum_sgd
+from cl_plugin_remind.method.recorded import Recorded, Recorder, Staging, cuda_graph, momentum_buffers, momentum_sgd
 
 if TYPE_CHECKING:
     from cl_kernel import Memory
@@ -78,10 +78,12 @@ class Streamer:
     device: torch.device
     draw: Callable[[int], np.ndarray] | None = None
     record: Recorder | None = None  # on CUDA the arithmetic is recorded and played; None runs it as it is
+    stage: Staging = field(init=False)
     _recordings: dict[tuple[int, bool], Recorded] = field(init=False, factory=dict)
     _momentum: list[Tensor] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
+        self.stage = Staging(self.device)
         if self.record is None and self.device.type == "cuda" and self.settings.capture:
             self.record = cuda_graph
 
@@ -102,9 +104,9 @@ class Streamer:
             loss = self._backward(inputs, labels, down, across, share)
             self.optimizer.step()
         else:
-            moved = [m if m is None else m.to(self.device, non_blocking=True) for m in (down, across)]
+            moved = [m if m is None else self.stage(m) for m in (down, across)]
             play = self._recording(self.record, len(inputs))
-            loss = play(inputs, labels, *moved, torch.tensor([share, rate], device=self.device))
+            loss = play(inputs, labels, *moved, self.stage(np.array([share, rate], np.float32)))
         self.rates.advance(label)
         return loss
 
@@ -163,17 +165,17 @@ class Streamer:
         """The new example and the replayed ones, an even number of them where they are mixed, and their labels."""
         wanted = self.settings.replay_samples * (2 if self.settings.mixup else 1)
         if self.memory is None or wanted == 0 or len(self.memory) == 0:
-            return new, torch.tensor([label], device=self.device)
+            return new, self.stage(np.array([label], np.int64))
         slots = self.draw(wanted) if self.draw else self.memory.draw(wanted)
         if self.settings.mixup:
             slots = slots[: len(slots) // 2 * 2]
         if len(slots) == 0:
-            return new, torch.tensor([label], device=self.device)
+            return new, self.stage(np.array([label], np.int64))
         old = self.memory.take(slots)
         features = old[FEATURES] if isinstance(old[FEATURES], Tensor) else torch.from_numpy(old[FEATURES])
         labels = np.concatenate([np.array([label], np.int64), old[LABEL]])
-        inputs = torch.cat([new, features.to(self.device, non_blocking=True)])
-        return inputs, torch.from_numpy(labels).to(self.device, non_blocking=True)
+        inputs = torch.cat([new, features if features.device == new.device else self.stage(features)])
+        return inputs, self.stage(labels)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -71,14 +71,21 @@ def convert_legacy(buffer: Path, classifier: Path, folder: Path) -> int:
     return len(items)
 
 
+def check_start(folder: Path) -> None:
+    """:raises MissingAsset: when :func:`convert_legacy` did not write this folder."""
+    if missing := [name for name in ("buffer.tree", "classifier.pth") if not (folder / name).is_file()]:
+        raise MissingAsset(
+            f"no imported buffer ({missing[0]})",
+            where=str(folder),
+            fix="clk remind import-legacy BUFFER CLASSIFIER --output DIR",
+        )
+
+
 def read_start(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What :func:`convert_legacy` wrote: codes, labels, item numbers, centroids.
 
     :raises MissingAsset: when it did not.
     """
-    if not (folder / "buffer.tree").is_file():
-        raise MissingAsset(
-            "no imported buffer", where=str(folder), fix="clk remind import-legacy BUFFER CLASSIFIER --output DIR"
-        )
+    check_start(folder)
     tree = load_tree(folder / "buffer.tree")
     return tree["codes"], tree["labels"], tree["items"], tree["centroids"]

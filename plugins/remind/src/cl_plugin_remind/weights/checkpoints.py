@@ -6,18 +6,37 @@ Their classifier files hold ``model_state_dict`` (F) and ``optimizer_state_dict`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cl_kernel import BadInput
+from cl_kernel import BadInput, MissingAsset
 from cl_kernel.torch.state import assign, read_file, read_weights
 
 if TYPE_CHECKING:
     from cl_plugin_remind.network.resnet import ResNet
+
+
+def find_base(name: str, roots: Sequence[Path] = ()) -> Path:
+    """A base checkpoint: a path as it stands, or a file below a data root.
+
+    :raises MissingAsset: saying where it was looked for.
+    """
+    given = Path(name).expanduser()
+    places = (
+        [given]
+        if given.is_absolute()
+        else [given, *(root / part / given for root in roots for part in ("", "weights"))]
+    )
+    for place in places:
+        if place.is_file():
+            return place
+    torchvision = given.name.startswith("resnet") and "-" in given.name
+    origin = f"get it from download.pytorch.org/models/{given.name} and pass --data-root DIR" if torchvision else ""
+    raise MissingAsset(f"no base checkpoint {given.name}", where=", ".join(map(str, places)), fix=origin)
 
 
 def load_base(network: ResNet, path: str | Path, *, new_head: bool = False) -> None:
@@ -36,7 +55,8 @@ def load_base(network: ResNet, path: str | Path, *, new_head: bool = False) -> N
             where=str(path),
             fix="give the data set all its classes, or start with a random classifier: --set learner.new_head=true",
         )
-    assign(network, tensors, where=str(path), may_miss=head if new_head else ())
+    counters = [name for name in network.state_dict() if name.endswith("num_batches_tracked")]  # older files have none
+    assign(network, tensors, where=str(path), may_miss=[*counters, *(head if new_head else ())])
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,436 @@
+"""Every data set in the form in which its authors publish it, generated small, from ``clk data list`` to a resumed run.
+
+Names and folders are those of the data sets' own pages and papers; pictures are noise.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from cl_kernel import BadInput, MissingAsset, Resources, discover, resume, run
+from cl_kernel.cli.main import main
+from cl_plugin_crumb import settings
+from cl_plugin_crumb.data import archives, cifar, folder, frames, ilab, images, indexes, prepare, stream, toybox
+
+
+def picture(seed: int, size: tuple[int, int] = (12, 10), ending: str = "png") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format={"jpg": "jpeg"}.get(ending, ending))
+    return out.getvalue()
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def core50_zip(root: Path) -> Path:
+    """``core50_128x128.zip``: s1..s11 / o1..o50 / C_ss_oo_fff.png."""
+    path = root / "core50_128x128.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for s in range(1, 12):
+            for o in range(1, 51):
+                name = f"core50_128x128/s{s}/o{o}/C_{s:02d}_{o:02d}_010.png"
+                archive.writestr(name, picture(o // 5))
+    return path
+
+
+def clip(path: Path, *, seconds: float = 8, rate: str = "2", flags: tuple[str, ...] = ()) -> Path:
+    program = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed").get_ffmpeg_exe()
+    source = f"testsrc=size=64x36:rate={rate}:duration={seconds}"
+    words = [program, "-loglevel", "error", "-f", "lavfi", "-i", source, *flags, "-pix_fmt", "yuv420p", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(words, check=True, capture_output=True)
+    return path
+
+
+def toybox_videos(root: Path) -> Path:
+    """``households|animals|vehicles / cup_01_pivothead / cup_01_pivothead_rxplus.mp4``, 12 clips an object."""
+    content = clip(root / "one.mp4", rate="1").read_bytes()
+    for group, categories in toybox.CATEGORIES.items():
+        for category in categories:
+            for session in (*toybox.SESSIONS, *toybox.LEFT_OUT):
+                name = f"{category}_01_pivothead"
+                put(root / group / name / f"{name}_{session}.mp4", content)
+    (root / "one.mp4").unlink()
+    return root
+
+
+def ilab_archive(root: Path) -> Path:
+    """``iLab-2M-Light.tar.gz``: ``train_img/boat-i0001-b0002-c03-r04-l0.jpg``."""
+    path = root / "iLab-2M-Light.tar.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for label, name in enumerate(ilab.CLASSES):
+            for background in range(8):
+                for camera in range(15):
+                    content = picture(label, ending="jpg")
+                    member = tarfile.TarInfo(
+                        f"iLab-2M-Light/train_img/{name}-i0001-b{background:04d}-c{camera:02d}-r00-l0.jpg"
+                    )
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def cifar_archive(root: Path, *, per_class: int = 2, spoil: Callable[[str, bytes], bytes] = lambda name, c: c) -> Path:
+    """``cifar-100-python.tar.gz`` with the keys of the published pickles, as texts of bytes."""
+    names = [f"class_{number:02d}".encode() for number in range(100)]
+    files: dict[str, Any] = {"meta": {b"fine_label_names": names, b"coarse_label_names": names[:20]}}
+    for side, n in (("train", per_class), ("test", 1)):
+        labels = list(range(100)) * n
+        files[side] = {
+            b"data": np.random.default_rng(len(labels)).integers(0, 255, (len(labels), 3072), dtype=np.uint8),
+            b"fine_labels": labels,
+            b"coarse_labels": [label // 5 for label in labels],
+            b"filenames": [f"thing_s_{row:06d}.png".encode() for row in range(len(labels))],
+            b"batch_label": b"training batch 1 of 1",
+        }
+    path = root / "cifar-100-python.tar.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, value in files.items():
+            content = spoil(name, pickle.dumps(value, protocol=2))
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def imagenet_tree(root: Path, n_classes: int = 200) -> Path:
+    """``train/WNID/WNID_1.JPEG`` and a flat ``val/`` with its solution, as the challenge gives it out."""
+    rows = ["ImageId,PredictionString"]
+    for number in range(n_classes):
+        wnid = f"n{number + 1:08d}"
+        put(root / "train" / wnid / f"{wnid}_1.JPEG", picture(number, ending="jpg"))
+        put(root / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", picture(number, ending="jpg"))
+        rows.append(f"ILSVRC2012_val_{number + 1:08d},{wnid} 1 2 3 4 ")
+    (root / "LOC_val_solution.csv").write_text("\n".join(rows))
+    return root
+
+
+def icub_tree(root: Path) -> Path:
+    """``part1-4 / CLASS / CLASS1..10 / MIX|... / day4 and day5 / left and right / 00000001.jpg``."""
+    for number in range(20):
+        name = f"thing{chr(97 + number)}"
+        for one in (1, 2, 10):
+            for session in indexes.ICUB_SESSIONS:
+                for day in ("day4", "day5"):
+                    for camera in ("left", "right"):
+                        for frame in range(11 if day == "day4" and camera == "left" else 2):
+                            place = root / f"part{number // 5 + 1}" / name / f"{name}{one}" / session / day / camera
+                            put(place / f"{frame:08d}.jpg", picture(number, ending="jpg"))
+    return root
+
+
+def weights(root: Path) -> Path:
+    """SqueezeNet's file under its published name, with random weights."""
+    torch.manual_seed(0)
+    net = torchvision.models.squeezenet1_0(weights=None)
+    path = root / "torchvision" / "squeezenet1_0-b66bff10.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+TREES: dict[str, Callable[[Path], Path]] = {
+    "core50": lambda root: core50_zip(root),
+    "toybox": lambda root: toybox_videos(root / "toybox"),
+    "ilab2mlight": lambda root: ilab_archive(root),
+    "cifar100": lambda root: cifar_archive(root),
+    "imagenet": lambda root: imagenet_tree(root / "imagenet"),
+    "icubworldtransf": lambda root: icub_tree(root / "icubworldtransf"),
+}
+IMAGES = {
+    "core50": 550,
+    "toybox": 12 * 10 * 15,
+    "ilab2mlight": 14 * 8 * 15,
+    "cifar100": 300,
+    "imagenet": 400,
+    "icubworldtransf": 20 * 3 * 5 * 2,
+}
+
+
+def clk(*words: str) -> int:
+    return main(list(words))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_prepare_makes_images_and_an_index_of_the_published_form(name: str, tmp_path: Path) -> None:
+    TREES[name](tmp_path)
+    assert clk("data", "prepare", f"crumb:{name}", "--data-root", str(tmp_path)) == 0
+    place = discover().locate(settings.ASSETS[name], [tmp_path])
+    assert place is not None
+    table = pd.read_csv(place / f"{name}_dirmap.csv")
+    assert len(table) == IMAGES[name]
+    (dirmap_before,) = [(place / f"{name}_dirmap.csv").read_bytes()]
+    assert clk("data", "prepare", f"crumb:{name}", "--data-root", str(tmp_path)) == 0
+    assert (place / f"{name}_dirmap.csv").read_bytes() == dirmap_before
+
+
+def test_list_names_an_address_for_every_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert clk("data", "list", "--data-root", str(tmp_path), "--json") == 0
+    listed = capsys.readouterr().out
+    for asset in settings.ASSETS.values():
+        assert "http" in asset.origin
+        assert asset.origin.split(" ")[0][:40] in listed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TREES, "combined"])
+def test_a_published_tree_reaches_a_paper_run_and_comes_back(name: str, tmp_path: Path) -> None:
+    weights(tmp_path)
+    for part in ("ilab2mlight", "core50") if name == "combined" else (name,):
+        TREES[part](tmp_path)
+    assert clk("data", "prepare", f"crumb:{name}", "--data-root", str(tmp_path)) == 0
+    n_classes = {"core50": 10, "toybox": 12, "ilab2mlight": 14, "cifar100": 100, "imagenet": 200}
+    per_task = {**n_classes, "icubworldtransf": 20, "combined": 24}[name] // 2
+    asked = {"plugin": "crumb", "test": f"stream-{name}", "profile": "paper", "data_roots": [str(tmp_path)]}
+    short = {"dataset.classes_per_task": per_task, "learner.first_epochs": 1, "learner.batch_size": 400}
+    short |= {"learner.start": "none", "run.plots": False, "learner.write_tables": False}
+    stopped = run(**asked, output=tmp_path / "run", settings={**short, "run.stop_at_step": 1})
+    assert not stopped.results["finished"]
+    assert resume(tmp_path / "run").results["finished"]
+    whole = run(**asked, output=tmp_path / "whole", settings=short)
+    again = run_metrics(tmp_path / "run")
+    assert again == run_metrics(tmp_path / "whole") == whole.results["metrics"]
+
+
+def run_metrics(place: Path) -> Any:
+    import json
+
+    return json.loads((place / "metrics.json").read_text())["metrics"]
+
+
+# ---- names ----
+
+
+def test_core50_is_indexed_from_the_names_in_its_archive(tmp_path: Path) -> None:
+    table = indexes.core50(archives.names(core50_zip(tmp_path)))
+    assert len(table) == 550
+    assert table[table["object"] == 50]["class"].tolist() == [10] * 11
+    assert table["im_path"].iloc[0] == "s1/o1/C_01_01_010.png"
+    assert indexes.core50_gaps(table[table["session"] != 3])[:2] == ["s3/o1", "s3/o2"]
+
+
+def test_icubworld_takes_one_camera_of_the_first_day_only(tmp_path: Path) -> None:
+    table = indexes.icubworld(icub_tree(tmp_path), every=1)
+    assert set(table["im_path"].str.split("/").str[4]) == {"day4"}
+    assert set(table["im_path"].str.split("/").str[5]) == {"left"}
+    assert table["object"].max() == 2
+    assert table[table["object"] == 2]["im_path"].str.contains("10/").all()
+    assert set(indexes.icubworld(tmp_path, every=1, camera="right")["im_path"].str.split("/").str[5]) == {"right"}
+
+
+def test_a_day_without_the_camera_is_named(tmp_path: Path) -> None:
+    root = icub_tree(tmp_path)
+    place = root / "part1" / "thinga" / "thinga1" / "MIX" / "day4" / "left"
+    for path in place.iterdir():
+        path.unlink()
+    place.rmdir()
+    with pytest.raises(MissingAsset, match="no folder of the left camera") as error:
+        indexes.icubworld(root)
+    assert "day4" in str(error.value)
+
+
+def test_toybox_tells_category_object_and_session_from_the_published_name(tmp_path: Path) -> None:
+    name = "helicopter_07_pivothead"
+    put(tmp_path / "vehicles" / name / f"{name}_hodgepodge.mp4", b"")
+    put(tmp_path / "vehicles" / name / f"{name}_absent.mp4", b"")
+    (found,) = toybox.videos(tmp_path)
+    assert (found.category, found.object, found.session, found.class_id) == ("helicopter", 7, 10, 12)
+    put(tmp_path / "vehicles" / name / f"{name}_sideways.mp4", b"")
+    with pytest.raises(BadInput, match="sideways"):
+        list(toybox.videos(tmp_path))
+
+
+# ---- frames ----
+
+
+def test_every_frame_of_a_clip_of_variable_rate_comes_once(tmp_path: Path) -> None:
+    source = clip(
+        tmp_path / "a.mp4", rate="10", seconds=2, flags=("-vf", r"select=not(between(n\,3\,12))", "-fps_mode", "vfr")
+    )
+    assert frames.extract(source, tmp_path / "all", fps=None, size=16) == 10
+    seen = {path.read_bytes() for path in (tmp_path / "all").glob("*.png")}
+    assert len(seen) == 10
+
+
+def test_a_clip_under_a_second_gives_a_frame(tmp_path: Path) -> None:
+    source = clip(tmp_path / "short.mp4", rate="10", seconds=0.2)
+    assert frames.extract(source, tmp_path / "out", fps=1.0, size=16) == 1
+
+
+def test_frames_taken_in_another_way_or_from_another_video_are_taken_again(tmp_path: Path) -> None:
+    root = tmp_path / "toybox"
+    name = "cup_01_pivothead"
+    source = clip(root / "households" / name / f"{name}_rxplus.mp4", rate="5", seconds=4)
+    assert len(toybox.extract(root, on_bad=print)) == 4
+    assert len(toybox.extract(root, fps=None, on_bad=print)) == 20
+    assert len(toybox.index(root)) == 4
+    clip(tmp_path / "other.mp4", rate="5", seconds=6).replace(source)
+    assert len(toybox.extract(root, on_bad=print)) == 6
+    touched = source.read_bytes()
+    source.write_bytes(touched)
+    assert len(toybox.index(root)) == 6
+
+
+def test_a_video_without_its_index_is_named_with_its_size(tmp_path: Path) -> None:
+    source = clip(tmp_path / "a.mp4", rate="5", seconds=4)
+    source.write_bytes(source.read_bytes()[:1500])  # the moov atom stands at the end
+    with pytest.raises(BadInput, match=r"1,500 bytes") as error:
+        frames.extract(source, tmp_path / "out", fps=1.0, size=16)
+    assert str(source) in str(error.value)
+
+
+# ---- damaged files ----
+
+
+@pytest.mark.parametrize("make", [core50_zip, cifar_archive, ilab_archive])
+def test_a_truncated_archive_is_named_with_its_size(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInput, match="not fetched whole") as error:
+        archives.unpack(path, tmp_path / "out")
+    assert path.name in str(error.value)
+
+
+def test_unpacking_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = core50_zip(tmp_path)
+    assert archives.unpack(path, tmp_path / "out") == 550
+    first = tmp_path / "out" / "core50_128x128" / "s1" / "o1" / "C_01_01_010.png"
+    kept = first.stat().st_mtime_ns
+    (tmp_path / "out" / "core50_128x128" / "s2" / "o1" / "C_02_01_010.png").write_bytes(b"short")
+    archives.unpack(path, tmp_path / "out")
+    assert first.stat().st_mtime_ns == kept
+    assert (tmp_path / "out" / "core50_128x128" / "s2" / "o1" / "C_02_01_010.png").stat().st_size > 5
+
+
+def test_a_name_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../out.png", b"x")
+    with pytest.raises(BadInput, match="leads out"):
+        archives.unpack(path, tmp_path / "in")
+    assert not (tmp_path / "out.png").exists()
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("/nowhere/at/all"),)
+
+
+def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "train", pickle.dumps({"data": Harmful()}))
+    with pytest.raises(BadInput, match="which plain arrays and texts do not need"):
+        cifar.read_pickle(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol_are_read(protocol: int, tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    path = put(tmp_path / "train", pickle.dumps({"data": array, b"names": [b"a", "b"]}, protocol=protocol))
+    found = cifar.read_pickle(path)
+    np.testing.assert_array_equal(found.get("data", found.get(b"data")), array)
+
+
+def test_a_truncated_pickle_and_wrong_numbers_are_named(tmp_path: Path) -> None:
+    cifar_archive(tmp_path, spoil=lambda name, content: content[:-50] if name == "test" else content)
+    with pytest.raises(BadInput, match="cannot read the pickle") as error:
+        prepare.cifar100(settings.Dirmap(), Resources(roots=(tmp_path,)))
+    assert "cifar-100-python/test" in str(error.value)
+    short = {"data": np.zeros((3, 3072), np.uint8), "fine_labels": [0, 1], "filenames": ["a", "b", "c"]}
+    path = put(tmp_path / "short", pickle.dumps(short))
+    with pytest.raises(BadInput, match="3 images, 2 labels, 3 names"):
+        cifar.read_side(path, 100)
+
+
+def test_a_clip_missing_from_core50_is_named(tmp_path: Path) -> None:
+    archives.unpack(core50_zip(tmp_path), tmp_path)
+    (tmp_path / "core50_128x128.zip").unlink()
+    (tmp_path / "core50_128x128" / "s4" / "o17" / "C_04_17_010.png").unlink()
+    with pytest.raises(BadInput, match="1 of 550 clips are missing: s4/o17"):
+        prepare.core50(settings.Dirmap(), Resources(roots=(tmp_path,)))
+
+
+def test_flat_validation_images_without_their_solution_are_refused(tmp_path: Path) -> None:
+    root = imagenet_tree(tmp_path / "imagenet", 3)
+    (root / "LOC_val_solution.csv").unlink()
+    with pytest.raises(MissingAsset, match=r"LOC_val_solution.csv says"):
+        prepare.imagenet(settings.Dirmap(), Resources(roots=(tmp_path,)))
+
+
+# ---- folders of one's own ----
+
+
+def test_webp_spaces_and_capitals_are_read(tmp_path: Path) -> None:
+    for side in ("train", "val"):
+        put(tmp_path / side / "my cats" / "one of them.webp", picture(1, ending="webp"))
+        put(tmp_path / side / "dogs" / "TWO.PNG", picture(2))
+    made = stream_of(tmp_path)
+    assert sorted(made.class_names) == ["dogs", "my cats"]
+    assert made.test.take(np.arange(2))["image"].shape == (2, 16, 16, 3)
+
+
+def stream_of(root: Path) -> Any:
+    return folder.build_folder(settings.Folder(path=str(root), size=16), Resources())
+
+
+def test_a_class_that_is_only_in_val_is_named(tmp_path: Path) -> None:
+    for side, names in (("train", "ab"), ("val", "abc")):
+        for name in names:
+            put(tmp_path / side / name / "1.png", picture(1))
+    with pytest.raises(BadInput, match="class c has no images in train/"):
+        stream_of(tmp_path)
+    with pytest.raises(BadInput, match="none in train/: c"):
+        indexes.imagenet(tmp_path)
+
+
+def test_other_pictures_under_the_same_names_are_another_stream(tmp_path: Path) -> None:
+    for side in ("train", "val"):
+        for name in "ab":
+            put(tmp_path / side / name / "1.png", picture(1))
+    files = Resources().files
+    rows = np.arange(2)
+    before = stream_of(tmp_path).stages[0].train.identify(files, rows)
+    put(tmp_path / "train" / "a" / "1.png", picture(2))
+    files.forget()
+    assert stream_of(tmp_path).stages[0].train.identify(files, rows) != before
+
+
+def test_reduced_decoding_keeps_the_size_and_counts_as_another_way(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jpg", picture(3, (640, 480), "jpg"))
+    exact, reduced = (images.read_image(path, 64, reduced=way) for way in (False, True))
+    assert exact.shape == reduced.shape == (64, 64, 3)
+    assert 0 < np.abs(exact.astype(int) - reduced).mean() < 40
+    files = Resources().files
+    kinds = [images.ImageFiles(tmp_path, ["a.jpg"], np.zeros(1, np.int64), 64, 1, reduced=way) for way in (False, True)]
+    assert kinds[0].identify(files) != kinds[1].identify(files)
+
+
+def test_parts_of_the_combined_set_may_lie_apart(tmp_path: Path) -> None:
+    ilab_archive(tmp_path / "one")
+    core50_zip(tmp_path / "two")
+    roots = (tmp_path / "one", tmp_path / "two")
+    resources = Resources(roots=roots, locator=discover().locate)
+    prepare.combined(settings.Dirmap(), resources)
+    made = stream.build_combined(settings.Dirmap(scenario="class_iid", size=8), resources)
+    assert len(made.stages) == 12
+    assert made.test.take(np.arange(3))["image"].shape == (3, 8, 8, 3)
