@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("list what plugins offer", "cl_kernel.cli.show:list_offers"),
     "plugins": ("list plugins, broken ones with the reason", "cl_kernel.cli.show:plugins"),
     "data": ("list or prepare data sets", "cl_kernel.cli.data:data"),
+    "cache": ("list or remove what runs share in the cache", "cl_kernel.cli.cache:cache"),
     "doctor": ("say what works here and why not", "cl_kernel.testing.doctor:doctor"),
     "new-plugin": ("write a package for a plugin of your own", "cl_kernel.testing.commands:new_plugin"),
     "check-plugin": ("run the conformance kit on a plugin", "cl_kernel.testing.commands:check_plugin"),
