@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,40 @@ def score(
     :return: ``"values"``: metric -> test set -> named values; ``"seen"``: metric -> values over all seen sets.
     :raises Mismatch: when the learner gives no output that a metric reads, or too few or too many rows.
     """
-    members = [stream.test_sets[name] for name in sets]
-    rows = np.unique(np.concatenate(members))
-    inside = [np.isin(rows, member, assume_unique=False) for member in members]
+    rows = np.unique(np.concatenate([stream.test_sets[name] for name in sets]))
+    states, classes = _one_pass(learner, stream, scorers, sets, rows, stage)
+    values = {
+        scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
+        for k, scorer in enumerate(scorers)
+    }
+    n_seen = len(sets) if stage is None or len(stream.test_sets) != len(stream.stages) else stage + 1
+    seen = {
+        scorer.record.name: scorer.metric.compute(reduce(scorer.metric.merge, states[k][: max(1, n_seen)]), stage)
+        for k, scorer in enumerate(scorers)
+    }
+    if keep is not None:
+        save_tree(
+            keep,
+            {
+                "sets": list(sets),
+                "rows": rows,
+                "class": np.concatenate(classes) if classes else None,
+                "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)},
+            },
+        )
+    return {"values": values, "seen": seen}
+
+
+def _one_pass(
+    learner: Learner,
+    stream: Stream,
+    scorers: Sequence[Scorer],
+    sets: Sequence[str],
+    rows: np.ndarray,
+    stage: int | None,
+) -> tuple[list[list[Any]], list[np.ndarray]]:
+    """State of every metric on every test set, and the predicted classes, batch by batch, where there are any."""
+    inside = [np.isin(rows, stream.test_sets[name]) for name in sets]
     samples = subset(stream.test, rows)
     targets = sorted({scorer.record.target for scorer in scorers})
     states = [[scorer.metric.start() for _ in sets] for scorer in scorers]
@@ -57,52 +89,41 @@ def score(
         if position > len(rows):
             break
         truth = samples.take(at, targets)
+        of_sets = [among[at] for among in inside]
         for k, scorer in enumerate(scorers):
-            reads = scorer.record.output
-            predicted = output.get(reads, output.get("scores"))
-            if predicted is None:
-                raise Mismatch(
-                    f"metric {scorer.record.name!r} reads {reads!r}, but the learner predicts {sorted(output)}",
-                    where=f"--metric {scorer.record.name}",
-                    fix="clk list metrics",
-                )
-            for j in range(len(sets)):
-                mine = inside[j][at]
-                if mine.all():
-                    states[k][j] = scorer.metric.update(states[k][j], predicted, truth[scorer.record.target])
-                elif mine.any():
-                    states[k][j] = scorer.metric.update(
-                        states[k][j], _pick(predicted, mine), truth[scorer.record.target][mine]
-                    )
-        if keep is not None:
-            if "class" in output:
-                classes.append(np.asarray(output["class"]))
-            elif "scores" in output:
-                classes.append(np.asarray(output["scores"]).argmax(1))
+            states[k] = _updated(scorer, states[k], of_sets, output, truth[scorer.record.target])
+        if "class" in output:
+            classes.append(np.asarray(output["class"]))
+        elif "scores" in output:
+            classes.append(np.asarray(output["scores"]).argmax(1))
     if position != len(rows):
         raise Mismatch(f"the learner predicted {position} of {len(rows)} samples", where="predict")
-    values = {
-        scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
-        for k, scorer in enumerate(scorers)
-    }
-    seen_count = len(sets) if stage is None or len(stream.test_sets) != len(stream.stages) else stage + 1
-    seen = {}
-    for k, scorer in enumerate(scorers):
-        total = states[k][0]
-        for j in range(1, min(seen_count, len(sets))):
-            total = scorer.metric.merge(total, states[k][j])
-        seen[scorer.record.name] = scorer.metric.compute(total, stage)
-    if keep is not None:
-        save_tree(
-            keep,
-            {
-                "sets": list(sets),
-                "rows": rows,
-                "class": np.concatenate(classes) if classes else None,
-                "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)},
-            },
+    return states, classes
+
+
+def _updated(
+    scorer: Scorer, states: Sequence[Any], of_sets: Sequence[np.ndarray], output: Mapping[str, Any], target: np.ndarray
+) -> list[Any]:
+    """The states of one metric after a batch.
+
+    :param of_sets: for each test set, bool [n]: which samples of the batch are its.
+    """
+    reads = scorer.record.output
+    predicted = output.get(reads, output.get("scores"))
+    if predicted is None:
+        raise Mismatch(
+            f"metric {scorer.record.name!r} reads {reads!r}, but the learner predicts {sorted(output)}",
+            where=f"--metric {scorer.record.name}",
+            fix="clk list metrics",
         )
-    return {"values": values, "seen": seen}
+    updated = []
+    for state, own in zip(states, of_sets, strict=True):
+        if own.all():
+            state = scorer.metric.update(state, predicted, target)
+        elif own.any():
+            state = scorer.metric.update(state, _pick(predicted, own), target[own])
+        updated.append(state)
+    return updated
 
 
 def _finite(scores: Any, stage: int | None) -> None:
