@@ -10,6 +10,8 @@ import numpy as np
 
 from cl_kernel.contract.interfaces import Samples
 from cl_kernel.contract.stream import Stream
+from cl_kernel.data.samples import Unidentified
+from cl_kernel.storage.digests import Files
 from cl_kernel.testing.subject import Failed, NotApplicable, Subject, blame, check
 
 SOME = 16
@@ -148,6 +150,32 @@ def the_stream_depends_on_seed_and_settings_alone(subject: Subject) -> None:
         rows = np.arange(min(SOME, len(a)))
         if len(a) != len(b) or any(not same(a.take(rows)[name], b.take(rows)[name]) for name in a.spec):
             raise Failed(f"{where}: the samples differ from one build to the next")
+
+
+@check
+def samples_say_what_they_hold(subject: Subject) -> None:
+    """``identify`` tells rows that differ apart, tells equal rows equal, and follows their order."""
+    files, spoke = Files(), False
+    for where, samples in sides(subject.stream()):
+        if not hasattr(samples, "identify"):
+            continue
+        rows = np.arange(min(SOME, len(samples)))
+        try:
+            told = [str(samples.identify(files, rows[i : i + 1])) for i in rows]
+        except Unidentified:
+            continue
+        spoke = True
+        if told != [str(samples.identify(files, rows[i : i + 1])) for i in rows]:
+            raise Failed(f"{where}: identify gives another digest when asked again")
+        batch = samples.take(rows)
+        for i in rows[1:]:
+            equal = all(same(array[0], array[i]) for array in batch.values())
+            if not equal and told[0] == told[i]:
+                raise Failed(f"{where}: identify gives rows 0 and {i} one digest, but they hold different samples")
+        if len(set(told)) > 1 and samples.identify(files, rows) == samples.identify(files, rows[::-1]):
+            raise Failed(f"{where}: identify gives the same digest for another order of the rows")
+    if not spoke:
+        raise NotApplicable("has samples without a method identify (contract 1)")
 
 
 @check
