@@ -40,25 +40,29 @@ LIMITS = (
 )
 
 
-def parts(size: int) -> tuple[Any, codec.BlocksCodec, Tensor, Tensor]:
+CPU = torch.device("cpu")
+
+
+def parts(size: int, device: torch.device = CPU) -> tuple[Any, codec.BlocksCodec, Tensor, Tensor]:
     """Network, codec, a batch of images and labels."""
     torch.manual_seed(0)
-    net = networks.squeezenet(CLASSES, cut=12, size=size).train()
-    shape = tuple(net.features(torch.zeros(1, 3, size, size)).shape[1:])
+    net = networks.squeezenet(CLASSES, cut=12, size=size).to(device).train()
+    shape = tuple(net.features(torch.zeros(1, 3, size, size, device=device)).shape[1:])
     fields = {
         "features": Field(shape=shape, dtype="float32", kind="map"),
         "class": Field(shape=(), dtype="int64", kind="class", n=CLASSES),
     }
-    made = codec.build(settings.Blocks(), fields, Resources(device="cpu"))
+    made = codec.build(settings.Blocks(), fields, Resources(device=str(device)))
     made.learning = True
-    return net, made, torch.rand(BATCH, 3, size, size), torch.randint(SEEN - 2, SEEN, (BATCH,))
+    images, labels = torch.rand(BATCH, 3, size, size), torch.randint(SEEN - 2, SEEN, (BATCH,))
+    return net, made, images.to(device), labels.to(device)
 
 
 class Ours:
     """One streaming step of the plugin: new batch, then replay from a memory of codes."""
 
-    def __init__(self, size: int, *, cached: bool) -> None:
-        self.net, self.codec, self.images, self.labels = parts(size)
+    def __init__(self, size: int, *, cached: bool, device: torch.device = CPU) -> None:
+        self.net, self.codec, self.images, self.labels = parts(size, device)
         self.features = self.net.features(self.images) if cached else None
         trained = [*self.net.upper.parameters(), *self.codec.codebook.parameters()]
         self.optimizer = torch.optim.SGD(trained, 1e-3, 0.9, weight_decay=1e-4)
@@ -74,16 +78,16 @@ class Ours:
         step_new(self.net.upper, self.codec.codebook, self.optimizer, features, self.labels, SEEN, STREAMING)
         slots, labels = self.policy.balanced_draw([0, 1], BATCH, self.rng)
         maps = self.codec.decode({name: array[slots] for name, array in self.slots.items()})["features"]
-        step_replay(self.net.upper, self.optimizer, maps, torch.from_numpy(labels), SEEN, 5.0)
+        step_replay(self.net.upper, self.optimizer, maps, torch.from_numpy(labels).to(maps.device), SEEN, 5.0)
 
 
 class Floor(Ours):
     """The same arithmetic and nothing else: no policy, no memory, no bookkeeping."""
 
-    def __init__(self, size: int, *, cached: bool) -> None:
-        super().__init__(size, cached=cached)
-        self.replayed = torch.randint(0, 256, (2 * -(-BATCH // 2), *self._grid()))
-        self.old = torch.arange(len(self.replayed)) % 2
+    def __init__(self, size: int, *, cached: bool, device: torch.device = CPU) -> None:
+        super().__init__(size, cached=cached, device=device)
+        self.replayed = torch.randint(0, 256, (2 * -(-BATCH // 2), *self._grid()), device=device)
+        self.old = torch.arange(len(self.replayed), device=device) % 2
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _grid(self) -> tuple[int, int, int]:

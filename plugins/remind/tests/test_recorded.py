@@ -112,7 +112,8 @@ def test_work_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFix
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_captured_step_learns_what_the_plain_one_learns(arm: str) -> None:
-    compare(arm, torch.device("cuda"), cuda_graph)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # in TF32 the two differ by 1e-5 after 24 steps on an H200
+        compare(arm, torch.device("cuda"), cuda_graph)
 
 
 @pytest.mark.gpu
