@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Cache, Resources
+from cl_kernel import BadCheckpoint, BadInput, BadSetting, Cache, Resources
 from cl_kernel.registry import discover
 from cl_kernel.running.plan import make_request, plan
 from cl_kernel.running.session import run_plan
+from cl_kernel.torch import state
 from cl_plugin_butd import settings
 from cl_plugin_butd.data import clevr, grid_sets, streams
+from cl_plugin_butd.method import growing
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
 
@@ -176,3 +179,28 @@ def test_clevr_is_read_as_unzipped_and_again_when_pictures_were_added(tmp_path: 
     assert len(np.load(whole / "image.npy")) == 10
     boxes = clevr.build(settings.Scenes(), resources).test.tables["box"]
     assert boxes[0].tolist() == [150 * 80 // 320 - 7, 100 * 120 // 480 - 7, 14, 14]
+
+
+def test_a_state_goes_on_in_a_network_with_room_for_more_tasks() -> None:
+    short, longer = continual("argument", (0, 0)), continual("argument", (0, 0, 0, 0))
+    short.store_statistics(0)
+    tree = growing.grown(state.pack(short), state.pack(longer))
+    state.restore(longer, tree)
+    image, argument = torch.rand(5, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    for net in (short, longer):
+        net.eval()
+    with torch.no_grad():
+        for task in (0, 1):
+            assert torch.equal(
+                short.answer(image, argument, task)["task"], longer.answer(image, argument, task)["task"]
+            )
+    with pytest.raises(BadCheckpoint, match="lacks"):
+        growing.grown(state.pack(longer), state.pack(short))
+    other = ContinualCounterStream(
+        Topology(filters=(4, 8), strides=(2, 2), blocks=(0, 1), in_shape=(3, 8, 8), n_occurrence=3, separable=False),
+        [TaskSpec(n_classes=3)] * 3,
+        [3],
+        ModulationSpec(factor=(2, 2)),
+    )
+    with pytest.raises(BadCheckpoint, match="another network"):
+        growing.grown(state.pack(short), state.pack(other))

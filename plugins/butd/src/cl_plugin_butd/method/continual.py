@@ -21,6 +21,7 @@ from cl_plugin_butd.evaluate.composition import check_chain, check_compound, wri
 from cl_plugin_butd.evaluate.looking import Looked, looked
 from cl_plugin_butd.evaluate.reports import write_price, write_promise, write_reports
 from cl_plugin_butd.method.baselines import Keeper
+from cl_plugin_butd.method.growing import grown
 from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, inside, task_of
 from cl_plugin_butd.method.losses import IMAGE_WEIGHT
 from cl_plugin_butd.method.promise import Promise
@@ -455,7 +456,7 @@ class ContinualLearner:
             self.promise.load(tree["promise"])
         self.position = [int(v) for v in tree["position"]]
         self.curve = [list(row) for row in tree["curve"]]
-        state.restore(self.net, tree["net"])
+        state.restore(self.net, grown(tree["net"], state.pack(self.net)))
         stage, epoch, step = self.position
         last = len(self.setup.stream.stages) - 1
         at = min(stage, last) if [epoch, step] != [0, 0] or stage == 0 else min(stage - 1, last)
