@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, MissingAsset, Resources, run
@@ -372,6 +373,9 @@ def test_a_tree_of_videos_is_learnt_and_analysed_in_two_styles(tmp_path: Path) -
     biased = pd.read_csv(place / "shape_bias_accs_run0_top1.csv")
     assert {"unablated_acc", "spatial_perturb_acc", "style_perturb_acc"} <= set(biased)
     assert (place / "CRUMB_run0_task1_epoch0_mem.pth").is_file()
+    first, last = (torch.load(place / f"CRUMB_run0{part}_mem.pth", weights_only=False) for part in ("_start", ""))
+    assert first.shape == last.shape
+    assert not torch.equal(first, last)
     code, _ = command("overlay", str(tmp_path / "run"), "--output", str(tmp_path / "overlays"), "--images", "3")
     assert code == 0
     drawn = sorted((tmp_path / "overlays").glob("block*_class*.png"))

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import Mismatch, Request, discover, plan, run_plan
+from cl_kernel import BadSetting, Mismatch, Request, discover, plan, run_plan
 from cl_plugin_crumb import experiments
+from cl_plugin_crumb.weights import files
 
 REGISTRY = discover()
 SHORT: dict[str, Any] = {
@@ -56,6 +57,41 @@ def test_every_named_run_can_be_planned() -> None:
     for record in experiments.EXPERIMENTS:
         for profile in record.profiles:
             assert plan(REGISTRY, request(record.name, profile)).pieces
+
+
+@pytest.mark.parametrize("profile", ["paper", *(f"paper-{name}" for name in experiments.DATASETS)])
+def test_no_two_arms_are_the_same_run_of_the_same_weights(profile: str) -> None:
+    """What only the pretraining reads tells arms apart by the pretraining that they ask for."""
+    seen: dict[str, str] = {}
+    for record in experiments.EXPERIMENTS:
+        if not record.name.startswith("arm-"):
+            continue
+        values = {**record.settings, **record.profiles[profile]}
+        loaded = ("codec.init", "learner.arm", "learner.pretrain_w_direct")
+        key = repr(sorted((k, v) for k, v in values.items() if k not in loaded))
+        assert key not in seen, f"{record.name} is {seen[key]}"
+        seen[key] = record.name
+
+
+def test_weights_of_another_pretraining_are_refused(tmp_path: Path) -> None:
+    stem = tmp_path / "CRUMB_run0"
+    Path(f"{stem}_net.pth").touch()
+    files.check_pretraining(str(stem), "unablated")
+    with pytest.raises(BadSetting, match="of 'unablated' \\(or do not say\\)") as error:
+        files.check_pretraining(str(stem), "minus-direct-loss")
+    assert "pretrain-minus-direct-loss" in str(error.value)
+    files.check_pretraining(str(stem), "minus-direct-loss", "minus-direct-loss")
+    files.save_pretraining(stem, "dense-init")
+    files.check_pretraining(str(stem), "dense-init", "said otherwise")
+    with pytest.raises(BadSetting, match="of 'dense-init'"):
+        files.check_pretraining(str(stem), "unablated", "unablated")
+    with pytest.raises(BadSetting, match="needs weights of the pretraining 'uniform-init'"):
+        run("arm-uniform-init", tmp_path / "run", **{"learner.pretrained": str(stem)})
+
+
+def test_every_pretraining_that_an_arm_needs_has_a_test() -> None:
+    names = {record.name for record in experiments.EXPERIMENTS}
+    assert {f"pretrain-{name}" for name in experiments.PRETRAINED_APART.values()} <= names
 
 
 @pytest.mark.parametrize("test", UNUSUAL)

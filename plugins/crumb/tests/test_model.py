@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl_kernel import BadSetting, Field, Mismatch, Resources
+from cl_kernel import BadInput, BadSetting, Field, Mismatch, Resources
 from cl_plugin_crumb import settings
 from cl_plugin_crumb.method import codec
 from cl_plugin_crumb.network import codebook, maps, networks
@@ -22,7 +22,7 @@ def blocks_codec(shape: tuple[int, int, int], **options: object) -> codec.Blocks
         "features": Field(shape=shape, dtype="float32", kind="map"),
         "class": Field(shape=(), dtype="int64", kind="class", n=10),
     }
-    return codec.build(settings.Blocks(**options), fields, Resources(device="cpu"))
+    return codec.build(settings.Blocks(**{"sigma": 14.0, "sparsity": 0.64, **options}), fields, Resources(device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,40 @@ def test_more_than_256_blocks_take_two_bytes_and_come_back_unharmed() -> None:
 def test_the_codec_refuses_a_length_that_does_not_divide_the_channels() -> None:
     with pytest.raises(BadSetting, match="do not divide the 512 channels"):
         blocks_codec((512, 13, 13), length=15)
+
+
+def test_a_start_copies_what_is_measured_at_the_cut() -> None:
+    made = blocks_codec((24, 4, 4), n_blocks=500, sigma=None, sparsity=None)
+    assert made.length == 12
+    assert made.codebook.waits
+    maps = torch.randn(20, 24, 4, 4, generator=torch.Generator().manual_seed(0)).mul(3).relu()
+    made.encode({"features": maps, "class": np.zeros(20, np.int64)})
+    found = made.codebook.blocks.detach()
+    assert not made.codebook.waits
+    assert float((found == 0).float().mean()) == pytest.approx(float((maps == 0).float().mean()), abs=1e-3)
+    assert float(found.max()) == pytest.approx(5 / 3 * float(maps[maps > 0].std()) * 3.5, rel=0.25)
+    assert (found >= 0).all()
+
+
+def test_maps_with_negative_values_get_blocks_with_negative_values() -> None:
+    made = blocks_codec((24, 4, 4), sigma=None, sparsity=None)
+    maps = torch.randn(8, 24, 4, 4, generator=torch.Generator().manual_seed(0))
+    stored = made.encode({"features": maps, "class": np.zeros(8, np.int64)})
+    assert 0.3 < float((made.codebook.blocks < 0).float().mean()) < 0.7
+    rebuilt = made.decode(stored)["features"]
+    assert float((rebuilt * maps).mean()) > 0.3
+
+
+def test_known_statistics_end_the_waiting_for_a_batch() -> None:
+    waits, given = blocks_codec((32, 2, 2), sigma=None, sparsity=None), blocks_codec((32, 2, 2))
+    waits.match(14.0, 0.64)
+    torch.testing.assert_close(waits.codebook.blocks, given.codebook.blocks)
+
+
+def test_maps_that_are_all_alike_are_refused() -> None:
+    made = blocks_codec((24, 4, 4), sigma=None, sparsity=None)
+    with pytest.raises(BadInput, match="all alike"):
+        made.encode({"features": torch.zeros(2, 24, 4, 4), "class": np.zeros(2, np.int64)})
 
 
 def test_the_codec_refuses_images() -> None:

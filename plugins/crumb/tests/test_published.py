@@ -205,6 +205,7 @@ def test_a_published_tree_reaches_a_paper_run_and_comes_back(name: str, tmp_path
     asked = {"plugin": "crumb", "test": f"stream-{name}", "profile": "paper", "data_roots": [str(tmp_path)]}
     short = {"dataset.classes_per_task": per_task, "learner.first_epochs": 1, "learner.batch_size": 400}
     short |= {"learner.start": "none", "run.plots": False, "learner.write_tables": False}
+    short |= {"model.size": 64, "dataset.size": 64}  # a twelfth of the arithmetic
     stopped = run(**asked, output=tmp_path / "run", settings={**short, "run.stop_at_step": 1})
     assert not stopped.results["finished"]
     assert resume(tmp_path / "run").results["finished"]

@@ -5,7 +5,7 @@ Profile ``tiny`` runs each on the toy clips; ``paper`` has the publication's val
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cl_kernel import Experiment
@@ -182,6 +182,12 @@ def _paper(dataset: str = "core50", *, capacity: str = "") -> dict[str, Any]:
     return values
 
 
+def _doubled(dataset: str) -> dict[str, Any]:
+    """Blocks of length 32 take half the bytes: twice the examples."""
+    values = _paper(dataset)
+    return {**values, "run.memory": str(2 * int(values["run.memory"])), "codec.length": 32}
+
+
 def _joint(epochs: int = 5) -> dict[str, Any]:
     return {
         "learner": "clk:joint",
@@ -239,22 +245,25 @@ def _main() -> list[Experiment]:
     return runs
 
 
+ONE_STAGE: dict[str, Any] = {
+    "dataset.scenario": "iid",
+    "dataset.offline": True,
+    "dataset.images_per_task": 10**9,
+    "learner.replay_times": 0,
+    "learner.w_direct": 1.0,
+    "learner.start": "none",
+}
+"""Everything in one task, shuffled: pretraining."""
+
+
 def _presets() -> list[Experiment]:
-    """The released scripts beside the main one (CORe50; another data set with ``--dataset``)."""
+    """The released scripts beside the main one; profiles ``paper-DATASET`` have the values of another data set."""
     both = {"learner": "crumb:crumb"}
-    one_stage: dict[str, Any] = {
-        "dataset.scenario": "iid",
-        "dataset.offline": True,
-        "dataset.images_per_task": 10**9,
-        "learner.replay_times": 0,
-        "learner.w_direct": 1.0,
-        "learner.start": "none",
-    }
     return [
         Experiment(
             name="pretrain-imagenet",
             summary="pretraining of head and codebook on ImageNet, 10 epochs",
-            settings={**both, **one_stage},
+            settings={**both, **ONE_STAGE},
             profiles={
                 "tiny": TINY,
                 "paper": {**_paper("imagenet"), "learner.batch_size": 128, "learner.first_epochs": 10},
@@ -263,7 +272,7 @@ def _presets() -> list[Experiment]:
         Experiment(
             name="pretrain-cifar100",
             summary="pretraining of head and codebook on CIFAR-100, 4 epochs",
-            settings={**both, **one_stage},
+            settings={**both, **ONE_STAGE},
             profiles={
                 "tiny": TINY,
                 "paper": {**_paper("cifar100"), "learner.batch_size": 128, "learner.first_epochs": 4},
@@ -273,34 +282,31 @@ def _presets() -> list[Experiment]:
             name="shipped-flags",
             summary="the losses that the released scripts really use",
             settings={**both, "learner.pretrain_w_direct": 0.0},
-            profiles={"tiny": TINY, "paper": _paper()},
+            profiles={"tiny": TINY, **_of_paper(_paper)},
         ),
         Experiment(
             name="stream-1run-per-pretraining",
             summary="own pretraining a run, top-5, best first-task epoch",
             settings={**both, "dataset.scenario": "class_iid", "learner.keep_best": "first", "learner.top_k": [1, 5]},
-            profiles={"tiny": TINY, "paper": _paper()},
+            profiles={"tiny": TINY, **_of_paper(_paper)},
         ),
         Experiment(
             name="stream-32",
             summary="blocks of length 32 and twice the examples",
             settings=both,
-            profiles={
-                "tiny": {**TINY, "codec.length": 16, "run.memory": "192"},
-                "paper": {**_paper(capacity="834"), "codec.length": 32},
-            },
+            profiles={"tiny": {**TINY, "codec.length": 16, "run.memory": "192"}, **_of_paper(_doubled)},
         ),
         Experiment(
             name="stream-sample-first-batch",
             summary="codebook from the first batch instead of a file",
             settings={**both, "codec.init": "sample_first_batch", "learner.start": "weights"},
-            profiles={"tiny": TINY, "paper": _paper()},
+            profiles={"tiny": TINY, **_of_paper(_paper)},
         ),
         Experiment(
             name="stream-unlimited-memory",
             summary="everything is kept",
             settings=both,
-            profiles={"tiny": {**TINY, "run.memory": "all"}, "paper": _paper(capacity="all")},
+            profiles={"tiny": {**TINY, "run.memory": "all"}, **_of_paper(lambda name: _paper(name, capacity="all"))},
         ),
         Experiment(
             name="stream-imagenet-1run",
@@ -336,13 +342,7 @@ def _arms() -> list[Arm]:
             {},
             {},
         ),
-        (
-            "early-feature-replay",
-            "cut at layer 3",
-            {},
-            {},
-            {"model.cut": 3, "codec.sigma": 0.73, "codec.sparsity": 0.25},
-        ),
+        ("early-feature-replay", "cut at layer 3", {}, {}, {"model.cut": 3}),
         (
             "merec",
             "moments of maps instead of examples",
@@ -417,18 +417,91 @@ def _arms() -> list[Arm]:
 ARMS = tuple(arm[0] for arm in _arms())
 
 
+PRETRAINED_APART = {
+    "early-feature-replay": "cut-3",
+    "small-base-pretrain": "cifar100-ablation",
+    "normal-init": "normal-init",
+    "uniform-init": "uniform-init",
+    "dense-init": "dense-init",
+    "minus-direct-loss": "minus-direct-loss",
+    "mobilenet": "mobilenet",
+    **{f"blocks-{k}": f"blocks-{k}" for k in (1, 2, 4, 8, 16, 32, 64, 128, 512)},
+    **{f"length-{n}": f"length-{n}" for n in (4, 16, 32)},
+    **{f"length-{n}-matched": f"length-{n}" for n in (16, 32)},
+}
+"""Arm -> the pretraining it needs; all others need the unablated one, or none. With that one, these would be the same
+run as ``arm-unablated``."""
+
+
+def _of_paper(values: Callable[[str], Values]) -> dict[str, Values]:
+    """Profiles ``paper`` (CORe50) and ``paper-DATASET``."""
+    named = {f"paper-{dataset}": values(dataset) for dataset in DATASETS}
+    return {"paper": named["paper-core50"], **named}
+
+
+def _share(capacity: str, share: float) -> str:
+    return str(int(int(capacity) * share))
+
+
 def _ablation() -> list[Experiment]:
     runs = []
     for name, summary, shared, tiny, paper in _arms():
-        plain = {**_paper(capacity=_ARM_CAPACITY.get("core50", "200")), "codec.length": 8}
-        if shared.get("replay"):
-            plain.pop("codec.length")
+
+        def values(dataset: str, shared: Values = shared, paper: Values = paper) -> Values:
+            capacity = _ARM_CAPACITY.get(dataset, "200")
+            plain = {**_paper(dataset, capacity=capacity), "codec.length": 8}
+            if dataset == "imagenet":
+                plain["learner.first_epochs"] = 15
+            if shared.get("replay"):
+                plain.pop("codec.length")
+            own = dict(paper)
+            if "run.memory" in own and dataset != "core50" and own.get("model") != "crumb:mobilenet":
+                own["run.memory"] = _share(capacity, int(own["run.memory"]) / 200)
+            if own.get("model") == "crumb:mobilenet" and dataset == "cifar100":
+                own["run.memory"] = "2000"
+            return {**plain, **shared, **own}
+
+        needs = {"learner.pretraining": PRETRAINED_APART[name]} if name in PRETRAINED_APART else {}
         runs.append(
             Experiment(
                 name=f"arm-{name}",
                 summary=summary,
-                settings={"learner": "crumb:crumb", "learner.arm": name, **shared},
-                profiles={"tiny": {**TINY, **tiny}, "paper": {**plain, **shared, **paper}},
+                settings={"learner": "crumb:crumb", "learner.arm": name, **needs, **shared},
+                profiles={"tiny": {**TINY, **tiny}, **_of_paper(values)},
+            )
+        )
+    return runs
+
+
+def _pretrainings() -> list[Experiment]:
+    """The pretraining of each arm that needs one of its own, and the unablated one of the ablation (blocks of 8)."""
+    needed: dict[str, tuple[Values, Values]] = {"unablated": ({}, {})}
+    for name, _, shared, _, paper in _arms():
+        if name in PRETRAINED_APART:
+            kept = {k: v for k, v in {**shared, **paper}.items() if k.startswith(("codec.", "model"))}
+            needed[PRETRAINED_APART[name]] = (kept, shared)
+    runs = []
+    for name, (kept, shared) in needed.items():
+        weight = shared.get("learner.pretrain_w_direct", 1.0)
+        dataset, epochs = ("cifar100", 256) if name == "cifar100-ablation" else ("imagenet", 10)
+        paper = {
+            **_paper(dataset),
+            "codec.length": 8,
+            "learner.batch_size": 128,
+            "learner.first_epochs": epochs,
+            **kept,
+        }
+        runs.append(
+            Experiment(
+                name=f"pretrain-{name}",
+                summary=f"pretraining {name!r} of the ablation: {dataset}, {epochs} epochs",
+                settings={
+                    "learner": "crumb:crumb",
+                    **ONE_STAGE,
+                    "learner.w_direct": weight,
+                    "learner.pretraining": name,
+                },
+                profiles={"tiny": TINY, "paper": paper},
             )
         )
     return runs
@@ -588,4 +661,4 @@ def _table() -> Experiment:
     )
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (*_main(), *_presets(), *_ablation(), _table(), *_baselines())
+EXPERIMENTS: tuple[Experiment, ...] = (*_main(), *_presets(), *_ablation(), *_pretrainings(), _table(), *_baselines())

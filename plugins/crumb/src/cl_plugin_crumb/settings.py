@@ -210,23 +210,29 @@ class Blocks:
     """Codec ``crumb:blocks``: numbers of memory blocks."""
 
     n_blocks: int = field(default=256, validator=positive, metadata=doc("memory blocks K", source="sec. 2"))
-    length: int = field(default=16, validator=positive, metadata=doc("length L of a block", source="sec. 2"))
+    length: int = field(
+        default=0,
+        validator=not_negative,
+        metadata=doc("length L of a block; 0: the largest up to 16 that divides the channels", source="sec. 2"),
+    )
     init: str = field(
         default="random_distmatch_sparse", metadata=doc("start values", source="MorganBDT/crumb, agents/crumbr.py")
     )
-    sigma: float = field(
-        default=14.0,
-        validator=not_negative,
+    sigma: float | None = field(
+        default=None,
+        validator=validators.optional(not_negative),
         metadata=doc(
-            "spread of the maps that matched starts copy; 14 for SqueezeNet cut 12, 0.73 for cut 3",
+            "spread of the maps that matched starts copy; left out: 14 for SqueezeNet cut 12, 0.73 for cut 3, "
+            "for other networks that of their first batch of maps",
             source="MorganBDT/crumb, agents/crumbr.py",
         ),
     )
-    sparsity: float = field(
-        default=0.64,
-        validator=share,
+    sparsity: float | None = field(
+        default=None,
+        validator=validators.optional(share),
         metadata=doc(
-            "share of zeros of matched starts; 0.64 for SqueezeNet cut 12, 0.25 for cut 3",
+            "share of zeros of matched starts; left out: 0.64 for SqueezeNet cut 12, 0.25 for cut 3, for other "
+            "networks that of their first batch of maps",
             source="MorganBDT/crumb, agents/crumbr.py",
         ),
     )
@@ -357,6 +363,20 @@ class Crumb(Steps):
         metadata=doc(
             "what is taken from pretraining: weights and codebook, one of them, or nothing",
             source="MorganBDT/crumb, scripts/",
+        ),
+    )
+    pretraining: str = field(
+        default="unablated",
+        metadata=doc(
+            "name of the pretraining: what a pretraining run writes beside its weights, and what a streaming run needs",
+            harmless="a name that is written down and compared",
+        ),
+    )
+    pretrained_as: str = field(
+        default="",
+        metadata=doc(
+            "which pretraining the files of learner.pretrained are of, when they do not say so themselves",
+            harmless="a name that is compared",
         ),
     )
     pretrained: str = field(

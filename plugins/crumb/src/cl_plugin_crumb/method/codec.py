@@ -15,7 +15,17 @@ from torch import Tensor
 from cl_kernel import BadSetting, Batch, Field, Mismatch, Resources
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
-from cl_plugin_crumb.network.codebook import Codebook, check_length, code_dtype, rebuild, sampled_values, start_values
+from cl_plugin_crumb.network.codebook import (
+    Codebook,
+    check_length,
+    code_dtype,
+    fitting_length,
+    map_statistics,
+    needs_statistics,
+    rebuild,
+    sampled_values,
+    start_values,
+)
 from cl_plugin_crumb.settings import Blocks
 
 
@@ -39,37 +49,52 @@ class BlocksCodec:
         shape = fields[self.map].shape
         self.shape = (int(shape[0] or 0), int(shape[1] or 0), int(shape[2] or 0))
         self.options, self.device, self.learning = options, device, False
-        check_length(self.shape[0], options.length)
+        self.length = options.length or fitting_length(self.shape[0])
+        check_length(self.shape[0], self.length)
         # Tensors of uint16 cannot be written by index: the same two bytes travel as int16.
         self._code = torch.uint8 if code_dtype(options.n_blocks).itemsize == 1 else torch.int16
         self._class = torch.uint8 if 0 < fields[self.label].n <= 256 else torch.int32
-        generator = torch.Generator().manual_seed(options.seed)
-        rng = np.random.RandomState(options.seed)
-        values = start_values(
-            options.init,
-            options.n_blocks,
-            options.length,
-            sigma=options.sigma,
-            sparsity=options.sparsity,
-            high=options.high,
-            low=options.low,
-            jitter=options.jitter,
-            generator=generator,
-            rng=rng,
-        )
+        self._rng = np.random.RandomState(options.seed)
         first = None
         if options.init == "sample_first_batch":
 
             def first(features: Tensor) -> Tensor:
-                return sampled_values(features, options.n_blocks, options.length, rng)
+                return sampled_values(features, options.n_blocks, self.length, self._rng)
 
+        elif options.sigma is None and needs_statistics(options.init, options.high):
+
+            def first(features: Tensor) -> Tensor:
+                return self._start(*map_statistics(features))
+
+        values = torch.zeros(options.n_blocks, self.length) if first else self._start(options.sigma, options.sparsity)
         self.codebook = Codebook(values, on_first_batch=first).to(device)
+
+    def _start(self, sigma: float | None, sparsity: float | None, signed: bool = False) -> Tensor:
+        options = self.options
+        return start_values(
+            options.init,
+            options.n_blocks,
+            self.length,
+            sigma=sigma if options.sigma is None else options.sigma,
+            sparsity=sparsity if options.sparsity is None else options.sparsity,
+            high=options.high,
+            low=options.low,
+            jitter=options.jitter,
+            signed=signed,
+            generator=torch.Generator().manual_seed(options.seed),
+            rng=self._rng,
+        )
+
+    def match(self, sigma: float, sparsity: float) -> None:
+        """Start from statistics of the maps that are known beforehand, instead of measuring the first batch."""
+        if self.codebook.waits and self.options.init != "sample_first_batch":
+            self.codebook.settle(self._start(sigma, sparsity))
 
     @property
     def n_codes(self) -> int:
         """Block numbers of an example: h w C / L."""
         channels, height, width = self.shape
-        return height * width * channels // self.options.length
+        return height * width * channels // self.length
 
     @property
     def code_bytes(self) -> int:
@@ -103,7 +128,7 @@ class BlocksCodec:
     def decode(self, stored: Batch) -> dict[str, Tensor]:
         """Maps rebuilt with the codebook as it is now."""
         channels, height, width = self.shape
-        indices = (stored["codes"].to(torch.int64) & 0xFFFF).view(-1, height, width, channels // self.options.length)
+        indices = (stored["codes"].to(torch.int64) & 0xFFFF).view(-1, height, width, channels // self.length)
         with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()):
             maps = rebuild(indices, self.codebook.blocks)
         return {self.map: maps, self.label: stored["label"].to(torch.int64)}

@@ -30,7 +30,7 @@ from cl_kernel import (
 )
 from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch import state
-from cl_kernel.torch.loaders import Batches, label_name
+from cl_kernel.torch.loaders import Batches, input_name, label_name
 from cl_kernel.torch.split import Split, build_network
 from cl_plugin_crumb.data.images import styled
 from cl_plugin_crumb.evaluate.records import Records
@@ -39,6 +39,7 @@ from cl_plugin_crumb.method.losses import Weights
 from cl_plugin_crumb.method.pretraining import pretrain
 from cl_plugin_crumb.method.steps import step_new, step_replay
 from cl_plugin_crumb.method.storage import Storage, memory_fields
+from cl_plugin_crumb.network import networks
 from cl_plugin_crumb.network.codebook import Codebook, statistics
 from cl_plugin_crumb.network.maps import flip, resized_crops
 from cl_plugin_crumb.settings import Crumb
@@ -52,6 +53,8 @@ def build(options: Crumb, setup: Setup) -> CrumbLearner:
     """
     if options.pretrained:
         weight_files.check_stem(options.pretrained)
+        if options.start != "none":
+            weight_files.check_pretraining(options.pretrained, options.pretraining, options.pretrained_as)
     elif options.start != "none" and not options.base:
         raise MissingAsset(
             f"learner.start is {options.start!r}, but there is no pretraining to take it from",
@@ -85,10 +88,13 @@ def build(options: Crumb, setup: Setup) -> CrumbLearner:
             where="--replay",
             fix="--replay crumb:balanced+clk:raw",
         )
+    if codebook is not None and (known := getattr(network, "map_statistics", None)) is not None:
+        memory.codec.match(*known)
     if options.pretrained:
         weight_files.load_files(options.pretrained, network, codebook, options.start)
     else:
-        pretrain(network, codebook, options, setup.resources)
+        side = networks.side_of(network, int(spec[input_name(spec)].shape[0] or 0))
+        pretrain(network, memory.codec if codebook is not None else None, options, side, setup.resources)
     return CrumbLearner(
         options,
         network,
@@ -119,6 +125,7 @@ class CrumbLearner:
     epoch: int = 0
     position: int = 0
     best: Tree | None = None
+    started: bool = False
     records: Records = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     storage: Storage = field(init=False)
@@ -192,8 +199,18 @@ class CrumbLearner:
         book = self.codebook
         if book is not None and book.waits:
             book.indices(features.detach())
+        self._keep_start()
         rebuilt = self._cropped if book is not None and self.options.crop else book
         return step_new(self.network.upper, rebuilt, self.optimizer, features, targets, len(self.seen), weights)
+
+    def _keep_start(self) -> None:
+        """``CRUMB_run<r>_start_mem.pth``: the codebook before its first step."""
+        if self.started or self.codebook is None:
+            return
+        self.started = True
+        if self.resources.folder is not None and self.options.write_tables:
+            place = self.records.folder(self.resources.folder, self.stream, self.resources.seed)
+            weight_files.save_blocks(place / f"CRUMB_run{self.resources.seed}_start", self.codebook)
 
     def _cropped(self, features: Tensor) -> Tensor:
         return self.codebook(resized_crops(self.codebook(features), self.crops).detach())
@@ -312,7 +329,9 @@ class CrumbLearner:
             n_blocks = 0 if self.codebook is None else len(self.codebook.blocks)
             stored = self.memory.bytes_used if self.memory else 0
             self.records.write(place, ctx.seed, stored, n_blocks, self.stream.n_classes)
-            weight_files.save_files(place / f"CRUMB_run{ctx.seed}", self.network, self.codebook)
+            stem = place / f"CRUMB_run{ctx.seed}"
+            weight_files.save_files(stem, self.network, self.codebook)
+            weight_files.save_pretraining(stem, self.options.pretraining)
 
     def _note_statistics(self, task: int, features: Tensor, wanted: bool) -> None:
         if wanted and self.options.write_tables and self.codebook is not None:
@@ -351,6 +370,7 @@ class CrumbLearner:
         state.restore_generators(tree["generators"])
         self.seen.load(tree["seen"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
+        self.started = bool(self.epoch or self.position or len(self.seen))
         self.records.load(copy.deepcopy(tree["history"]))
         self.best = tree["best"]
         self.answers.forget()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cl_kernel import BadSetting
+from cl_kernel import BadInput, BadSetting
 
 SCORES_AT_ONCE = 1 << 20
 """Scores held at a time while assigning: 4 MB in float32, so that a chunk stays in the processor's cache."""
@@ -30,8 +30,11 @@ LOW = 0.05
 # ---- start values ----------------------------------------------------------------------------
 
 
-def _dense(n_blocks: int, length: int, sigma: float, generator: torch.Generator | None) -> Tensor:
-    return (torch.randn(n_blocks, length, generator=generator) * sigma * 5 / 3).abs()
+def _dense(
+    n_blocks: int, length: int, sigma: float, generator: torch.Generator | None, *, signed: bool = False
+) -> Tensor:
+    values = torch.randn(n_blocks, length, generator=generator) * sigma * 5 / 3
+    return values if signed else values.abs()
 
 
 def _scatter_zeros(n_blocks: int, length: int, sparsity: float, generator: torch.Generator | None) -> Tensor:
@@ -72,6 +75,7 @@ def start_values(
     high: float | None = None,
     low: float | None = None,
     jitter: float = 0.0,
+    signed: bool = False,
     generator: torch.Generator | None = None,
     rng: np.random.RandomState | None = None,
 ) -> Tensor:
@@ -80,6 +84,7 @@ def start_values(
     :param sigma: standard deviation the matched strategies copy; ``sparsity``: their share of zeros.
     :param high: value of the ones of ``rigid_everyperm``, ``low`` of its zeros; left out, as high and low as a
         matched start is on average. :param jitter: standard deviation of the noise on them.
+    :param signed: dense and sparse matched starts have negative values too, as maps have that no ReLU cuts off.
     :param generator: for everything torch draws; ``rng`` for the one strategy that shuffles with NumPy.
     :return: float32 [K, L].
     :raises BadSetting: for an unknown strategy, or sizes the strategy cannot have.
@@ -105,9 +110,9 @@ def start_values(
         case "zeros" | "sample_first_batch":
             return torch.zeros(n_blocks, length)
         case "random_distmatch_dense":
-            return _dense(n_blocks, length, sigma, generator)
+            return _dense(n_blocks, length, sigma, generator, signed=signed)
         case "random_distmatch_sparse":
-            dense = _dense(n_blocks, length, sigma, generator)
+            dense = _dense(n_blocks, length, sigma, generator, signed=signed)
             return dense * _scatter_zeros(n_blocks, length, sparsity or 0.0, generator)
         case "distmatch_augmented_sparse":
             dense = _dense(n_blocks, length, sigma, generator)
@@ -159,6 +164,27 @@ STRATEGIES = (
 )
 
 
+def needs_statistics(strategy: str, high: float | None = None) -> bool:
+    """Whether a start copies the spread of the maps."""
+    if strategy == "rigid_everyperm":
+        return high is None
+    return strategy.startswith(("random_distmatch", "random_everyperm", "distmatch_")) and not strategy.endswith(
+        "scratch_pretrain"
+    )
+
+
+def map_statistics(features: Tensor) -> tuple[float, float, bool]:
+    """What matched starts copy: standard deviation of the values that are not zero, share of zeros, any negative.
+
+    :raises BadInput: for maps without two different values.
+    """
+    values = features.detach().float()
+    told = values[values != 0]
+    if told.numel() < 2 or not bool(torch.isfinite(told).all()) or float(told.std()) == 0:
+        raise BadInput("the maps of the first batch are all alike or not finite", where="codec.init")
+    return float(told.std()), 1 - told.numel() / values.numel(), bool((values < 0).any())
+
+
 def sampled_values(features: Tensor, n_blocks: int, length: int, rng: np.random.RandomState) -> Tensor:
     """Start values drawn from the first batch: single numbers with replacement, not slices."""
     flat = features.detach().reshape(-1).cpu().numpy()
@@ -166,6 +192,15 @@ def sampled_values(features: Tensor, n_blocks: int, length: int, rng: np.random.
 
 
 # ---- assignment and reconstruction -----------------------------------------------------------
+
+
+def fitting_length(channels: int) -> int:
+    """The length of blocks for maps of so many channels: the largest up to 16 that divides them.
+
+    >>> [fitting_length(n) for n in (512, 24, 40)]
+    [16, 12, 10]
+    """
+    return max(n for n in range(1, 17) if channels % n == 0)
 
 
 def check_length(channels: int, length: int) -> None:
@@ -294,8 +329,11 @@ class Codebook(nn.Module):
         """Whether the start values still have to come from the first batch."""
         return self._on_first_batch is not None
 
-    def settle(self) -> None:
-        """Take the values as they are (after loading): no start from the first batch any more."""
+    def settle(self, values: Tensor | None = None) -> None:
+        """No start from the first batch any more: take these values, or those there are (after loading)."""
+        if values is not None:
+            with torch.no_grad():
+                self.blocks.copy_(values)
         self._on_first_batch = None
 
 

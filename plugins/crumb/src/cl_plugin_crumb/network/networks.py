@@ -50,6 +50,11 @@ class InParts(nn.Sequential):
         return torch.cat([nn.Sequential.forward(self, part) for part in images.chunk(n_parts)])
 
 
+def side_of(network: nn.Module, default: int) -> int:
+    """Side of the square images that a network takes, or ``default`` where it does not resize them itself."""
+    return next((module.size for module in network.modules() if isinstance(module, Resize)), default)
+
+
 def split(
     before: Sequence[nn.Module], layers: Sequence[nn.Module], cut: int, *, frozen: bool, live_batchnorm: bool = False
 ) -> Split:

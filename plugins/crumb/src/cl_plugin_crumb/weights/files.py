@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cl_kernel import BadInput, MissingAsset
+from cl_kernel import BadInput, BadSetting, MissingAsset, write_json
 from cl_kernel.torch import state
 from cl_kernel.torch.split import Split
 from cl_plugin_crumb.network import networks
@@ -22,8 +23,14 @@ def save_files(stem: Path, network: Split, codebook: Codebook | None) -> None:
     tensors |= {f"block.{k}": v.cpu() for k, v in network.upper.state_dict().items()}
     if codebook is not None:
         tensors["crumbr.memory"] = codebook.blocks.detach().cpu()
-        torch.save(nn.Parameter(codebook.blocks.detach().cpu().clone()), f"{stem}_mem.pth")
+        save_blocks(stem, codebook)
     torch.save(tensors, f"{stem}_net.pth")
+
+
+def save_blocks(stem: Path, codebook: Codebook) -> None:
+    """``STEM_mem.pth``: the codebook alone."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(nn.Parameter(codebook.blocks.detach().cpu().clone()), f"{stem}_mem.pth")
 
 
 def load_files(stem: str, network: Split, codebook: Codebook | None, start: str, *, keep_last: bool = False) -> None:
@@ -68,6 +75,36 @@ def load_files(stem: str, network: Split, codebook: Codebook | None, start: str,
         with torch.no_grad():
             codebook.blocks.copy_(blocks)
         codebook.settle()
+
+
+def save_pretraining(stem: Path, name: str) -> None:
+    """``STEM_pretraining.json``: the name of the pretraining that made the weights."""
+    write_json(Path(f"{stem}_pretraining.json"), {"pretraining": name})
+
+
+def check_pretraining(stem: str, wanted: str, said: str = "") -> None:
+    """Refuse weights of another pretraining than the run needs: it would be another arm than its name says.
+
+    :param wanted: name of the pretraining that the run needs.
+    :param said: what the user says of files without a record, as the authors' are; by default ``unablated``.
+    :raises BadSetting: naming both, and how to make the right one.
+    """
+    path = Path(f"{stem}_pretraining.json")
+    if path.is_file():
+        try:
+            made = str(json.loads(path.read_text())["pretraining"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"the record names no pretraining: {error}", where=str(path)) from error
+    else:
+        made = said or "unablated"
+    if made != wanted:
+        raise BadSetting(
+            f"this run needs weights of the pretraining {wanted!r}, these are of {made!r}"
+            + ("" if path.is_file() else " (or do not say)"),
+            where=f"learner.pretrained={stem}",
+            fix=f"clk run --plugin crumb --test pretrain-{wanted} --profile paper makes them"
+            + ("" if path.is_file() else f"; if they are, --set learner.pretrained_as={wanted}"),
+        )
 
 
 def check_stem(stem: str) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cl_kernel import Asset, Field, Resources, fingerprint
+from cl_kernel import Asset, Field, Resources
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.split import Split
 from cl_plugin_crumb import settings as choices
 from cl_plugin_crumb.data.base import base_images
 from cl_plugin_crumb.network import networks
+from cl_plugin_crumb.network.codebook import MATCHED
 from cl_plugin_crumb.weights.files import fill
 
 
@@ -27,6 +28,8 @@ def build_squeezenet(
     network = networks.squeezenet(
         n_outputs, cut=options.cut, frozen=options.frozen, size=options.size, rectified=options.rectified
     )
+    if options.weights != "none":
+        network.map_statistics = MATCHED.get(options.cut)
     return _with_weights(network, options.weights, choices.WEIGHTS["squeezenet"], resources)
 
 
@@ -75,17 +78,19 @@ def base_weights(options: choices.Tiny, resources: Resources) -> dict[str, Tenso
     """Weights of the tiny network after training as a whole on the base set: Adam, one-cycle rate up to 3e-3."""
     toy_base = options.base == "main"
     pixels, labels = base_images(options.base, options.base_skip, n_images=options.base_images, seed=options.base_seed)
-    inputs = {
-        "what": "tiny base",
-        "version": 2,
-        **{f"base_{key}": getattr(options, f"base_{key}") for key in ("epochs", "images", "seed")},
-        **({} if toy_base else {"images": fingerprint(pixels, labels)}),
-    }
 
     def train(folder: Path) -> None:
         _train_base(pixels, labels, options, resources, folder, augment=not toy_base)
 
-    return state.read_weights(resources.cache.make("crumb-base", inputs, train) / "net.pth")
+    base = resources.artefact(
+        "crumb-base",
+        revision=3,
+        images=[pixels, labels],
+        augment=not toy_base,
+        epochs=options.base_epochs,
+        seed=options.base_seed,
+    )
+    return state.read_weights(base.make(train) / "net.pth")
 
 
 def _train_base(
