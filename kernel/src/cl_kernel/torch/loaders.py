@@ -121,9 +121,13 @@ def take_good(
 
 
 def ahead(
-    make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 4
+    make: Callable[[Item], Made], items: Iterable[Item], n_workers: int = 1, depth: int = 0
 ) -> Generator[Made, None, None]:
-    """``map(make, items)`` computed up to ``depth`` items ahead in threads, in order."""
+    """``map(make, items)`` computed ahead in threads, in order.
+
+    :param depth: items ahead; 0 for enough to keep every worker busy, two each and at least four.
+    """
+    depth = depth or max(4, 2 * n_workers)
     pool = ThreadPoolExecutor(max(n_workers, 1), thread_name_prefix="loader")
     waiting: deque[Future[Made]] = deque()
     try:
