@@ -286,7 +286,7 @@ def test_published_samples_are_imported(tmp_path: Path) -> None:
 
     source = tmp_path / "6_sufficient"
     source.mkdir()
-    (source / "conf").write_bytes(pickle.dumps((2, 1, 1, 47, 3, 28, [112, 224])))
+    (source / "conf").write_bytes(pickle.dumps((2, 1, 1, 47, 3, 28, [112, 224], np.full(47, 49), 47, 48)))
     for split, n in (("train", 2), ("test", 1), ("val", 1)):
         folder = source / split / "0"
         folder.mkdir(parents=True)
@@ -302,6 +302,10 @@ def test_published_samples_are_imported(tmp_path: Path) -> None:
     made = prepare.Prepared(target, json.loads((target / prepare.MANIFEST).read_text())).samples("train")
     taken = made.take(np.arange(2))
     assert taken["class"].tolist() == [3, 4] and taken["task"].tolist() == [1, 1]
+    stream = streams.build_spatial(settings.Spatial(directory=str(target)), resources(tmp_path))
+    assert stream.n_classes == 49
+    assert stream.class_names[10] == "A"
+    assert len(stream.stages[0].train) == 2
     (source / "val" / "0" / "0_raw.pkl").unlink()
     with pytest.raises(BadInput, match="sample 0 of val"):
         legacy.import_samples(source, tmp_path / "again")

@@ -94,7 +94,12 @@ class Spatial:
     )
     segmentation: bool = field(default=False, metadata=doc("keep pictures of the queried object alone"))
     raw_checksum: str = field(default="", metadata=doc("refuse raw characters of another checksum; empty for any"))
-    directory: str = field(default="", metadata=doc("where prepared data lies; empty for the cache"))
+    directory: str = field(
+        default="",
+        metadata=doc(
+            "where prepared data lies, or a folder that `clk butd import-legacy samples` wrote; empty for the cache"
+        ),
+    )
 
 
 @frozen(kw_only=True)
@@ -111,7 +116,12 @@ class PersonsData:
     )
     size: int = field(default=112, validator=POSITIVE, metadata=doc("a person's side at full scale", unit="px"))
     segmentation: bool = field(default=False, metadata=doc("keep pictures of the queried person alone"))
-    directory: str = field(default="", metadata=doc("where prepared data lies; empty for the cache"))
+    directory: str = field(
+        default="",
+        metadata=doc(
+            "where prepared data lies, or a folder that `clk butd import-legacy samples` wrote; empty for the cache"
+        ),
+    )
 
 
 @frozen(kw_only=True)

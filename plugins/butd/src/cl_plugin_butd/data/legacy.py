@@ -16,6 +16,7 @@ import numpy as np
 
 from cl_kernel import BadInput, MissingAsset, write_json
 from cl_plugin_butd.data import packed
+from cl_plugin_butd.data.glyphs import EMNIST_NAMES
 from cl_plugin_butd.data.prepare import MANIFEST, RECIPE_VERSION
 
 _ALLOWED = {
@@ -97,6 +98,12 @@ def import_people(source: Path, target: Path) -> Path:
     return path
 
 
+def _values_of(conf: Any) -> int:
+    """Answers that the published ``conf`` counts: the largest of its array of values a question; 0 without one."""
+    tables = [np.asarray(part) for part in conf if isinstance(part, np.ndarray) and part.ndim == 1]
+    return max((int(table.max()) for table in tables if table.size and table.dtype.kind in "iu"), default=0)
+
+
 def import_samples(source: Path, target: Path) -> Path:
     """A published ``samples/<name>`` folder -> a prepared folder of this plugin.
 
@@ -153,8 +160,11 @@ def import_samples(source: Path, target: Path) -> Path:
         splits[split] = {"questions": n, "pictures": n}
     n_occurrence = int(first["existence"].shape[1])
     people = n_occurrence == 6
-    n_classes = int(max(np.load(target / s / "class.npy").max() for s in splits)) + 1
+    seen = int(max(np.load(target / s / "class.npy").max() for s in splits)) + 1
+    n_classes = max(seen, _values_of(values))
     names = [f"value {i}" for i in range(n_classes)]
+    if not people and n_occurrence == len(EMNIST_NAMES):
+        names = [*EMNIST_NAMES, "border", "not available"][:n_classes]
     write_json(
         target / MANIFEST,
         {

@@ -143,6 +143,15 @@ def _whole(
     return Prepared(folder, manifest)
 
 
+def imported(directory: str) -> Prepared | None:
+    """A folder that ``clk butd import-legacy samples`` wrote, or None."""
+    manifest = Path(directory).expanduser() / MANIFEST
+    if not directory or not manifest.is_file():
+        return None
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    return Prepared(manifest.parent, content) if content.get("kind") == "imported" else None
+
+
 def _chunks(pictures: Iterator[tuple[str, Any]], size: int) -> Iterator[tuple[str, list[Any], int]]:
     chunk: list[Any] = []
     current, first = "", 0

@@ -11,7 +11,7 @@ from cl_kernel import ArraySamples, Field, Resources, Stage, Stream, class_incre
 from cl_plugin_butd.data import glyphs, grid
 from cl_plugin_butd.data.asking import Drawn, language_questions, staged
 from cl_plugin_butd.data.grid_sets import drawn_sides, grid_pictures, language_groups, split_instances
-from cl_plugin_butd.data.prepare import Prepared
+from cl_plugin_butd.data.prepare import Prepared, imported
 from cl_plugin_butd.data.questions import stacked, widened
 from cl_plugin_butd.data.sets import persons_set, spatial_set
 from cl_plugin_butd.data.sources import source_of
@@ -24,12 +24,14 @@ TASK = "image + instruction -> class"
 
 def build_spatial(settings: Spatial, resources: Resources) -> Stream:
     """One stage; test sets are held-out combinations (``cg_test``) and unseen pictures of seen ones (``iid_val``)."""
-    return _prepared_stream("spatial", spatial_set(settings, resources), ["right", "left"])
+    return _prepared_stream(
+        "spatial", imported(settings.directory) or spatial_set(settings, resources), ["right", "left"]
+    )
 
 
 def build_persons(settings: PersonsData, resources: Resources) -> Stream:
     """One stage; test sets as for the spatial set."""
-    return _prepared_stream("persons", persons_set(settings, resources), [])
+    return _prepared_stream("persons", imported(settings.directory) or persons_set(settings, resources), [])
 
 
 def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> Stream:
