@@ -52,7 +52,7 @@ def parts(size: int, device: torch.device = CPU) -> tuple[Any, codec.BlocksCodec
         "features": Field(shape=shape, dtype="float32", kind="map"),
         "class": Field(shape=(), dtype="int64", kind="class", n=CLASSES),
     }
-    made = codec.build(settings.Blocks(), fields, Resources(device=str(device)))
+    made = codec.build(settings.Blocks(sigma=14.0, sparsity=0.64), fields, Resources(device=str(device)))
     made.learning = True
     images, labels = torch.rand(BATCH, 3, size, size), torch.randint(SEEN - 2, SEEN, (BATCH,))
     return net, made, images.to(device), labels.to(device)
@@ -188,7 +188,7 @@ def scaling(sizes: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)) -> list[dict[
         "class": Field(shape=(), dtype="int64", kind="class", n=10),
     }
     for capacity in sizes:
-        made = codec.build(settings.Blocks(), fields, Resources(device="cpu"))
+        made = codec.build(settings.Blocks(sigma=14.0, sparsity=0.64), fields, Resources(device="cpu"))
         slots = made.allocate(capacity)
         policy, rng = Balanced(capacity), np.random.default_rng(0)
         per_class = capacity // 10
