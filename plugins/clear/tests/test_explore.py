@@ -69,7 +69,7 @@ def test_the_page_works_in_a_browser(explorer: explore.Explorer, tmp_path: Path)
     )
     assert 'data-ready="yes"' in seen.stdout, seen.stderr[-800:]  # the script ran to its end
     assert "(24 shown)" in seen.stdout  # the slider is about the first grid
-    assert "precision 100.0 % (6 of 6)" in seen.stdout
+    assert seen.stdout.count("nothing judged yet") >= 3
     narrow = tmp_path / "narrow.html"
     probe = "<script>document.title='wide '+(document.documentElement.scrollWidth-innerWidth)</script></body>"
     narrow.write_text(page.read_text().replace("</body>", probe))

@@ -169,6 +169,8 @@ def clk_commands() -> Sequence[Command]:
     steps = (
         ("metadata", "parse and filter YFCC100M metadata into Parquet; --fetch gets the archives", "store:metadata"),
         ("download", "fetch the pictures, filter them, resume where it stopped", "store:download"),
+        ("from-folder", "a store of your own dated photographs", "photographs:from_folder"),
+        ("classes", "a labelled folder from photographs whose sub-folders are classes", "photographs:classes"),
         ("split", "cut the stream into buckets: equal, by year, by intervals", "store:split"),
         ("embed", "CLIP features of every picture, in shards", "store:embed"),
         ("status", "what a store holds", "store:status"),

@@ -98,11 +98,15 @@ def retrieve(parser: ArgumentParser) -> Handler:
     parser.add_argument("--weights", default="openai")
     parser.add_argument("--buckets", default="", help="e.g. 1-10 (default all)")
     parser.add_argument("--allow-short", action="store_true", help="go on when a class gets fewer pictures")
+    parser.add_argument(
+        "--never", type=Path, default=None, metavar="FILE", help="photo ids that no class may get, one a line"
+    )
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.curation.concepts import read_concepts
         from cl_plugin_clear.curation.features import open_model
         from cl_plugin_clear.curation.retrieve import retrieve_group
+        from cl_plugin_clear.curation.review import read_ids
 
         group = read_concepts(args.concepts)
         done = retrieve_group(
@@ -110,6 +114,7 @@ def retrieve(parser: ArgumentParser) -> Handler:
             args.out,
             group,
             open_model(group.model, weights=args.weights),
+            never=read_ids(args.never) if args.never else (),
             label_map=_label_map(args.label_map),
             label_default=args.label_map_default,
             buckets=numbers(args.buckets) if args.buckets else None,
@@ -191,6 +196,12 @@ def features(parser: ArgumentParser) -> Handler:
     )
     parser.add_argument("--name", required=True, help="clip, moco_b0, imagenet, ...")
     parser.add_argument("--clip", default="", metavar="MODEL", help="CLIP model instead of a backbone")
+    parser.add_argument(
+        "--encoder",
+        default="",
+        metavar="MODEL",
+        help="any network instead: clk:efficientnet-lite0, torchvision:NAME, timm:NAME, hf:DIR, module:FILE:CALLABLE",
+    )
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument(
         "--weights", default="", help="file of backbone weights; empty: random; torchvision: supervised ImageNet"
@@ -200,19 +211,31 @@ def features(parser: ArgumentParser) -> Handler:
     parser.add_argument("--device", default="auto")
 
     def handle(args: Namespace, console: Console) -> int:
+        from cl_kernel import identify
         from cl_plugin_clear.curation.feature_sets import write_features
-        from cl_plugin_clear.network.extract import backbone_extractor, clip_extractor
+        from cl_plugin_clear.curation.features import weights_name
+        from cl_plugin_clear.network.extract import backbone_extractor, clip_extractor, encoder_extractor
 
         state = None
-        if args.clip:
-            extract = clip_extractor(args.clip, args.weights or "openai", args.device)
+        weights = args.weights or ("openai" if args.clip else "")
+        size = {} if args.clip else {"size": args.image_size}
+        encoder = args.encoder or args.clip or args.arch
+        made_from = identify("clear-features", encoder=encoder, weights=weights_name(weights), **size)
+        if args.encoder and args.clip:
+            raise BadSetting("two encoders", where="--encoder/--clip", fix="give one of them")
+        if args.encoder:
+            extract = encoder_extractor(args.encoder, args.weights, args.image_size, args.device)
+        elif args.clip:
+            extract = clip_extractor(args.clip, weights, args.device)
         else:
             extract, state = backbone_extractor(args.arch, args.weights, args.image_size, args.device)
         folders = [
             args.folder / part for part in ("train", "test") if (args.folder / part / "class_names.txt").exists()
         ] or [args.folder]
         n = sum(
-            write_features(folder, args.name, extract, batch_size=args.batch_size, state_dict=state)
+            write_features(
+                folder, args.name, extract, made_from=made_from, batch_size=args.batch_size, state_dict=state
+            )
             for folder in folders
         )
         places = ", ".join(str(folder / "features" / args.name) for folder in folders)

@@ -10,6 +10,7 @@ from cl_plugin_clear.commands import Handler, add_root, numbers
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
+    from cl_plugin_clear.curation.explore import Explorer
 
 
 def explore(parser: ArgumentParser) -> Handler:
@@ -28,6 +29,16 @@ def explore(parser: ArgumentParser) -> Handler:
     parser.add_argument("--ratio", type=float, default=0.025, help="of them shown to judge precision (default 0.025)")
     parser.add_argument("--across", default="1,5,10", help="buckets to judge precision in")
     parser.add_argument("--worst", action="store_true", help="the least alike instead")
+    parser.add_argument(
+        "--serve", type=int, nargs="?", const=8765, default=None, metavar="PORT", help="judge by keyboard at 127.0.0.1"
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="of the judgements: .csv, .txt (--never), .json (group)",
+    )
     parser.add_argument("--to", type=Path, default=Path("explore.html"), metavar="FILE")
 
     def handle(args: Namespace, console: Console) -> int:
@@ -37,7 +48,11 @@ def explore(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.explore import Explorer, page
         from cl_plugin_clear.curation.features import open_model
 
+        if args.export is not None:
+            return _export(args, console)
         explorer = Explorer(args.root, args.split, open_model(args.model, weights=args.weights))
+        if args.serve is not None:
+            return _serve(explorer, args, console)
 
         def show(query: str | Path) -> None:
             view = explorer.query(query, args.bucket, args.retrieve, worst=args.worst)
@@ -82,3 +97,32 @@ def explore(parser: ArgumentParser) -> Handler:
         return 0
 
     return handle
+
+
+def _export(args: Namespace, console: Console) -> int:
+    from cl_plugin_clear.curation.review import Journal, export
+    from cl_plugin_clear.curation.serve import journal_path
+
+    n = export(Journal(journal_path(args.root, args.split)), args.export, split=args.split, model=args.model)
+    console.print(f"{n} in {args.export}")
+    console.json({"n": n, "file": str(args.export)})
+    return 0
+
+
+def _serve(explorer: Explorer, args: Namespace, console: Console) -> int:
+    from cl_kernel import BadSetting
+    from cl_plugin_clear.curation.review import Journal
+    from cl_plugin_clear.curation.serve import Review, journal_path, server
+
+    path = journal_path(args.root, args.split)
+    try:
+        httpd = server(Review(explorer, Journal(path)), args.serve)
+    except (OSError, OverflowError) as error:
+        raise BadSetting(f"port {args.serve} cannot be had: {error}", where="--serve", fix="--serve 0") from error
+    with httpd:
+        console.print(f"http://127.0.0.1:{httpd.server_address[1]}/ until Ctrl-C; judgements are kept in {path}")
+        try:
+            httpd.serve_forever()
+        except KeyboardInterrupt:
+            console.print("ended")
+    return 0

@@ -371,7 +371,6 @@ def embed(parser: ArgumentParser) -> Handler:
             args.root,
             args.split,
             model,
-            weights=args.weights if args.model != "toy" else "",
             batch_size=args.batch_size,
             buckets=numbers(args.buckets) if args.buckets else None,
             shard_rows=args.shard_rows,

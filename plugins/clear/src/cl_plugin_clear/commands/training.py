@@ -215,23 +215,16 @@ def results(parser: ArgumentParser) -> Handler:
     )
     parser.add_argument("--protocol", choices=("iid", "streaming"), default="iid")
     parser.add_argument("--compat-next", action="store_true")
+    parser.add_argument("--mixed", action="store_true", help="also over runs that differ in more than their seed")
     parser.add_argument("--name", default="method")
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_kernel import BadInput
         from cl_plugin_clear.evaluate import metrics
         from cl_plugin_clear.evaluate.oldresults import read_matrix
+        from cl_plugin_clear.evaluate.runs import matrices as matrices_of
 
-        matrices = []
-        for run in args.runs:
-            import json
-
-            path = run / "clear" / "matrix.json"
-            if not path.exists():
-                raise BadInput(
-                    "no matrix in this run", where=str(path), fix="a run of learner clear:buckets writes one"
-                )
-            matrices.append(json.loads(path.read_text())["R"])
+        matrices = matrices_of(args.runs, mixed=args.mixed)
         matrices += [read_matrix(path) for path in args.imported]
         if not matrices:
             raise BadInput("no runs and no files", where="clk clear results")

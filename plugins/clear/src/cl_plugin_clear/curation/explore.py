@@ -92,7 +92,7 @@ class Explorer:
     def query(self, query: str | Path, bucket: int, k: int = 1000, *, worst: bool = False) -> BucketView:
         """The ``k`` best (or worst) pictures of a bucket for a prompt or a picture."""
         vector = self.picture(query) if isinstance(query, Path) else self.text(query)
-        features = Features.open(self.root, self.embedder.name, self.split.name, bucket)
+        features = Features.open(self.root, self.embedder, self.split.name, bucket)
         ids = features.ids()
         top, low = search(vector[None], features.shards(), min(k, len(ids)), bottom=worst)
         ranked = low if worst and low is not None else top
@@ -140,7 +140,7 @@ p.note{color:var(--soft);margin:2px 0 12px}
 .charts{display:flex;flex-wrap:wrap;gap:20px}figure{margin:0}figcaption{color:var(--soft);font-size:12px;margin-top:3px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:9px}
 .grid a{display:block;border:1px solid var(--line);border-radius:6px;overflow:hidden;color:inherit;text-decoration:none}
-.grid a.no{outline:3px solid #d64545}
+.grid a.no{outline:3px solid #d64545}.grid a.yes{outline:3px solid #2f9e5b}
 .grid img{width:100%;height:84px;object-fit:cover;display:block;background:var(--line)}
 .grid span{display:block;font-size:11px;padding:3px 6px;font-variant-numeric:tabular-nums}
 svg{max-width:100%;height:auto}svg text{fill:var(--soft);font-size:10px}svg rect{fill:var(--bar)}
@@ -153,10 +153,13 @@ const range=document.getElementById('least');const shown=document.getElementById
 function filter(){const t=Number(range.value);let n=0;document.querySelectorAll('#first a').forEach(a=>{
  const ok=Number(a.dataset.score)>=t;a.style.display=ok?'':'none';n+=ok});shown.textContent=t.toFixed(3)+' ('+n+' shown)'}
 range.addEventListener('input',filter);
-document.querySelectorAll('.precision').forEach(box=>{const out=box.querySelector('output');
- const tell=()=>{const all=box.querySelectorAll('.grid a').length,no=box.querySelectorAll('.grid a.no').length;
-  out.textContent='precision '+(all?(100*(all-no)/all).toFixed(1):'-')+' % ('+(all-no)+' of '+all+')'};
- box.querySelectorAll('.grid a').forEach(a=>a.addEventListener('click',e=>{e.preventDefault();a.classList.toggle('no');tell()}));tell()});
+const kept=JSON.parse(localStorage.getItem(document.title)||'{}');
+document.querySelectorAll('.precision').forEach(box=>{const out=box.querySelector('output'),tiles=[...box.querySelectorAll('.grid a')];
+ const tell=()=>{const no=tiles.filter(a=>kept[a.dataset.id]==='no').length,yes=tiles.filter(a=>kept[a.dataset.id]==='yes').length;
+  tiles.forEach(a=>{a.classList.toggle('no',kept[a.dataset.id]==='no');a.classList.toggle('yes',kept[a.dataset.id]==='yes')});
+  out.textContent=yes+no?'precision '+(100*yes/(yes+no)).toFixed(1)+' % of '+(yes+no)+' judged, '+(tiles.length-yes-no)+' not':'nothing judged yet'};
+ tiles.forEach(a=>a.addEventListener('click',e=>{e.preventDefault();const next={undefined:'yes',yes:'no',no:undefined}[kept[a.dataset.id]];
+  if(next)kept[a.dataset.id]=next;else delete kept[a.dataset.id];localStorage.setItem(document.title,JSON.stringify(kept));tell()}));tell()});
 filter();document.body.dataset.ready='yes';
 """
 
@@ -196,7 +199,7 @@ def thumbnail(pictures: Pictures, rel_path: str, edge: int = 104) -> str:
 
 def _tiles(pictures: Pictures, hits: Sequence[Hit], name: str = "") -> str:
     tiles = [
-        f'<a href="#" data-score="{hit.score:.5f}" title="photo {hit.id}, uploaded '
+        f'<a href="#" data-id="{hit.id}" data-score="{hit.score:.5f}" title="photo {hit.id}, uploaded '
         f'{datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m-%d}"><img alt="photo {hit.id}" src="{thumbnail(pictures, hit.rel_path)}">'
         f"<span>{hit.score:.3f} · {datetime.fromtimestamp(hit.uploaded, UTC):%Y-%m}</span></a>"
         for hit in hits
@@ -238,7 +241,7 @@ def page(
         )
         sections.append(
             f'<section class="precision"><h2>bucket {other}, {len(some)} of {len(found.hits)}</h2>'
-            f'<p class="note">click what is wrong: <output></output></p>{_tiles(explorer.pictures, some)}</section>'
+            f'<p class="note">click once for right, twice for wrong: <output></output></p>{_tiles(explorer.pictures, some)}</section>'
         )
     months = bars(list(view.months), list(view.months.values()), "retrieved per month")
     per_year = bars(list(view.years), list(view.years.values()), "retrieved per year", width=220)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import atomic, write_json
+from cl_kernel import Identity, atomic, record, recorded, same_or_refuse, write_json
 from cl_plugin_clear.curation.store import remove_stale
 from cl_plugin_clear.data.members import load_features, members_of
 
@@ -26,16 +26,21 @@ def write_features(
     name: str,
     extract: Callable[[list[Path]], np.ndarray],
     *,
+    made_from: Identity | None = None,
     batch_size: int = 256,
     state_dict: Mapping[str, Any] | None = None,
     report: Callable[[int], None] = lambda n: None,
 ) -> int:
     """A named feature set of every labelled picture: ``features/<name>/<b>/<label>.pth``; finished files are kept.
 
+    :param made_from: encoder, weights and size; a set holds what one of them gave.
     :return: pictures read.
+    :raises RunConflict: when the set was made from something else.
     """
     import torch
 
+    if made_from is not None:
+        _check_made_from(folder / "features" / name, made_from)
     _, buckets = members_of(folder)
     remove_stale(folder / "features")
     n_read = 0
@@ -60,3 +65,13 @@ def write_features(
         save_torch(folder / "features" / name / "state_dict.pth.tar", dict(state_dict))
     write_json(folder / "features" / name / "features.json", index)
     return n_read
+
+
+def _check_made_from(place: Path, made_from: Identity) -> None:
+    known = recorded(place)
+    if known is not None:
+        fix = "another --name, or remove the set"
+        same_or_refuse(known, made_from, what=f"the features {place.name}", where=place, fix=fix)
+    elif not place.exists():
+        place.mkdir(parents=True)
+        record(place, made_from)

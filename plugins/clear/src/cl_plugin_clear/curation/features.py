@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ class Embedder(Protocol):
     name: str
     dim: int
     preprocess: str
+    weights: str
 
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Float [N, dim]."""
@@ -63,7 +65,7 @@ class OpenClip:
 
         from cl_kernel.torch import device as devices
 
-        self.name = name
+        self.name, self.weights = name, weights_name(pretrained)
         self._torch, self._device = torch, devices.resolve(device)
         full = CLIP_MODELS.get(name, name)
         if full not in open_clip.list_models():
@@ -110,6 +112,15 @@ class OpenClip:
             return self._model.encode_text(self._tokenizer(list(prompts)).to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
+def weights_name(weights: str) -> str:
+    """A tag as it is; a file by what it holds, so that features know it wherever it lies."""
+    path = Path(weights)
+    if not weights or not path.is_file():
+        return weights
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
 def open_model(name: str, *, weights: str = "openai", device: str = "auto") -> Embedder:
     """``toy``, or a model of open_clip by the original's or open_clip's name."""
     if name == "toy":
@@ -132,11 +143,12 @@ class Features:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, root: Path, model: str, split: str, bucket: int) -> Features:
-        """Finished features of a bucket.
+    def open(cls, root: Path, embedder: Embedder, split: str, bucket: int) -> Features:
+        """Finished features of a bucket, made by this model with these weights.
 
-        :raises MissingAsset: when they are not there or not finished.
+        :raises MissingAsset: when they are not there or not finished. :raises BadSetting: when others made them.
         """
+        model = embedder.name
         folder = root / "features" / model_folder(model) / split / str(bucket)
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text()) if path.exists() else {}
@@ -149,6 +161,14 @@ class Features:
                 where=str(folder),
                 fix=f"clk clear embed --root {root} --split {split} --model {model}",
             )
+        for key in ("weights", "preprocess"):
+            if manifest.get(key) != getattr(embedder, key):
+                raise BadSetting(
+                    f"the features of bucket {bucket} were made with {key} {manifest.get(key)!r}, "
+                    f"the prompt would be read with {getattr(embedder, key)!r}",
+                    where=str(path),
+                    fix="--weights as clk clear embed was given",
+                )
         return cls(folder, manifest)
 
     def shards(self) -> Iterator[np.ndarray]:
@@ -187,7 +207,6 @@ def embed(
     split_name: str,
     embedder: Embedder,
     *,
-    weights: str = "",
     buckets: Sequence[int] | None = None,
     batch_size: int = 128,
     shard_rows: int = SHARD_ROWS,
@@ -216,7 +235,7 @@ def embed(
             manifest = {
                 "format": 1,
                 "model": embedder.name,
-                "weights": weights,
+                "weights": embedder.weights,
                 "preprocess": embedder.preprocess,
                 "dim": embedder.dim,
                 "dtype": dtype,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from attrs import frozen
 
 from cl_kernel import BadInput, BadSetting, write_json, write_text
@@ -36,10 +37,12 @@ def retrieve_group(
     label_default: str = "",
     buckets: Sequence[int] | None = None,
     allow_short: bool = False,
+    never: Sequence[int] = (),
     report: Callable[[int], None] = lambda bucket: None,
 ) -> Retrieved:
     """Search every bucket for every prompt and write ``clip_result/<b>.json``: label -> [{ID, row, score}].
 
+    :param never: photos that no class may get.
     :raises BadSetting: when the folder was begun with another group, label map or model.
     """
     concepts.check()
@@ -54,7 +57,7 @@ def retrieve_group(
         raise BadInput(f"a class is called {BACKGROUND}, and a background is asked for", where="label map")
     split = Split.open(root, concepts.split)
     remove_stale(out)
-    identity = {**concepts.as_json(), "SAVE_PATH": ""}
+    identity = {**concepts.as_json(), "SAVE_PATH": ""} | ({"NEVER": sorted(map(int, never))} if never else {})
     _same_or_write(out / "concept_group_dict.json", identity, "concept group")
     if label_map is not None:
         _same_or_write(out / "label_map_dict.json", dict(zip(concepts.group, labels, strict=True)), "label map")
@@ -67,7 +70,7 @@ def retrieve_group(
         if path.exists():
             reused.append(bucket)
             continue
-        features = Features.open(root, concepts.model, concepts.split, bucket)
+        features = Features.open(root, embedder, concepts.split, bucket)
         if features.manifest["ids_sha256"] != split.info(bucket)["sha256"]:
             raise BadInput(
                 f"the features of bucket {bucket} are of other pictures than the split's",
@@ -78,7 +81,7 @@ def retrieve_group(
         chosen = retrieve(
             labels,
             queries,
-            list(features.shards()),
+            _without(features, ids, never),
             class_size=concepts.class_size,
             pool=min(concepts.pool, len(ids)),
             allow_overlap=concepts.allow_overlap,
@@ -101,6 +104,17 @@ def retrieve_group(
     done = sorted(int(p.stem) for p in (out / "clip_result").glob("*.json"))
     write_json(out / "clip_result.json", {str(b): f"clip_result/{b}.json" for b in done})
     return Retrieved(made, reused)
+
+
+def _without(features: Features, ids: np.ndarray, never: Sequence[int]) -> list[np.ndarray]:
+    """The shards, rows of these photos as NaN: what cannot be read is never retrieved."""
+    hit = np.isin(ids, np.asarray(never, np.int64)) if len(never) else np.zeros(len(ids), bool)
+    shards, at = [], 0
+    for shard in features.shards():
+        mine = hit[at : at + len(shard)]
+        at += len(shard)
+        shards.append(np.where(mine[:, None], np.float32(np.nan), shard) if mine.any() else shard)
+    return shards
 
 
 def _same_or_write(path: Path, content: Mapping[str, Any], what: str) -> None:

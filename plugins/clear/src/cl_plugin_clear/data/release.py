@@ -5,7 +5,8 @@ Every bucket has its own list, buckets in numeric order; both protocols.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -386,41 +387,11 @@ def build_features(settings: Released, resources: Resources) -> Stream:
     return _build(settings, resources, "folder", True)
 
 
-def build_clear10(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-10 as pictures."""
-    return _build(settings, resources, "clear10", False)
+def __getattr__(name: str) -> Callable[[Released, Resources], Stream]:
+    """``build_NAME`` and ``build_NAME_features`` of every published archive, see :data:`RELEASES`."""
+    from cl_plugin_clear.plugin import RELEASES
 
-
-def build_clear10_features(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-10 as features."""
-    return _build(settings, resources, "clear10", True)
-
-
-def build_clear100(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-100 as pictures."""
-    return _build(settings, resources, "clear100", False)
-
-
-def build_clear100_features(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-100 as features."""
-    return _build(settings, resources, "clear100", True)
-
-
-def build_clear10_neurips2021(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-10 of 2021 as pictures."""
-    return _build(settings, resources, "clear10_neurips2021", False)
-
-
-def build_clear10_neurips2021_features(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-10 of 2021 as features."""
-    return _build(settings, resources, "clear10_neurips2021", True)
-
-
-def build_clear100_cvpr2022(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-100 of 2022 as pictures."""
-    return _build(settings, resources, "clear100_cvpr2022", False)
-
-
-def build_clear100_cvpr2022_features(settings: Released, resources: Resources) -> Stream:
-    """CLEAR-100 of 2022 as features."""
-    return _build(settings, resources, "clear100_cvpr2022", True)
+    archive = name.removeprefix("build_").removesuffix("_features")
+    if not name.startswith("build_") or archive not in RELEASES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(_build, name=archive, features=name.endswith("_features"))

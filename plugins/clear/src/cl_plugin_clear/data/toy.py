@@ -250,6 +250,7 @@ class ToyClip:
     """Image and text tower with the interface of an embedder: raw features, not normalised."""
 
     name = "toy"
+    weights = ""
     dim = TOY_DIM
     preprocess = "RGB, 32 x 32, hand features @ seeded projection"
 

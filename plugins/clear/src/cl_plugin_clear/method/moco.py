@@ -21,7 +21,7 @@ from attrs import asdict, define
 from PIL import Image
 from torch import Tensor
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, write_json
+from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, identify, record, recorded, same_or_refuse, write_json
 from cl_kernel.torch import distributed
 from cl_kernel.torch.loaders import ahead
 from cl_plugin_clear.curation.pictures import Pictures as StorePictures
@@ -197,6 +197,9 @@ def pretrain(
             raise BadInput(
                 f"{len(pictures)} pictures are less than one batch of {settings.batch_size}", where="pre-training data"
             )
+        if distributed.rank() == 0:
+            _check_made_from(folder, settings, seed, len(pictures))
+        distributed.barrier()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             moco = MoCo(
@@ -259,6 +262,23 @@ def pretrain(
         if distributed.rank() == 0:
             prune(folder, settings)  # a run killed after its last checkpoint has not done it
         return log
+
+
+def _check_made_from(folder: Path, settings: Moco, seed: int, n_pictures: int) -> None:
+    """A folder's training goes on only as it was begun; without cosine it may become longer.
+
+    :raises RunConflict: naming what differs.
+    """
+    left_out = {"data", "root", "arch", "keep_last", "keep_every"} | (set() if settings.cosine else {"epochs"})
+    counts = {name: value for name, value in asdict(settings).items() if name not in left_out}
+    wanted = identify("clear-moco", settings=counts, seed=seed, pictures=n_pictures)
+    known = recorded(folder)
+    if known is not None and checkpoints(folder):
+        fix = "the same settings, or another --to"
+        same_or_refuse(known, wanted, what="the checkpoints", where=folder, fix=fix)
+    elif known is None or not checkpoints(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        record(folder, wanted)
 
 
 def save(
