@@ -107,7 +107,7 @@ def test_features_resume_by_shard_and_move_with_the_folder(finished_store: Path,
     (place / "00001.npy").unlink()
     (place / "ids.npy.tmp").write_bytes(b"left over")
     with pytest.raises(MissingAsset, match=r"shards \[1\]"):
-        features.Features.open(store, "toy", "equal", 1)
+        features.Features.open(store, toy.toy_clip(), "equal", 1)
     done = features.embed(store, "equal", toy.toy_clip(), shard_rows=90, n_threads=1)
     assert done.n_made == 1
     (place / "ids.npy.tmp").unlink()
@@ -130,7 +130,7 @@ def test_an_unreadable_picture_is_told_and_never_retrieved(store: Path) -> None:
     )
     assert told == [victim]
     assert done.n_bad == 1
-    found = features.Features.open(store, "toy", "equal", 0)
+    found = features.Features.open(store, toy.toy_clip(), "equal", 0)
     query = retrieval.normalise(toy.toy_clip().texts(["disc"]))
     top, low = retrieval.search(query, found.shards(), 10**6, bottom=True)
     assert 5 not in top.rows[0]
@@ -349,7 +349,7 @@ def test_forgotten_photos_are_gone_everywhere(store: Path, folder: Path) -> None
     ]
     assert gone[0]["download_url"] is None and gone[0]["title"] is None
     assert buckets.make_split(store, "equal", buckets.Rule(n=3))["reused"]
-    found = features.Features.open(store, "toy", "equal", 1)
+    found = features.Features.open(store, toy.toy_clip(), "equal", 1)
     assert int(photo) not in found.ids()
     assert (
         sum(len(shard) for shard in found.shards())
