@@ -273,8 +273,36 @@ def test_metadata_are_fetched_from_any_address(clk: Clk, tmp_path: Path) -> None
     assert sum(clk(*words, "--delete-archives")["counts"].values()) == 50
     assert not list((tmp_path / "got").glob("*.tgz"))
     assert (
-        "cannot fetch"
+        "no dataset file"
         in clk("metadata", "--root", tmp_path / "s2", "--source", tmp_path / "x", "--fetch", "file:///none", code=2)[
             "what"
         ]
     )
+
+
+@pytest.mark.parametrize("form", ["parts", "sql", "bz2"])
+def test_every_form_of_the_release_is_fetched(clk: Clk, tmp_path: Path, form: str) -> None:
+    import bz2
+    import sqlite3
+
+    from cl_plugin_clear.curation.records import SQLITE_COLUMNS
+
+    there = tmp_path / "there"
+    toy.write_metadata(there, 60)
+    rows = (there / "yfcc100m_dataset").read_text().splitlines()
+    for path in list(there.iterdir()):
+        if form == "bz2":
+            path.with_name(path.name + ".bz2").write_bytes(bz2.compress(path.read_bytes()))
+        path.unlink()
+    if form == "parts":
+        for number in (0, 1):
+            text = "\n".join(rows[30 * number : 30 * number + 30]) + "\n"
+            (there / f"yfcc100m_dataset-{number}.bz2").write_bytes(bz2.compress(text.encode()))
+    elif form == "sql":
+        with sqlite3.connect(there / "yfcc100m_dataset.sql") as connection:
+            connection.execute(f"create table yfcc100m_dataset ({', '.join(SQLITE_COLUMNS)})")
+            values = [row.split("\t") for row in rows]
+            connection.executemany(f"insert into yfcc100m_dataset values ({', '.join('?' * 23)})", values)
+        connection.close()
+    done = clk("metadata", "--root", tmp_path / "s", "--source", tmp_path / "raw", "--fetch", there.as_uri())
+    assert sum(done["counts"].values()) == 60

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tarfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +15,18 @@ from cl_plugin_clear.commands import Handler, add_root, numbers, show_statuses
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
 
-ARCHIVES = (
-    "yfcc100m_dataset.tgz",
-    "yfcc100m_autotags-v1.tgz",
-    "yfcc100m_lines.tgz",
-    "yfcc100m_hash.tgz",
-    "yfcc100m_exif.tgz",
-)
+STEMS = ("yfcc100m_dataset", "yfcc100m_autotags-v1", "yfcc100m_lines", "yfcc100m_hash", "yfcc100m_exif")
+"""The five files of the release, each as .tgz, .bz2 or .gz."""
+SQLITE = "yfcc100m_dataset.sql"
 ACQUIRE = """where the metadata come from:
-  The release's bucket s3://mmcommons needs the requester's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY):
-    pip install s3fs && clk clear metadata --root STORE --fetch s3://mmcommons --source FOLDER
-  Any address that fsspec knows works the same way (https://..., gs://..., a local folder). Archives are fetched,
-  unpacked and, with --delete-archives, removed. A SQLite release or the ten .bz2 parts only have to lie in --source."""
+  --fetch URL gets what is there: the five files as .tgz (unpacked), .bz2 or .gz, the ten parts, or the SQLite release.
+  The public bucket needs no credentials:
+    pip install s3fs && clk clear metadata --root STORE --fetch s3://BUCKET/FOLDER --access anonymous --source FOLDER
+  s3://mmcommons makes the requester pay: --access requester-pays, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+  Any address that fsspec knows works the same way (https://..., gs://..., a local folder). Files that lie in --source
+  already are not fetched. With --delete-archives, .tgz archives are removed once unpacked."""
+ACCESS = {"default": {}, "anonymous": {"anon": True}, "requester-pays": {"requester_pays": True}}
+"""How a bucket is asked, as options of s3fs."""
 
 
 def metadata(parser: ArgumentParser) -> Handler:
@@ -36,7 +39,8 @@ def metadata(parser: ArgumentParser) -> Handler:
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder of the metadata files")
     parser.add_argument("--dataset", nargs="*", default=[], metavar="FILE", help="other dataset file(s), in order")
     parser.add_argument("--sqlite", default="", metavar="FILE", help="the SQLite release instead")
-    parser.add_argument("--fetch", default="", metavar="URL", help="first get and unpack the five archives from here")
+    parser.add_argument("--fetch", default="", metavar="URL", help="first get what is here, see below")
+    parser.add_argument("--access", choices=tuple(ACCESS), default="default", help="of a bucket (s3://)")
     parser.add_argument("--delete-archives", action="store_true", help="remove the archives once unpacked")
     parser.add_argument(
         "--toy", type=int, default=0, metavar="N", help="first write toy data of N records into --source"
@@ -64,7 +68,7 @@ def metadata(parser: ArgumentParser) -> Handler:
 
             write_metadata(args.source, args.toy)
         if args.fetch:
-            _fetch(args.fetch, args.source, args.delete_archives, console)
+            _fetch(args, console)
         if args.sqlite:
             source = Source(sqlite=args.sqlite)
         elif args.dataset:
@@ -100,48 +104,90 @@ def metadata(parser: ArgumentParser) -> Handler:
     return handle
 
 
-def _fetch(url: str, folder: Path, delete: bool, console: Console) -> None:
-    import tarfile
-
-    import fsspec
-
+def _fetch(args: Namespace, console: Console) -> None:
+    """What the release has at an address, into the source folder; whole or not at all."""
+    folder: Path = args.source
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ARCHIVES:
+    options = ACCESS[args.access] if args.fetch.startswith("s3://") else {}
+    names = _listed(args.fetch, options)
+    dataset = [name for name in names if re.fullmatch(r"yfcc100m_dataset(-\d+)?(\.tgz|\.bz2|\.gz)?", name)]
+    if not dataset and SQLITE not in names:
+        raise MissingAsset(
+            "no dataset file there: neither yfcc100m_dataset (.tgz, .bz2, .gz), nor its parts, nor the SQLite release",
+            where=args.fetch,
+            fix="give the folder that holds them; see clk clear metadata --help for credentials",
+        )
+    for name in names:
         stem = name.removesuffix(".tgz")
         if (folder / stem).exists():
             console.say(f"{stem} is there")
             continue
-        target = folder / name
-        if not target.exists():
-            part = target.with_suffix(".part")
-            try:
-                with fsspec.open(f"{url.rstrip('/')}/{name}", "rb") as source, part.open("wb") as out:
-                    while data := source.read(1 << 22):
-                        out.write(data)
-            except (OSError, ImportError, ValueError) as error:
-                raise MissingAsset(
-                    f"cannot fetch {name}: {error}", where=url, fix="see clk clear metadata --help for credentials"
-                ) from error
-            part.replace(target)
+        if not (folder / name).exists():
+            _get(f"{args.fetch.rstrip('/')}/{name}", folder / name, options)
+        if name.endswith(".tgz"):
+            _unpack(folder / name, stem)
+            if args.delete_archives:
+                (folder / name).unlink()
+        console.say(f"{stem} is there now")
+
+
+FORMS = {stem: tuple(stem + ending for ending in ("", ".bz2", ".gz", ".tgz")) for stem in STEMS}
+PARTS = tuple(f"yfcc100m_dataset-{number}.bz2" for number in range(10))
+
+
+def _listed(url: str, options: Mapping[str, Any]) -> list[str]:
+    """Files of the release at an address, one form of each; where it cannot be listed, each name is asked for."""
+    import fsspec
+
+    wanted = {name for forms in FORMS.values() for name in forms} | {*PARTS, SQLITE}
+    try:
+        system, path = fsspec.core.url_to_fs(url, **options)
         try:
-            with tarfile.open(target) as archive:
-                for member in archive:
-                    if member.isfile() and Path(member.name).name == stem:
-                        inner = archive.extractfile(member)
-                        part = folder / f".{stem}.part"
-                        with part.open("wb") as out:
-                            while inner is not None and (data := inner.read(1 << 22)):
-                                out.write(data)
-                        part.replace(folder / stem)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise BadInput(
-                f"the archive is damaged: {error}", where=str(target), fix="remove it and fetch again"
-            ) from error
-        if not (folder / stem).exists():
-            raise BadInput(f"the archive holds no file {stem}", where=str(target))
-        if delete:
-            target.unlink()
-        console.say(f"{stem} unpacked")
+            there = {entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False)} & wanted
+        except OSError:
+            there = set()
+        there = there or {name for name in wanted if system.exists(f"{path.rstrip('/')}/{name}")}
+    except (OSError, ImportError, ValueError) as error:
+        fix = "see clk clear metadata --help for credentials"
+        raise MissingAsset(f"cannot look: {error}", where=url, fix=fix) from error
+    found = [next((name for name in forms if name in there), "") for forms in FORMS.values()]
+    parts = [name for name in PARTS if name in there]
+    if found[0]:  # the dataset in one piece: neither parts nor SQLite are needed
+        return [name for name in found if name]
+    return [name for name in (*found, *(parts or [SQLITE] * (SQLITE in there))) if name]
+
+
+def _get(url: str, target: Path, options: Mapping[str, Any]) -> None:
+    import fsspec
+
+    part = target.with_name(target.name + ".part")
+    try:
+        with fsspec.open(url, "rb", **options) as source, part.open("wb") as out:
+            while data := source.read(1 << 22):
+                out.write(data)
+    except (OSError, ImportError, ValueError) as error:
+        fix = "see clk clear metadata --help for credentials"
+        raise MissingAsset(f"cannot fetch {target.name}: {error}", where=url, fix=fix) from error
+    part.replace(target)
+
+
+def _unpack(archive: Path, stem: str) -> None:
+    try:
+        with tarfile.open(archive) as opened:
+            for member in opened:
+                if member.isfile() and Path(member.name).name == stem:
+                    inner = opened.extractfile(member)
+                    part = archive.with_name(f".{stem}.part")
+                    with part.open("wb") as out:
+                        while inner is not None and (data := inner.read(1 << 22)):
+                            out.write(data)
+                    part.replace(archive.with_name(stem))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise BadInput(
+            f"the archive is damaged: {error}", where=str(archive), fix="remove it and fetch again"
+        ) from error
+    if not archive.with_name(stem).exists():
+        raise BadInput(f"the archive holds no file {stem}", where=str(archive))
 
 
 def download(parser: ArgumentParser) -> Handler:
