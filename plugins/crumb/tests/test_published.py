@@ -21,7 +21,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from cl_kernel import BadInput, MissingAsset, Resources, discover, resume, run
+from cl_kernel import BadInput, Interrupted, MissingAsset, Resources, discover, run
 from cl_kernel.cli.main import main
 from cl_plugin_crumb import settings
 from cl_plugin_crumb.data import archives, cifar, folder, frames, ilab, images, indexes, prepare, stream, toybox
@@ -206,9 +206,9 @@ def test_a_published_tree_reaches_a_paper_run_and_comes_back(name: str, tmp_path
     short = {"dataset.classes_per_task": per_task, "learner.first_epochs": 1, "learner.batch_size": 400}
     short |= {"learner.start": "none", "run.plots": False, "learner.write_tables": False}
     short |= {"model.size": 64, "dataset.size": 64}  # a twelfth of the arithmetic
-    stopped = run(**asked, output=tmp_path / "run", settings={**short, "run.stop_at_step": 1})
-    assert not stopped.results["finished"]
-    assert resume(tmp_path / "run").results["finished"]
+    with pytest.raises(Interrupted):
+        run(**asked, output=tmp_path / "run", settings={**short, "run.stop_at_step": 1})
+    assert clk("resume", str(tmp_path / "run")) == 0
     whole = run(**asked, output=tmp_path / "whole", settings=short)
     again = run_metrics(tmp_path / "run")
     assert again == run_metrics(tmp_path / "whole") == whole.results["metrics"]
