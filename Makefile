@@ -30,7 +30,7 @@ setup: $(UV)
 setup-demo: $(UV)
 	@.venv/bin/python -c "import cl_plugin_recall, importlib.util; assert importlib.util.find_spec('tensorflow')" 2>/dev/null \
 	  || { $(UV) sync --quiet --no-default-groups --package cl-plugin-recall \
-	  && .venv/bin/python -c "import cl_plugin_recall.train"; }
+	  && .venv/bin/python -c "import cl_plugin_recall.method.recall"; }
 
 demo: setup-demo
 	.venv/bin/clk run --plugin recall --test ADD_ONE_FIVE_TIMES

@@ -4,8 +4,9 @@
 same compiled graph on one batch already in memory; step 0 (all trained) and incremental (decoder only). *Pipeline*:
 images a second out of the pipeline alone. *Shuffle*: resident memory that shuffling 400 x 2 images of 321x321 adds, a
 process each: the plugin's pipeline beside one that shuffles decoded crops in a buffer as the reference's does.
-``--full`` adds one step of the paper's network at 321x321, batch 4, beside its arithmetic (spec section 10) at the
-rate at which this machine multiplies matrices.
+*Crops*: CPU time an image of the pipeline at 500x375, scale 0.5 to 1.5, crop 321, beside the bare ``tf.image``
+operations on the same files. ``--full`` adds one step of the paper's network at 321x321, batch 4, beside its arithmetic
+at the rate at which this machine multiplies matrices.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ import numpy as np
 from _report import machine, ratio, rounds, table, write
 
 from cl_kernel import Resources
-from cl_plugin_recall import model, phases, standin
 from cl_plugin_recall.backend import tf
+from cl_plugin_recall.data import toy
 from cl_plugin_recall.data.feed import Augmentation, batches
 from cl_plugin_recall.data.files import encode_jpeg, encode_png, record_fields
 from cl_plugin_recall.data.images import augment, decode_jpeg, subtract_mean
 from cl_plugin_recall.data.steps import InMemory, StepSamples
-from cl_plugin_recall.replay.interleave import Plain, shuffled
+from cl_plugin_recall.data.tables import class_table
+from cl_plugin_recall.method import phases
+from cl_plugin_recall.method.interleave import Plain, shuffled
+from cl_plugin_recall.network import inputs, resnet, small
+from cl_plugin_recall.network.decoder import Decoder
 from cl_plugin_recall.settings import Recall, Shapes
-from cl_plugin_recall.tables import class_table
 
 BATCH, SIDE, STEPS = 16, 64, 10
 GMAC_ENCODER, GMAC_DECODER = 75.0, 2.6
@@ -53,7 +57,7 @@ def feed(samples: Any, batch: int = BATCH, side: int = SIDE) -> Iterator[tuple[t
         stop=10**9,
         table=np.arange(256, dtype=np.uint8),
         augmentation=Augmentation(scale=(1.0, 1.0), size=side),
-        spec=model.InputSpec(),
+        spec=inputs.InputSpec(),
         draws=lambda t, n: np.random.default_rng(t).random((n, 4)),
     )
 
@@ -83,8 +87,8 @@ def gflops() -> float:
 
 def full_step() -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    encoder = model.ResNet(model.ResNetSpec(), rng)
-    decoder = model.Decoder(encoder.depth, 21, rng)
+    encoder = resnet.ResNet(resnet.ResNetSpec(), rng)
+    decoder = Decoder(encoder.depth, 21, rng)
     x = tf.constant(rng.normal(0, 50, (4, 321, 321, 3)).astype(np.float32))
     y = tf.constant(rng.integers(0, 21, (4, 321, 321)).astype(np.uint8))
     found: dict[str, Any] = {"matrix_product_gflops": gflops()}
@@ -117,7 +121,7 @@ def shuffle_memory(way: str) -> int:
     else:
 
         def decoded(data: tf.Tensor, label: tf.Tensor, draw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image, mask = subtract_mean(decode_jpeg(data), model.InputSpec()), tf.io.decode_png(label, channels=1)
+            image, mask = subtract_mean(decode_jpeg(data), inputs.InputSpec()), tf.io.decode_png(label, channels=1)
             return augment(image, mask, scale=1.0, flip=draw[0], offset=None, draws=draw[1:], size=CROP)
 
         source = tf.data.Dataset.from_tensor_slices(
@@ -128,6 +132,61 @@ def shuffle_memory(way: str) -> int:
     for _ in range(SHUFFLED // 8):
         next(stream)
     return max(0, _resident() - before)
+
+
+def crops(rounds_: int) -> dict[str, float]:
+    """CPU seconds an image: the plugin's pipeline, bare decoding and cropping, and scaling before cropping."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(32):
+        coarse = rng.integers(0, 255, (48, 63, 3), np.uint8)
+        image = np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:375, :500]
+        pairs.append((encode_jpeg(image, 90), encode_png(image[..., 0] // 13)))
+    samples = StepSamples(InMemory(pairs, "noise"), np.arange(len(pairs)), None, record_fields(21))
+    stream = batches(
+        Plain(order=shuffled(len(pairs), np.random.default_rng), n=len(pairs), batch_size=4),
+        samples,
+        None,
+        start=0,
+        stop=10**9,
+        table=np.arange(256, dtype=np.uint8),
+        augmentation=Augmentation(scale=(0.5, 1.5), size=CROP),
+        spec=inputs.InputSpec(),
+        draws=lambda t, n: np.random.default_rng(t).random((n, 4)),
+    )
+
+    @tf.function(autograph=False)
+    def whole(data: tf.Tensor, label: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        image, mask = subtract_mean(decode_jpeg(data), inputs.InputSpec()), tf.io.decode_png(label, channels=1)
+        return augment(image, mask, scale=0.5 + draw[0], flip=draw[1], offset=None, draws=draw[2:], size=CROP)[0]
+
+    @tf.function(autograph=False)
+    def bare(data: tf.Tensor, label: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        scale = 0.5 + draw[0]
+        high, wide = (tf.cast(tf.minimum(CROP / scale, side), tf.int32) for side in (375.0, 500.0))
+        part = tf.image.decode_and_crop_jpeg(data, tf.stack([0, 0, high, wide]), channels=3, fancy_upscaling=False)
+        mask = tf.io.decode_png(label, channels=1)[:high, :wide]
+        tf.image.resize(mask, (CROP, CROP), "nearest")
+        return tf.image.resize(part, (CROP, CROP)) - 100.0
+
+    def run(operation: Any) -> None:
+        for k, (data, label) in enumerate(pairs):
+            operation(
+                tf.constant(data), tf.constant(label), tf.constant(np.random.default_rng(k).random(4), tf.float32)
+            )
+
+    ways = {
+        "pipeline": lambda: [next(stream) for _ in range(len(pairs) // 4)],
+        "bare": lambda: run(bare),
+        "scaled first": lambda: run(whole),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds_ + 1):
+        for name, way in ways.items():
+            began = time.process_time()
+            way()
+            found[name].append((time.process_time() - began) / len(pairs))
+    return {name: float(np.median(seconds[1:])) for name, seconds in found.items()}
 
 
 def _resident() -> int:
@@ -149,11 +208,11 @@ def main() -> None:
         print(shuffle_memory(options.shuffle))
         return
     tf.config.experimental.enable_op_determinism()
-    stream = standin.build(Shapes(data_seed=0, n_val=20), Resources())
+    stream = toy.build(Shapes(data_seed=0, n_val=20), Resources())
     samples = stream.stages[0].train
     rng = np.random.default_rng(0)
-    encoder = model.SmallEncoder(rng)
-    decoder = model.Decoder(encoder.depth, 21, rng, (1, 2, 3, 4))
+    encoder = small.SmallEncoder(rng)
+    decoder = Decoder(encoder.depth, 21, rng, (1, 2, 3, 4))
     settings = Recall(optimiser="adam")
     plan = phases.first_plan(settings, 15)
     source = feed(samples)
@@ -186,6 +245,9 @@ def main() -> None:
         rows.append(
             (f"shuffling {SHUFFLED} images of {CROP}x{CROP}, {text}", f"{results['shuffle_bytes'][way] / 1e6:,.0f} MB")
         )
+    results["crop_cpu_s"] = crops(options.rounds)
+    for name, seconds in results["crop_cpu_s"].items():
+        rows.append((f"an image of 500x375 to a crop of {CROP}, {name}", f"{1e3 * seconds:.1f} ms of CPU time"))
     if options.full:
         full = results["full"] = full_step()
         rows.append(("matrix product, float32", f"{full['matrix_product_gflops']:.0f} GFLOP/s"))

@@ -28,14 +28,16 @@ def test_recall_keeps_what_fine_tuning_forgets(tmp_path: Path, replay: str) -> N
 @pytest.mark.slow
 def test_the_paper_network_takes_a_step_at_full_size() -> None:
     """ResNet-101 at 321x321: features on a 41x41 grid, one incremental step that changes the decoder alone."""
-    from cl_plugin_recall import model, phases
     from cl_plugin_recall.backend import tf
+    from cl_plugin_recall.data.tables import class_table
+    from cl_plugin_recall.method import phases
+    from cl_plugin_recall.network import resnet
+    from cl_plugin_recall.network.decoder import Decoder
     from cl_plugin_recall.settings import Recall
-    from cl_plugin_recall.tables import class_table
 
     rng = np.random.default_rng(0)
-    encoder = model.ResNet(model.ResNetSpec(), rng)
-    decoder = model.Decoder(encoder.depth, 21, rng)
+    encoder = resnet.ResNet(resnet.ResNetSpec(), rng)
+    decoder = Decoder(encoder.depth, 21, rng)
     x = tf.constant(rng.normal(0, 50, (1, 321, 321, 3)).astype(np.float32))
     y = tf.constant(rng.integers(0, 21, (1, 321, 321)).astype(np.uint8))
     assert encoder(x).shape == (1, 41, 41, 2048)
@@ -52,19 +54,21 @@ def test_the_paper_network_takes_a_step_at_full_size() -> None:
 TWO_DEVICES = """
 import json, sys
 import numpy as np
-from cl_plugin_recall import model, phases
+from cl_plugin_recall.method import phases
+from cl_plugin_recall.network import resnet
+from cl_plugin_recall.network.decoder import Decoder
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.settings import Recall
-from cl_plugin_recall.tables import class_table
-from cl_plugin_recall.train import replicas
+from cl_plugin_recall.data.tables import class_table
+from cl_plugin_recall.method.recall import replicas
 import contextlib
 
 n = int(sys.argv[1])
 strategy = replicas(Recall(devices=n))
 rng = np.random.default_rng(0)
 with strategy.scope() if strategy else contextlib.nullcontext():
-    encoder = model.ResNet(model.ResNetSpec(divisor=16, units=(1, 1, 1, 1)), rng)
-    decoder = model.Decoder(encoder.depth, 21, rng)
+    encoder = resnet.ResNet(resnet.ResNetSpec(divisor=16, units=(1, 1, 1, 1)), rng)
+    decoder = Decoder(encoder.depth, 21, rng)
     step = phases.TrainStep(encoder, decoder, class_table(range(16)), Recall(), whole=True, strategy=strategy)
 losses = []
 for k in range(3):

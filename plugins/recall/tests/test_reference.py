@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cl_plugin_recall import losses, model
 from cl_plugin_recall.data import files, images, records
 from cl_plugin_recall.evaluate import palette, report
 from cl_plugin_recall.evaluate import scores as segmentation
 from cl_plugin_recall.experiments import TESTS
 from cl_plugin_recall.gin_bindings import as_settings, read_bindings
-from cl_plugin_recall.phases import PhasePlan, TrainStep, first_plan, helper_plan, incremental_plan
-from cl_plugin_recall.replay import hub, interleave, labels
+from cl_plugin_recall.method import interleave, labels, losses
+from cl_plugin_recall.method.phases import PhasePlan, TrainStep, first_plan, helper_plan, incremental_plan
+from cl_plugin_recall.network import hub, inputs, layers, resnet
+from cl_plugin_recall.network.decoder import Decoder
 from cl_plugin_recall.settings import Recall
 from cl_plugin_recall.weights import checkpoints
 from cl_plugin_recall.weights.names import Names
@@ -98,15 +99,15 @@ def formula(name: str, shape: tuple[int, ...], base: int) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def filled(part: model.Part, base: int) -> Any:
+def filled(part: layers.Part, base: int) -> Any:
     part.assign({name: formula(name, tuple(v.shape), base) for name, v in part.named.items()})
     return part
 
 
-def network(base: int, n_outputs: int, divisor: int = 16) -> tuple[model.ResNet, model.Decoder]:
+def network(base: int, n_outputs: int, divisor: int = 16) -> tuple[resnet.ResNet, Decoder]:
     rng = np.random.default_rng(0)
-    encoder = filled(model.ResNet(model.ResNetSpec(divisor=divisor), rng), base)
-    return encoder, filled(model.Decoder(encoder.depth, n_outputs, rng), base)
+    encoder = filled(resnet.ResNet(resnet.ResNetSpec(divisor=divisor), rng), base)
+    return encoder, filled(Decoder(encoder.depth, n_outputs, rng), base)
 
 
 def stated(case: Case, pattern: str) -> str:
@@ -206,7 +207,7 @@ def check_upsampling(case: Case, folder: Path) -> None:
     data = arrays(case, folder)
     for i in numbered(data, "x"):
         want = data[f"y_{i}"]
-        got = model.resize_logits(tf.constant(data[f"x_{i}"]), want.shape[1:3])
+        got = layers.resize_logits(tf.constant(data[f"x_{i}"]), want.shape[1:3])
         np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
 
 
@@ -217,17 +218,17 @@ def check_layers(case: Case, folder: Path) -> None:
         x = tf.constant(v["x"])
         branches = range(1, 5)
         got = {
-            "out_conv7s2": model.conv(x, v["c7/weights"], stride=2),
-            "out_pool3s2": model.max_pool(x),
-            "out_conv1s2": model.conv(x, v["c1/weights"], stride=2),
-            "out_dil2": model.conv(x, v["d2/weights"], dilation=2) + v["d2/biases"],
-            "out_dil4": model.conv(x, v["d4/weights"], dilation=4),
+            "out_conv7s2": layers.conv(x, v["c7/weights"], stride=2),
+            "out_pool3s2": layers.max_pool(x),
+            "out_conv1s2": layers.conv(x, v["c1/weights"], stride=2),
+            "out_dil2": layers.conv(x, v["d2/weights"], dilation=2) + v["d2/biases"],
+            "out_dil4": layers.conv(x, v["d4/weights"], dilation=4),
             "out_bn_relu": tf.nn.relu(
-                model.batch_norm(
+                layers.batch_norm(
                     x, *(v[f"bn/BatchNorm/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance"))
                 )
             ),
-            "out_aspp": model.aspp(
+            "out_aspp": layers.aspp(
                 x,
                 [v[f"aspp/conv{k}/weights"] for k in branches],
                 [v[f"aspp/conv{k}/biases"] for k in branches],
@@ -253,7 +254,7 @@ def check_net_small(case: Case, folder: Path) -> None:
         ends = encoder.endpoints(x)
         for name, value in ends.items():
             close(value.numpy(), data[f"{name}_{i}"], name)
-        got = model.resize_logits(decoder(ends["block4"]), tf.shape(x)[1:3]).numpy()
+        got = layers.resize_logits(decoder(ends["block4"]), tf.shape(x)[1:3]).numpy()
         close(got, data[f"logits_{i}"], "logits")
         assert np.mean(got.argmax(-1) == data[f"logits_{i}"].argmax(-1)) >= 0.999
 
@@ -263,7 +264,7 @@ def check_net_full(case: Case, folder: Path) -> None:
     encoder, decoder = network(case["base"], int(stated(case, r"(\d+) outputs")), divisor=1)
     x = tf.constant(data["x"])
     features = encoder(x).numpy()
-    got = model.resize_logits(decoder(tf.constant(features)), x.shape[1:3]).numpy()
+    got = layers.resize_logits(decoder(tf.constant(features)), x.shape[1:3]).numpy()
     close(features[..., :: features.shape[-1] // data["features_sub"].shape[-1]], data["features_sub"])
     np.testing.assert_allclose(
         [features.mean(), features.std()], [data["features_mean"], data["features_std"]], rtol=1e-4
@@ -357,11 +358,9 @@ def check_label_pipeline(case: Case, folder: Path) -> None:
     base = case["base"]
     encoder, decoder = network(base, int(stated(case, r"\((\d+) outputs\)")))
     classes = json.loads(stated(case, r"helper (\[[\d, ]+\])"))
-    helper = filled(
-        model.Decoder(encoder.depth, int(stated(case, r"with (\d+) outputs")), np.random.default_rng(0)), base
-    )
+    helper = filled(Decoder(encoder.depth, int(stated(case, r"with (\d+) outputs")), np.random.default_rng(0)), base)
     jpeg = data["jpeg"].tobytes()
-    predict = labels.predictor(encoder, decoder, model.LEGACY_INPUT)
+    predict = labels.predictor(encoder, decoder, inputs.LEGACY_INPUT)
     mixed = labels.inpaint(data["label"], predict([jpeg])[0])
     raw = labels.predictor(encoder, decoder, None)([jpeg])[0]
     helped = losses.back_table(classes)[labels.predictor(encoder, helper, None)([jpeg])[0]]
@@ -373,7 +372,7 @@ def check_checkpoint(case: Case, folder: Path) -> None:
     prefix = folder / case["file"].split(",")[0].strip().removesuffix(".index")
     values = checkpoints.load(prefix)
     shape = tuple(json.loads(stated(case, r"weights (\[[\d, ]+\])")))
-    decoder = model.Decoder(shape[2], shape[3], np.random.default_rng(0))
+    decoder = Decoder(shape[2], shape[3], np.random.default_rng(0))
     assert set(values) == set(decoder.named)
     base = case.get("base") or int(stated(case, r"base=(\d+)"))
     for name, value in values.items():

@@ -19,10 +19,12 @@ import pytest
 
 from cl_kernel import BadCheckpoint, BadInput, Cache, MissingAsset, Resources
 from cl_kernel.cli.main import main
-from cl_plugin_recall import model, standin
+from cl_plugin_recall.data import flickr, toy
 from cl_plugin_recall.data.files import encode_jpeg
-from cl_plugin_recall.replay import flickr, hub, mapping
-from cl_plugin_recall.replay.sources import FolderSource, build_gan, generate
+from cl_plugin_recall.method import mapping
+from cl_plugin_recall.method.sources import FolderSource, build_gan, generate
+from cl_plugin_recall.network import build, hub, resnet
+from cl_plugin_recall.network.decoder import Decoder
 from cl_plugin_recall.settings import GanReplay
 from cl_plugin_recall.weights import checkpoints, providers
 
@@ -32,7 +34,7 @@ def test_tensorflow_starts_without_keras_and_hub_still_finds_it() -> None:
 import sys
 from cl_plugin_recall.backend import tf
 print("keras" in sys.modules or "tf_keras" in sys.modules)
-from cl_plugin_recall.replay import hub
+from cl_plugin_recall.network import hub
 print(issubclass(hub.tensorflow_hub().KerasLayer, tf.Module))
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -187,8 +189,8 @@ def test_the_flickr_command_fills_class_folders(
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modules")
-    standin.export_generator(folder / "generator")
-    standin.export_classifier(folder / "classifier")
+    toy.export_generator(folder / "generator")
+    toy.export_classifier(folder / "classifier")
     return folder
 
 
@@ -199,14 +201,12 @@ def test_the_generator_is_a_module_that_draws_its_class(modules: Path) -> None:
     assert (generator.depth, generator.n_classes) == (128, 40)
     for c in (1, 7, 20):
         image = (
-            next(
-                iter(generate(generator, standin.generator_class(c), GanReplay(per_class=1), np.random.default_rng(c)))
-            )
+            next(iter(generate(generator, toy.generator_class(c), GanReplay(per_class=1), np.random.default_rng(c))))
             / 255.0
         )
         hsv = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)])
         vivid = hsv[hsv[:, 1] > 0.6]
-        turn = np.angle(np.exp(2j * np.pi * (vivid[:, 0] - standin.hue_of(c))).mean()) / (2 * np.pi)
+        turn = np.angle(np.exp(2j * np.pi * (vivid[:, 0] - toy.hue_of(c))).mean()) / (2 * np.pi)
         assert len(vivid) > 100 and abs(turn) < 0.05
 
 
@@ -238,7 +238,7 @@ def test_the_class_mapping_finds_the_generators_classes(modules: Path, tmp_path:
         == 0
     )
     chosen = mapping.read_mapping(tmp_path / "map.json")
-    right = [c for c in range(1, 10) if chosen[c] == standin.generator_class(c)]
+    right = [c for c in range(1, 10) if chosen[c] == toy.generator_class(c)]
     assert len(right) >= 7 and chosen[10] == 5
     first = json.loads((tmp_path / "map.json").read_text())["classes"][0]
     assert len(first["top5"]) == 5 and abs(sum(first["mean"]) - 1) < 1e-6
@@ -301,8 +301,8 @@ def test_two_folders_for_a_class_are_refused(tmp_path: Path) -> None:
 
 
 # ---- weights ------------------------------------------------------------------------------------------
-def small() -> model.ResNet:
-    return model.ResNet(model.ResNetSpec(divisor=16), np.random.default_rng(0))
+def small() -> resnet.ResNet:
+    return resnet.ResNet(resnet.ResNetSpec(divisor=16), np.random.default_rng(0))
 
 
 def test_a_checkpoint_is_written_and_read_back_under_the_reference_names(tmp_path: Path) -> None:
@@ -342,11 +342,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_the_paper_network_has_the_stated_tensors() -> None:
-    shapes = model.resnet_shapes(model.ResNetSpec())
+    shapes = resnet.resnet_shapes(resnet.ResNetSpec())
     assert len(shapes) == 520
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 42_605_504
     assert sum(name.endswith("/weights") for name in shapes) == 104
-    decoder = model.Decoder(2048, 21, np.random.default_rng(0))
+    decoder = Decoder(2048, 21, np.random.default_rng(0))
     assert sum(v.size for v in decoder.values().values()) == 1_548_372
 
 
@@ -418,12 +418,12 @@ def test_a_state_dict_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
         providers.read_encoder(tmp_path / "a.pth", "torchvision")
 
 
-@pytest.mark.parametrize("source", list(providers.SOURCES))
+@pytest.mark.parametrize("source", list(build.SOURCES))
 def test_every_weight_source_builds_a_network_that_runs(source: str) -> None:
     from cl_plugin_recall.backend import tf
     from cl_plugin_recall.settings import Deeplab
 
-    spec = providers.resnet_spec(Deeplab(divisor=16, units=(1, 1, 1, 1), weight_source=source))  # type: ignore[arg-type]
-    encoder = model.ResNet(spec, np.random.default_rng(0))
-    x = providers.input_spec(source).apply(tf.zeros([1, 33, 41, 3], tf.uint8))
+    spec = build.resnet_spec(Deeplab(divisor=16, units=(1, 1, 1, 1), weight_source=source))  # type: ignore[arg-type]
+    encoder = resnet.ResNet(spec, np.random.default_rng(0))
+    x = build.input_spec(source).apply(tf.zeros([1, 33, 41, 3], tf.uint8))
     assert encoder(x).shape == (1, 5, 6, 128)

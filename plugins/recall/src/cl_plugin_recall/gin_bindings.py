@@ -1,4 +1,4 @@
-"""Between gin and the settings: the only module that knows gin (spec 4, 6).
+"""Between gin and the settings: the only module that knows gin.
 
 The reference binds everything on ``TrainManager``; so do the shipped configurations and a user's own files.
 """
@@ -15,7 +15,7 @@ import attrs
 
 from cl_kernel import BadSetting, UnknownName
 from cl_plugin_recall.experiments import LEARNER_PROFILES
-from cl_plugin_recall.settings import Recall
+from cl_plugin_recall.settings import Recall, Training
 
 CONFIGS = (
     "OVERLAPPED",
@@ -37,8 +37,14 @@ PROTOCOL_KEYS = {
 }
 """Parameters of the reference that say how the stream is cut."""
 
-ELSEWHERE = ("base_folder_path", "n_classes", "dataset_mean", "test_type", "replay_source")
-"""Parameters that the data set, the weight source, ``--test`` and ``--replay`` settle here."""
+ELSEWHERE: dict[str, tuple[Any, str]] = {
+    "base_folder_path": (".", "--output FOLDER and --data-root FOLDER say where things lie"),
+    "n_classes": (21, "the data set says how many classes there are"),
+    "dataset_mean": ([104.00698793, 116.66876762, 122.67891434], "--set model.weight_source=... sets the mean"),
+    "test_type": (None, "--test NAME"),
+    "replay_source": (None, "--replay gan, flickr, folder:PATH or none"),
+}
+"""Parameters that are settled elsewhere here: the shipped configurations' value, and where."""
 
 LEARNER_KEYS = tuple(a.name for a in attrs.fields(Recall) if a.name != "config")
 PARAMETERS = (*LEARNER_KEYS, *PROTOCOL_KEYS, *ELSEWHERE)
@@ -54,12 +60,17 @@ def config_path(name: str) -> Path:
     return Path(str(resources.files("cl_plugin_recall") / "configs" / f"{name.upper()}.gin"))
 
 
-def read_bindings(config: str = "", files: Sequence[str | Path] = (), params: Sequence[str] = ()) -> dict[str, Any]:
+def read_bindings(
+    config: str = "", files: Sequence[str | Path] = (), params: Sequence[str] = (), within: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Parameter -> value from a shipped configuration, then files, then single bindings, later ones winning.
 
-    :raises BadSetting: for a file that gin cannot read, or an unknown parameter, with the nearest one.
+    :param within: files that include these.
+    :raises BadSetting: for a file that gin cannot read, or an unknown parameter, with the nearest one; for a parameter
+        that is settled elsewhere, a binding of a scope, or a file that includes itself.
     """
-    import gin
+    import tokenize
+
     from gin import config_parser
 
     paths = ([config_path(config)] if config else []) + [Path(file) for file in files]
@@ -75,18 +86,23 @@ def read_bindings(config: str = "", files: Sequence[str | Path] = (), params: Se
     for origin, text in texts:
         try:
             statements = list(config_parser.ConfigParser(text, _Delegate()))
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, tokenize.TokenError, IndexError, TypeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise BadSetting(
-                f"gin cannot read this: {str(error).splitlines()[0]}",
-                where=origin,
-                fix="--gin-param 'TrainManager.l2_decay = 5e-4'",
+                f"gin cannot read this: {reason}", where=origin, fix="--gin-param 'TrainManager.l2_decay = 5e-4'"
             ) from error
         for statement in statements:
             if isinstance(statement, config_parser.IncludeStatement):
-                found |= read_bindings(files=[Path(origin).parent / statement.filename])
+                found |= _included(Path(origin), statement.filename, within)
                 continue
             if not isinstance(statement, config_parser.BindingStatement):
                 continue
+            if statement.scope:
+                raise BadSetting(
+                    f"gin binding of a scope: {statement.scope}/{statement.selector}.{statement.arg_name}",
+                    where=origin,
+                    fix=f"one run has one value: TrainManager.{statement.arg_name} = {statement.value!r}",
+                )
             owner, name = statement.selector, statement.arg_name
             if owner.rsplit(".", 1)[-1] != "TrainManager" or name not in PARAMETERS:
                 near = difflib.get_close_matches(name or owner, PARAMETERS, n=2)
@@ -96,9 +112,21 @@ def read_bindings(config: str = "", files: Sequence[str | Path] = (), params: Se
                     where=origin,
                     fix="parameters are those of TrainManager in the shipped configurations",
                 )
+            if name in ELSEWHERE and statement.value != ELSEWHERE[name][0]:
+                raise BadSetting(
+                    f"gin parameter TrainManager.{name} = {statement.value!r} has no effect here",
+                    where=origin,
+                    fix=f"leave it out: {ELSEWHERE[name][1]}",
+                )
             found[name] = statement.value
-    _ = gin
     return found
+
+
+def _included(origin: Path, name: str, within: Sequence[Path]) -> dict[str, Any]:
+    path = origin.parent / name
+    if path.resolve() in (*within, origin.resolve()):
+        raise BadSetting(f"gin file {name} includes itself", where=str(origin), fix="take the include out")
+    return read_bindings(files=[path], within=(*within, origin.resolve()))
 
 
 class _Delegate:
@@ -137,16 +165,17 @@ def configurations(name: str, gin_files: Sequence[str], gin_params: Sequence[str
     return as_settings(bindings, config=name)
 
 
-def as_gin(learner: Recall, protocols: tuple[str, str, str]) -> str:
+def as_gin(learner: Training, protocols: tuple[str, str, str]) -> str:
     """Settings as a gin file that gives the same run: what the run folder keeps as ``operative.gin``.
 
     :param protocols: of step 0, helpers and later steps.
     """
     index = ".".join(
-        str(getattr(learner, f"parameters_{part}_index")) for part in ("common", "first_step", "helper", "incremental")
+        str(getattr(learner, f"parameters_{part}_index", 0))
+        for part in ("common", "first_step", "helper", "incremental")
     )
     lines = [f"# Parameter indices: P{index} (common.first step.helpers.incremental)"]
-    for name in LEARNER_KEYS:
+    for name in (name for name in LEARNER_KEYS if hasattr(learner, name)):
         value = getattr(learner, name)
         lines.append(f"TrainManager.{name} = {value!r}")
     lines += [f"TrainManager.{name} = {value!r}" for name, value in zip(PROTOCOL_KEYS, protocols, strict=True)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cl_kernel import BadSetting, Request, discover, parse_assignments, plan, run_plan, write_json
 from cl_plugin_recall.commands import METRIC
-from cl_plugin_recall.experiments import ABLATIONS, SOURCES, TESTS
+from cl_plugin_recall.experiments import ABLATIONS, REPLAYED, SOURCES, TESTS
 
 Handler = Callable[[Namespace, Any], int]
 
@@ -21,7 +21,9 @@ def ablate(parser: ArgumentParser) -> Handler:
     parser.add_argument("--test", default="ADD_ONE_FIVE_TIMES")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--sources", default=",".join(SOURCES), help="replay sources, comma-separated; folder:PATH too")
-    parser.add_argument("--variants", default="fine-tuning,inpainting,replay,recall,joint")
+    parser.add_argument(
+        "--variants", default="fine-tuning,inpainting,replay,recall,joint", help="also lwf, ilt, mib, plop, recall-mib"
+    )
     parser.add_argument("--profile", default="")
     parser.add_argument("--data-root", action="append", default=[], metavar="DIR")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -38,7 +40,7 @@ def ablate(parser: ArgumentParser) -> Handler:
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for seed in (int(part) for part in namespace.seeds.split(",")):
             for variant in variants:
-                sources = namespace.sources.split(",") if variant in ("recall", "replay") else [""]
+                sources = namespace.sources.split(",") if variant in REPLAYED else [""]
                 for source in sources:
                     layers: list[tuple[str, dict[str, Any]]] = [
                         ("ablate", {"run.seed": seed, **ABLATIONS.get(variant, {})})
@@ -94,6 +96,8 @@ def _end(results: Any, namespace: Namespace, seed: int) -> dict[str, float]:
     """Old, new and all at the end; a joint run's classes are split as the test would."""
     seen = results["metrics"][METRIC]["seen"][-1]
     iou = [value for name, value in seen.items() if name.startswith("iou/")]
+    if "iou/background" not in seen:
+        iou.insert(0, None)
     from cl_plugin_recall.experiments import parse_structure
 
     test = next((t for t in TESTS if namespace.test.upper() == t.name or namespace.test in t.aliases), None)

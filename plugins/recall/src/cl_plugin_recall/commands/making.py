@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cl_kernel import BadInput, BadSetting, Cache, Resources, default_cache
+from cl_kernel import BadInput, BadSetting, Cache, Resources, default_cache, identify, record, recorded, same_or_refuse
 from cl_plugin_recall.experiments import VOC_CLASSES
 from cl_plugin_recall.settings import GanReplay, Shapes, Voc
 
@@ -89,10 +89,35 @@ def _numbers(text: str, n: int) -> list[int]:
     return found
 
 
+def _ids(text: str, flag: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if bad := [part for part in parts if not part.isdigit()]:
+        raise BadSetting(f"{bad[0]!r} is no number", where=flag, fix=f"{flag} 4,5,7")
+    return [int(part) for part in parts]
+
+
+def _overrides(texts: list[str], names: Sequence[str], classes: Sequence[int]) -> dict[int, int]:
+    """``CLASS=ID`` by class number or name, several parted by commas."""
+    found: dict[int, int] = {}
+    for text in (part.strip() for given in texts for part in given.split(",")):
+        name, _, number = (part.strip() for part in text.partition("="))
+        c = names.index(name) + 1 if name in names else int(name) if name.isdigit() else 0
+        if not number.isdigit() or not 1 <= c <= len(names):
+            raise BadSetting(
+                f"{text!r} is no CLASS=ID", where="--override", fix=f"--override 3=15, or --override {names[0]}=404"
+            )
+        if c not in classes:
+            raise BadSetting(f"class {c} is not among --classes", where="--override")
+        if found.get(c, int(number)) != int(number):
+            raise BadSetting(f"class {c} is given twice", where="--override")
+        found[c] = int(number)
+    return found
+
+
 def _gan(namespace: Namespace, classes: list[int], names: tuple[str, ...], console: Any) -> list[dict[str, Any]]:
     from cl_plugin_recall.data.files import encode_jpeg
-    from cl_plugin_recall.replay.mapping import read_mapping
-    from cl_plugin_recall.replay.sources import generate, loaded_generator
+    from cl_plugin_recall.method.mapping import read_mapping
+    from cl_plugin_recall.method.sources import folder_digest, generate, loaded_generator
 
     if namespace.module is None or namespace.mapping is None:
         raise BadSetting(
@@ -112,8 +137,29 @@ def _gan(namespace: Namespace, classes: list[int], names: tuple[str, ...], conso
     for c in classes:
         place = namespace.output / f"{c:02d}"
         place.mkdir(parents=True, exist_ok=True)
+        identity = identify(
+            "recall-replay-gan",
+            module=folder_digest(namespace.module),
+            generator_class=mapping[c],
+            n=settings.per_class,
+            seed=namespace.seed,
+            truncation=settings.truncation,
+            batch=settings.batch,
+        )
         have = len(list(place.glob("*.jpg")))
+        made = recorded(place)
+        if made is not None:
+            same_or_refuse(
+                made, identity, what=f"the images of class {c}", where=place, fix="give another --output, or remove it"
+            )
+        elif have:
+            raise BadInput(
+                f"{have} images that this command did not make, or did not finish",
+                where=str(place),
+                fix="give another --output, or remove the folder",
+            )
         if have < settings.per_class:
+            record(place, identity)
             rng = Resources(seed=namespace.seed).rng("recall gan", mapping[c])
             for k, image in enumerate(generate(generator, mapping[c], settings, rng)):
                 _write(place / f"{k:03d}.jpg", encode_jpeg(image, 95))
@@ -138,7 +184,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _flickr(namespace: Namespace, classes: list[int], names: tuple[str, ...], console: Any) -> list[dict[str, Any]]:
-    from cl_plugin_recall.replay import flickr
+    from cl_plugin_recall.data import flickr
 
     key = flickr.api_key()
     http = flickr.Http(flickr.Limits(per_second=namespace.rate, tries=namespace.tries, wait_s=namespace.wait))
@@ -147,7 +193,7 @@ def _flickr(namespace: Namespace, classes: list[int], names: tuple[str, ...], co
         raise BadSetting(
             f"no class is called {sorted(unknown)[0]!r}", where="--keyword", fix="--keyword bird='wild bird'"
         )
-    licences = [int(part) for part in namespace.licence.split(",") if part]
+    licences = _ids(namespace.licence, "--licence")
     rows = []
     for c in classes:
         name = names[c - 1]
@@ -184,7 +230,7 @@ def _flickr(namespace: Namespace, classes: list[int], names: tuple[str, ...], co
 def _folder(namespace: Namespace, classes: list[int], names: tuple[str, ...], console: Any) -> list[dict[str, Any]]:
     from cl_plugin_recall.data.files import encode_jpeg
     from cl_plugin_recall.data.images import decode_image
-    from cl_plugin_recall.replay.sources import FolderSource
+    from cl_plugin_recall.method.sources import FolderSource
 
     if namespace.input is None:
         raise BadSetting(
@@ -216,7 +262,7 @@ def map_classes(parser: ArgumentParser) -> Handler:
         "--classifier",
         type=Path,
         default=None,
-        help="TF-Hub folder of EfficientNet-B2; without it and data, the stand-in's",
+        help="TF-Hub folder of EfficientNet-B2; without it and data, the toy data's",
     )
     parser.add_argument(
         "--data-root", action="append", default=[], metavar="DIR", help="where the training images lie (VOC layout)"
@@ -230,18 +276,18 @@ def map_classes(parser: ArgumentParser) -> Handler:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_plugin_recall import standin
-        from cl_plugin_recall.replay import mapping as maps
-        from cl_plugin_recall.replay.hub import load_classifier
+        from cl_plugin_recall.data import toy
+        from cl_plugin_recall.method import mapping as maps
+        from cl_plugin_recall.network.hub import load_classifier
 
         resources = Resources(
             roots=tuple(Path(root).resolve() for root in namespace.data_root), cache=Cache(default_cache())
         )
-        embedded = not namespace.data_root
-        if embedded:
-            names, images = standin.CLASSES, _standin_images(resources)
+        toy_data = not namespace.data_root
+        if toy_data:
+            names, images = toy.CLASSES, _toy_images(resources)
             folder = namespace.classifier or resources.cache.make(
-                "recall-standin-classifier", {"recipe": 1}, standin.export_classifier
+                "recall-standin-classifier", {"recipe": 1}, toy.export_classifier
             )
         else:
             if namespace.classifier is None:
@@ -251,8 +297,8 @@ def map_classes(parser: ArgumentParser) -> Handler:
             names, images = _voc_images(resources, namespace.train_list)
             folder = namespace.classifier
         classes = _numbers(namespace.classes, len(names))
-        override = {int(a): int(b) for a, _, b in (part.partition("=") for part in namespace.override)}
-        exclude = [int(part) for part in namespace.exclude.split(",") if part]
+        override = _overrides(namespace.override, names, classes)
+        exclude = _ids(namespace.exclude, "--exclude")
         found = maps.map_classes(
             images,
             load_classifier(folder),
@@ -282,31 +328,26 @@ def map_classes(parser: ArgumentParser) -> Handler:
     return handle
 
 
-def _standin_images(resources: Resources) -> Iterator[tuple[np.ndarray, list[int]]]:
-    from cl_plugin_recall import standin
+def _toy_images(resources: Resources) -> Iterator[tuple[np.ndarray, list[int]]]:
+    from cl_plugin_recall.data import toy
     from cl_plugin_recall.data.files import decode_png
     from cl_plugin_recall.data.images import decode_image
 
-    train, _ = standin.images(Shapes(n_val=1), resources.rng("recall stand-in"))
+    train, _ = toy.images(Shapes(n_val=1), resources.rng("recall stand-in"))
     for row, (jpeg, png) in enumerate(train):
-        yield decode_image(jpeg, f"stand-in image {row}"), _shown(decode_png(png))
+        yield decode_image(jpeg, f"toy image {row}"), _shown(decode_png(png))
 
 
 def _voc_images(resources: Resources, listing: str) -> tuple[tuple[str, ...], Iterator[tuple[np.ndarray, list[int]]]]:
-    from cl_plugin_recall.data.files import decode_png
     from cl_plugin_recall.data.images import decode_image
     from cl_plugin_recall.data.voc import locate
 
     folder = locate(Voc(), resources)
-    names = folder.names(folder.training_list(listing))
+    pairs = folder.pairs(folder.training_list(listing))
 
     def images() -> Iterator[tuple[np.ndarray, list[int]]]:
-        for name in names:
-            path = folder.image(name)
-            yield (
-                decode_image(path.read_bytes(), str(path)),
-                _shown(decode_png(folder.label(name).read_bytes(), str(folder.label(name)))),
-            )
+        for row in range(len(pairs)):
+            yield decode_image(pairs.image(row), pairs.where(row)), _shown(pairs.mask(row))
 
     return folder.classes(), images()
 

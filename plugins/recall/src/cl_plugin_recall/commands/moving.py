@@ -78,7 +78,7 @@ def import_checkpoint(parser: ArgumentParser) -> Handler:
     parser.add_argument("--divisor", type=int, default=1)
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_plugin_recall.model import ResNetSpec, resnet_shapes
+        from cl_plugin_recall.network.resnet import ResNetSpec, resnet_shapes
         from cl_plugin_recall.weights import checkpoints
         from cl_plugin_recall.weights.providers import read_encoder
 
@@ -102,18 +102,21 @@ def export_checkpoints(parser: ArgumentParser) -> Handler:
     def handle(namespace: Namespace, console: Any) -> int:
         from attrs import evolve
 
-        from cl_plugin_recall.commands.showing import rebuilt
+        from cl_plugin_recall.commands.reopening import reopen
         from cl_plugin_recall.evaluate.outputs import names_of
         from cl_plugin_recall.weights import checkpoints, saved
 
         if not saved.steps(namespace.run):
             raise BadInput("run saved no weights", where=str(namespace.run))
-        learner, _ = rebuilt(namespace.run, None)
+        learner, _ = reopen(namespace.run, None)
         pieces = json.loads((namespace.run / "run.json").read_text())["pieces"]
         names = names_of(learner)
         names = evolve(names, base=str(namespace.output), source=pieces.get("source", str(names.source)).split(":")[-1])
         written = []
-        pairs = [(saved.encoder(namespace.run), names.encoder)]
+        pairs = [
+            (saved.encoder(namespace.run, k), names.encoder if k == 0 else f"{names.encoder}_S{k}")
+            for k in saved.encoders(namespace.run)
+        ]
         pairs += [(saved.decoder(namespace.run, step), names.decoder(step)) for step in saved.steps(namespace.run)]
         pairs += [
             (saved.helper(namespace.run, key), names.helper([int(k) for k in key.split("-")]))

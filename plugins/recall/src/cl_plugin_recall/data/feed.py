@@ -1,7 +1,8 @@
 """Batches for training: rows picked by plain arithmetic, decoded and augmented in a ``tf.data`` pipeline.
 
-Nothing depends on how many threads there are, and a pipeline can start at any step, so a run resumes in the middle of
-a phase. What waits in the pipeline is a few batches of encoded images, never a decoded shuffle buffer.
+Only what ends in the crop is decoded and scaled. Nothing depends on how many threads there are, and a pipeline can
+start at any step, so a run resumes in the middle of a phase. What waits in the pipeline is a few batches of encoded
+images, never a decoded shuffle buffer.
 Shapes: B batch, H W image, S crop side.
 """
 
@@ -15,14 +16,15 @@ from attrs import frozen
 
 from cl_kernel import BadInput, Samples
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.data.images import augment, decode_image, decode_jpeg, subtract_mean
-from cl_plugin_recall.model import InputSpec
+from cl_plugin_recall.data.cropping import choose_window, cut, decode_window
+from cl_plugin_recall.data.images import decode_image
+from cl_plugin_recall.network.inputs import InputSpec
 
 PREFETCH = 4
 
 
 class Schedule(Protocol):
-    """Which rows make up batch ``t``; see :mod:`cl_plugin_recall.replay.interleave`."""
+    """Which rows make up batch ``t``; see :mod:`cl_plugin_recall.method.interleave`."""
 
     def batch(self, t: int) -> list[tuple[bool, int]]:
         """(is replayed, row) of every member."""
@@ -57,6 +59,10 @@ def pick(
     return images, masks
 
 
+def _bytes(image: bytes | np.ndarray) -> bytes:
+    return image if isinstance(image, bytes) else np.ascontiguousarray(image, np.uint8).tobytes()
+
+
 def batches(
     schedule: Schedule,
     new: Samples,
@@ -77,50 +83,48 @@ def batches(
     :raises BadInput: for an image that cannot be decoded, naming it.
     """
 
-    def generate() -> Iterator[tuple[Any, ...]]:
-        for t in range(start, stop):
-            images, masks = pick(schedule.batch(t), new, old)
-            shapes = np.array([[0, 0] if isinstance(image, bytes) else image.shape[:2] for image in images], np.int32)
-            data = [
-                image if isinstance(image, bytes) else np.ascontiguousarray(image, np.uint8).tobytes()
-                for image in images
-            ]
-            yield (
-                np.array(data, object),
-                shapes,
-                np.array([table[mask].tobytes() for mask in masks], object),
-                np.array([mask.shape for mask in masks], np.int32),
-                draws(t, len(images)).astype(np.float32),
-            )
-
     low, high = augmentation.scale
     size = augmentation.size
 
+    def generate() -> Iterator[tuple[Any, ...]]:
+        for t in range(start, stop):
+            images, masks = pick(schedule.batch(t), new, old)
+            windows, labels = [], []
+            for mask, draw in zip(masks, draws(t, len(images)).astype(np.float32), strict=True):
+                scale = np.float32(1) if low == high == 1 else np.float32(low) + np.float32(high - low) * draw[0]
+                window = choose_window(mask.shape, scale, draw[1:], size)
+                windows.append(window)
+                labels.append(window.label(table, mask).tobytes())
+            yield (
+                np.array([_bytes(image) for image in images], object),
+                np.array([[0, 0] if isinstance(image, bytes) else image.shape[:2] for image in images], np.int32),
+                np.array(labels, object),
+                np.stack([window.source for window in windows]),
+                np.stack([window.boxes for window in windows]),
+                np.array([window.inside for window in windows], np.int32),
+            )
+
     def one(element: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
-        data, shape, mask, mask_shape, draw = element
+        data, shape, label, source, box, inside = element
         rgb = tf.cond(
             shape[0] == 0,
-            lambda: decode_jpeg(data),
-            lambda: tf.reshape(tf.io.decode_raw(data, tf.uint8), tf.concat([shape, [3]], 0)),
+            lambda: decode_window(data, source),
+            lambda: tf.slice(
+                tf.reshape(tf.io.decode_raw(data, tf.uint8), tf.concat([shape, [3]], 0)),
+                [source[0], source[1], 0],
+                [source[2], source[3], 3],
+            ),
         )
-        label = tf.reshape(tf.io.decode_raw(mask, tf.uint8), tf.concat([mask_shape, [1]], 0))
-        image, label = augment(
-            subtract_mean(rgb, spec),
-            label,
-            scale=None if low == high == 1 else low + (high - low) * draw[0],
-            flip=draw[1],
-            offset=None,
-            draws=draw[2:],
-            size=size,
-        )
-        return tf.ensure_shape(image, [size, size, 3]), tf.ensure_shape(label[..., 0], [size, size])
+        image = cut(rgb, box, inside, size, spec, scaled=not low == high == 1)
+        return tf.ensure_shape(image, [size, size, 3]), tf.reshape(tf.io.decode_raw(label, tf.uint8), [size, size])
 
     signature = (
         tf.TensorSpec([None], tf.string),
         tf.TensorSpec([None, 2], tf.int32),
         tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([None, 2], tf.int32),
+        tf.TensorSpec([None, 4], tf.int32),
         tf.TensorSpec([None, 4], tf.float32),
+        tf.TensorSpec([None, 2], tf.int32),
     )
     out = (tf.TensorSpec([size, size, 3], tf.float32), tf.TensorSpec([size, size], tf.uint8))
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)

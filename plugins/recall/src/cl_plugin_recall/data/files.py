@@ -72,7 +72,7 @@ def stems(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def pairs_of_folders(images: Path, labels: Path | None = None) -> Iterator[tuple[bytes, bytes | None]]:
-    """Image and label bytes of two folders paired by file stem (pitfall 1: the reference trusts listing order).
+    """Image and label bytes of two folders paired by file stem, whatever order the folders list them in.
 
     :raises BadInput: for an image without label or a label without image.
     """

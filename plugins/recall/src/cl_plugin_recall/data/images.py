@@ -1,4 +1,4 @@
-"""Decoding, augmentation and 8-bit conversion of images and labels (spec 4.3 to 4.5).
+"""Decoding, augmentation and 8-bit conversion of images and labels.
 
 Shapes: H W image; labels keep a last axis of 1 inside the graph.
 """
@@ -12,7 +12,7 @@ from PIL import Image
 
 from cl_kernel import BadInput
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.model import LEGACY_INPUT, InputSpec
+from cl_plugin_recall.network.inputs import LEGACY_INPUT, InputSpec
 
 VOID = 255
 
@@ -72,7 +72,7 @@ def augment(
     size: int,
     draws: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Scale, flip, pad and crop a mean-subtracted image and its label together (spec 4.4).
+    """Scale, flip, pad and crop a mean-subtracted image and its label together.
 
     :param image: float32 [H, W, 3]; padding adds 0, the mean colour.
     :param label: uint8 [H, W, 1]; padding adds 255.

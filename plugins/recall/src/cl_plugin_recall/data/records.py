@@ -1,6 +1,6 @@
 """Tfrecord files of images and labels: written, indexed for random access, and read in the reference's seven modes.
 
-Records stay encoded until they are used, and on disk: shuffling moves row numbers, not images (spec 10).
+Records stay encoded until they are used, and on disk: shuffling moves row numbers, not images.
 Shapes: n a batch, N records, H W image.
 """
 
@@ -10,6 +10,7 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from attrs import define, field
@@ -18,7 +19,7 @@ from cl_kernel import BadInput, Field, MissingAsset
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.files import decode_png, objects, stems
 from cl_plugin_recall.data.images import augment, decode_jpeg, resize_bilinear, subtract_mean
-from cl_plugin_recall.model import LEGACY_INPUT, InputSpec
+from cl_plugin_recall.network.inputs import LEGACY_INPUT, InputSpec
 
 MODES = (
     "training",
@@ -125,6 +126,11 @@ class RecordSamples:
         start, length = self._spans[at][row - self._starts[at]]
         return parse_example(self._maps[at][start : start + length], self.where(row))
 
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """By what the files hold, and the rows of them."""
+        digest: str = files.content(files.digests(self.paths), None if rows is None else np.asarray(rows).tolist())
+        return digest
+
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Encoded images and decoded masks."""
         fields = tuple(fields or self.spec)
@@ -158,7 +164,7 @@ def read_dataset(
     seed: int = 0,
     n_parallel: int = 2,
 ) -> tf.data.Dataset:
-    """A ``tf.data`` pipeline over tfrecords in one of the reference's modes (spec 4.3), one element an image.
+    """A ``tf.data`` pipeline over tfrecords in one of the reference's modes, one element an image.
 
     ``training``: augmented ``input`` and ``label``; ``validation``: less the mean; ``validation+``: and ``rgb_input``;
     ``images``, ``images_and_labels``: raw; ``resize_images``: to ``size`` squared;

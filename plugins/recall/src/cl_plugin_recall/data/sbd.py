@@ -1,4 +1,4 @@
-"""The Semantic Boundaries Dataset's labels as PNGs in a VOC 2012 tree (spec 4.1)."""
+"""The Semantic Boundaries Dataset's labels as PNGs in a VOC 2012 tree."""
 
 from __future__ import annotations
 

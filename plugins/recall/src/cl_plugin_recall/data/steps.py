@@ -1,6 +1,7 @@
-"""From labelled images to a stream of steps, under the three protocols (spec 4.2).
+"""From labelled images to a stream of steps: class order, protocol, labels and validation sets of every step.
 
-Shapes: N images, K classes without background, H W image.
+The protocols are those of arXiv 2002.00718 and 2108.03673. Classes are numbered in the order in which they are learnt,
+whatever the data calls them. Shapes: N images, K classes without background, H W image.
 """
 
 from __future__ import annotations
@@ -11,23 +12,29 @@ from typing import Any, Protocol
 import numpy as np
 from attrs import define, frozen
 
-from cl_kernel import BadInput, BadSetting, Field, Stage, Stream, fingerprint
+from cl_kernel import BadInput, BadSetting, Field, Resources, Samples, Stage, Stream
 from cl_plugin_recall.data.files import decode_png, objects, record_fields
-from cl_plugin_recall.experiments import class_steps, parse_structure
+from cl_plugin_recall.data.orders import steps_of
 
 VOID = 255
 
 
 class Encoded(Protocol):
-    """Images and labels as file bytes, by row."""
+    """Images as file bytes and labels as class numbers, by row."""
 
     def __len__(self) -> int: ...
 
-    def encoded(self, row: int) -> tuple[bytes, bytes]:
-        """JPEG and PNG bytes."""
+    def image(self, row: int) -> bytes:
+        """Encoded image."""
+
+    def mask(self, row: int) -> np.ndarray:
+        """Class numbers, uint8 [H, W]."""
 
     def where(self, row: int) -> str:
         """File or record of a row, for messages."""
+
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """By content."""
 
 
 @frozen
@@ -40,13 +47,23 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def encoded(self, row: int) -> tuple[bytes, bytes]:
-        """JPEG and PNG bytes."""
-        return self.pairs[row]
+    def image(self, row: int) -> bytes:
+        """Encoded image."""
+        return self.pairs[row][0]
+
+    def mask(self, row: int) -> np.ndarray:
+        """Class numbers, uint8 [H, W]."""
+        return decode_png(self.pairs[row][1], self.where(row))
 
     def where(self, row: int) -> str:
         """Name and row."""
         return f"{self.name}, image {row}"
+
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """By the bytes of both."""
+        chosen = range(len(self)) if rows is None else [int(row) for row in rows]
+        digest: str = files.content(files.array(objects([part for row in chosen for part in self.pairs[row]])))
+        return digest
 
 
 @define
@@ -71,20 +88,36 @@ class StepSamples:
     def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Encoded images, decoded masks."""
         fields = tuple(fields or self.spec)
-        pairs = [self.base.encoded(int(self.rows[row])) for row in rows]
+        at = [int(self.rows[row]) for row in rows]
         batch: dict[str, np.ndarray] = {}
         if "image" in fields:
-            batch["image"] = objects([image for image, _ in pairs])
+            batch["image"] = objects([self.base.image(row) for row in at])
         if "mask" in fields:
-            masks = [decode_png(label, self.where(int(row))) for (_, label), row in zip(pairs, rows, strict=True)]
+            masks = [self.base.mask(row) for row in at]
             batch["mask"] = objects([mask if self.table is None else self.table[mask] for mask in masks])
         return batch
+
+    def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
+        """By what the images and labels hold, and the table."""
+        table = None if self.table is None else self.table.tolist()
+        digest: str = files.content(self.base.identify(files, self.rows if rows is None else self.rows[rows]), table)
+        return digest
 
 
 def keep_table(classes: Sequence[int]) -> np.ndarray:
     """Labels of ``classes`` and void stay, everything else becomes background, uint8 [256]."""
     table = np.zeros(256, np.uint8)
     table[list(classes)] = list(classes)
+    table[VOID] = VOID
+    return table
+
+
+def order_table(order: Sequence[int]) -> np.ndarray | None:
+    """The data's class number -> place in the order of learning, uint8 [256]; None where they are the same."""
+    if list(order) == list(range(1, len(order) + 1)):
+        return None
+    table = np.zeros(256, np.uint8)
+    table[list(order)] = range(1, len(order) + 1)
     table[VOID] = VOID
     return table
 
@@ -131,6 +164,49 @@ def presence(labels: Sequence[np.ndarray], n_classes: int, where: Sequence[str])
     return present
 
 
+# ---- where the images of a step come from -----------------------------------------------------------
+
+
+class StepImages(Protocol):
+    """Training images of each step, and which labels they show."""
+
+    def of_step(self, step: int, classes: Sequence[int], protocol: str) -> Samples:
+        """The step's images, labelled as the protocol says."""
+
+    def shown(self, step: int, classes: Sequence[int], protocol: str) -> np.ndarray:
+        """Which labels occur in which of them, bool [n, K + 1], in learning order."""
+
+
+@frozen
+class Chosen:
+    """Steps chosen out of one set of labelled images.
+
+    :param present: bool [N, K + 1], which labels occur, in learning order.
+    :param relabel: see :func:`order_table`.
+    """
+
+    images: Encoded
+    present: np.ndarray
+    relabel: np.ndarray | None
+
+    def of_step(self, step: int, classes: Sequence[int], protocol: str) -> StepSamples:
+        """Images and labels by the protocol."""
+        table = labels_of_step(classes, protocol)
+        return StepSamples(
+            self.images,
+            rows_of_step(self.present, classes, protocol),
+            table if self.relabel is None else table[self.relabel],
+            record_fields(self.present.shape[1]),
+        )
+
+    def shown(self, step: int, classes: Sequence[int], protocol: str) -> np.ndarray:
+        """Which labels occur in them."""
+        return self.present[rows_of_step(self.present, classes, protocol)]
+
+
+# ---- the stream -------------------------------------------------------------------------------------
+
+
 def build_stream(
     name: str,
     *,
@@ -140,69 +216,114 @@ def build_stream(
     val_present: np.ndarray,
     class_names: Sequence[str],
     settings: Any,
-    digest: str,
+    background: bool = True,
 ) -> Stream:
-    """Steps, their labels and their validation sets.
+    """A stream of steps over one set of training and one of validation images.
+
+    :param train_present: bool [N, K + 1] in the data's own numbering, as ``val_present``.
+    :param background: whether label 0 is a class of its own, which counts in the mean.
+    :raises BadInput: for a step or a class without training images.
+    :raises BadSetting: when order and structure do not fit the classes.
+    """
+    steps = steps_of(settings.order, settings.structure, class_names)
+    order = [c for step in steps for c in step]
+    relabel = order_table(order)
+    columns = [0, *order]
+    test = StepSamples(val, np.arange(len(val)), relabel, record_fields(len(class_names) + 1))
+    return assemble(
+        name,
+        images=Chosen(train, train_present[:, columns], relabel),
+        test=test,
+        top=highest(val_present[:, columns]),
+        steps=steps,
+        class_names=class_names,
+        settings=settings,
+        background=background,
+    )
+
+
+def assemble(
+    name: str,
+    *,
+    images: StepImages,
+    test: Samples,
+    top: np.ndarray,
+    steps: Sequence[Sequence[int]],
+    class_names: Sequence[str],
+    settings: Any,
+    background: bool,
+) -> Stream:
+    """Stages, helper rows and validation sets.
 
     A step's validation images are those whose highest class it brings, so that all steps so far make up the paper's
     cumulative set. Where that leaves a step without any (``dataset.validation`` auto), every step is validated on all
     images, pixels of classes still to come left out.
 
-    :raises BadInput: for a step without training images.
-    :raises BadSetting: when the structure does not fit the classes.
+    :param top: highest class of every validation image, in learning order; 0 for none.
+    :param steps: the data's class numbers of each step.
     """
-    n_classes = len(class_names)
-    sizes = parse_structure(settings.structure, n_classes)
-    steps = class_steps(sizes)
+    order = [c for step in steps for c in step]
+    names = [class_names[c - 1] for c in order]
     protocols = (settings.protocol_first, settings.protocol_helpers, settings.protocol)
-    spec = record_fields(n_classes + 1)
-    stages = []
-    for index, classes in enumerate(steps):
+    stages: list[Stage] = []
+    first = 1
+    for index, step in enumerate(steps):
+        classes = list(range(first, first + len(step)))
+        first += len(step)
         protocol = protocols[0] if index == 0 else protocols[2]
-        rows = rows_of_step(train_present, classes, protocol)
-        names = [class_names[c - 1] for c in classes]
-        if not len(rows):
+        samples = images.of_step(index, classes, protocol)
+        title = [names[c - 1] for c in classes]
+        if not len(samples):
             raise BadInput(
-                f"step {index} ({', '.join(names)}) has no training images under the {protocol} protocol",
+                f"step {index} ({', '.join(title)}) has no training images under the {protocol} protocol",
                 where=f"data set {name!r}",
                 fix="use --set dataset.protocol=overlapped --set dataset.protocol_first=overlapped",
             )
         info: dict[str, Any] = {"protocol": protocol}
         if 0 < index < len(steps) - 1:
-            info["helper_rows"] = _helper_rows(train_present, rows, classes, protocols)
+            info["helper_rows"] = _helper_rows(images.shown(index, classes, protocol), classes, protocols)
         stages.append(
             Stage(
                 index=index,
-                name=names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}",
-                train=StepSamples(train, rows, labels_of_step(classes, protocol), spec),
+                name=title[0] if len(title) == 1 else f"{title[0]}..{title[-1]}",
+                train=samples,
                 classes=tuple(classes),
                 info=info,
             )
         )
-    test = StepSamples(val, np.arange(len(val)), None, spec)
     return Stream(
         name=name,
         task="image -> mask",
         stages=stages,
         test=test,
-        test_sets=_validation(val_present, steps, [stage.name for stage in stages], settings.validation),
-        class_names=("background", *class_names),
-        fingerprint=digest,
-        info={"structure": settings.structure, "sizes": list(sizes), "protocols": list(protocols)},
+        test_sets=_validation(top, stages, settings.validation),
+        class_names=("background", *names),
+        info={
+            "structure": settings.structure,
+            "sizes": [len(step) for step in steps],
+            "protocols": list(protocols),
+            "order": order,
+            "background": background,
+        },
     )
 
 
-def _validation(
-    present: np.ndarray, steps: Sequence[Sequence[int]], names: Sequence[str], wish: str
-) -> dict[str, np.ndarray]:
-    top = highest(present)
+def check_seen(present: np.ndarray, class_names: Sequence[str], resources: Resources, where: str) -> None:
+    """Refuse classes that no training image shows, or go on without them under ``--on-bad-sample skip``."""
+    for c in np.flatnonzero(~present[:, 1:].any(0)) + 1:
+        resources.bad_sample(
+            f"class {c} ({class_names[c - 1]}) of {where}", "no training image shows it; take it out of the class list"
+        )
+
+
+def _validation(top: np.ndarray, stages: Sequence[Stage], wish: str) -> dict[str, np.ndarray]:
     sets = {
-        name: np.flatnonzero(np.isin(top, [*classes, *([0] if step == 0 else [])]))
-        for step, (name, classes) in enumerate(zip(names, steps, strict=True))
+        stage.name: np.flatnonzero(np.isin(top, [*stage.classes, *([0] if stage.index == 0 else [])]))
+        for stage in stages
     }
     empty = [name for name, rows in sets.items() if not len(rows)]
     if wish == "full" or (wish == "auto" and empty):
-        return {"val": np.arange(len(present))}
+        return {"val": np.arange(len(top))}
     if empty:
         raise BadInput(
             f"no validation image has its highest class in {', '.join(empty)}",
@@ -212,9 +333,7 @@ def _validation(
     return sets
 
 
-def _helper_rows(
-    present: np.ndarray, rows: np.ndarray, classes: Sequence[int], protocols: Sequence[str]
-) -> dict[str, list[int]]:
+def _helper_rows(shown: np.ndarray, classes: Sequence[int], protocols: Sequence[str]) -> dict[str, list[int]]:
     """Positions within the step's images of those a helper for the step, and for each of its classes, may see."""
     kind = protocols[1]
     if (kind == "overlapped") != (protocols[2] == "overlapped"):
@@ -223,13 +342,5 @@ def _helper_rows(
             where="dataset.protocol_helpers",
             fix=f"--set dataset.protocol_helpers={protocols[2]}",
         )
-    wanted = {
-        "-".join(map(str, group)): rows_of_step(present, group, kind)
-        for group in [list(classes), *([c] for c in classes)]
-    }
-    return {key: np.flatnonzero(np.isin(rows, some)).tolist() for key, some in wanted.items()}
-
-
-def data_digest(*parts: Any) -> str:
-    """What identifies the data."""
-    return fingerprint(*parts)
+    groups = [list(classes), *([c] for c in classes)]
+    return {"-".join(map(str, group)): rows_of_step(shown, group, kind).tolist() for group in groups}

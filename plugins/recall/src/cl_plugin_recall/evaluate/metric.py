@@ -1,4 +1,4 @@
-"""The metric ``segmentation``: mIoU of the step-0 classes, of later ones, and of all (spec 7.1, 7.3)."""
+"""The metric ``segmentation``: mIoU of the step-0 classes, of later ones, and of all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from attrs import frozen
 
 from cl_kernel import Mismatch, Stream
+from cl_plugin_recall.data.tables import class_table
 from cl_plugin_recall.evaluate.scores import confusion, mean_of, scores
-from cl_plugin_recall.tables import class_table
 
 State = dict[str, Any]
 
@@ -20,10 +20,12 @@ class Iou:
     """Scores from one confusion matrix; label 0 is background.
 
     :param brought: class numbers of each step.
+    :param background: whether label 0 is a class that counts.
     """
 
     names: tuple[str, ...]
     brought: tuple[tuple[int, ...], ...]
+    background: bool = True
 
     def start(self) -> State:
         """Nothing counted."""
@@ -57,7 +59,7 @@ class Iou:
         else:
             first = list(self.brought[0])
             later = [c for step in self.brought[1 : stage + 1] for c in step]
-            known = [0, *first, *later]
+            known = [*([0] if self.background else []), *first, *later]
             newest = list(self.brought[stage]) if stage else []
             before = [c for c in known if c not in newest] if stage else []
         masked = matrix.copy()
@@ -87,4 +89,8 @@ def build(settings: object, stream: Stream) -> Iou:
         raise Mismatch(
             "this metric wants masks whose label 0 is background, belonging to no stage", where="--metric segmentation"
         )
-    return Iou(stream.class_names, tuple(tuple(stage.classes) for stage in stream.stages))
+    return Iou(
+        stream.class_names,
+        tuple(tuple(stage.classes) for stage in stream.stages),
+        bool(stream.info.get("background", True)),
+    )

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cl_kernel import StreamContext, write_text
 from cl_plugin_recall.data.images import decode_image
-from cl_plugin_recall.evaluate.palette import overlay, picture
+from cl_plugin_recall.evaluate.palette import legend, overlay, picture
 from cl_plugin_recall.evaluate.report import block
-from cl_plugin_recall.evaluate.validation import load_decoders, validate
+from cl_plugin_recall.evaluate.validation import validate_run
 from cl_plugin_recall.experiments import TESTS
 from cl_plugin_recall.gin_bindings import as_gin
+from cl_plugin_recall.method.parts import Learning
 from cl_plugin_recall.weights.names import Names
 
-if TYPE_CHECKING:
-    from cl_plugin_recall.train import RecallLearner
 
-
-def names_of(learner: RecallLearner) -> Names:
+def names_of(learner: Learning) -> Names:
     """The reference's names of a learner's artefacts."""
     s = learner.settings
     sizes = tuple(learner.sizes)
@@ -34,16 +32,16 @@ def names_of(learner: RecallLearner) -> Names:
         index=(
             s.parameters_common_index,
             s.parameters_first_step_index,
-            s.parameters_helper_index,
+            getattr(s, "parameters_helper_index", 0),
             s.parameters_incremental_index,
         ),
         protocols=(first, helpers, later),
-        one_class=s.helper_decoders_one_class,
-        mix=s.mix_labels,
+        one_class=getattr(s, "helper_decoders_one_class", False),
+        mix=getattr(s, "mix_labels", False),
     )
 
 
-def write_reports(learner: RecallLearner, ctx: StreamContext) -> None:
+def write_reports(learner: Learning, ctx: StreamContext) -> None:
     """``outputs/NAME.txt`` as the reference writes it (never appended to), ``steps.jsonl``, ``operative.gin``."""
     names = names_of(learner)
     folder = ctx.folder / "outputs"
@@ -53,7 +51,7 @@ def write_reports(learner: RecallLearner, ctx: StreamContext) -> None:
     if not learner.settings.validate:
         return
     text, lines = "", ""
-    for step, found in validate(learner, load_decoders(learner, ctx.folder)).items():
+    for step, found in validate_run(learner, ctx.folder).items():
         scores = found.scores
         text += block(step, scores, loss=found.loss, old=found.old, new=found.new)
         lines += json.dumps({"step": step, "classes": names.n_seen(step), "loss": found.loss, **scores}) + "\n"
@@ -61,7 +59,7 @@ def write_reports(learner: RecallLearner, ctx: StreamContext) -> None:
     write_text(folder / "steps.jsonl", lines)
 
 
-def write_overlays(learner: RecallLearner, ctx: StreamContext) -> None:
+def write_overlays(learner: Learning, ctx: StreamContext) -> None:
     """One sheet: photo, truth, prediction of some validation images, spread over the set."""
     test = learner.stream.test
     rows = np.unique(np.linspace(0, len(test) - 1, min(learner.settings.overlays, len(test))).astype(np.int64))
@@ -77,4 +75,8 @@ def write_overlays(learner: RecallLearner, ctx: StreamContext) -> None:
     ]
     if images[0].shape[0] <= 100:
         sheet = [[np.kron(part, np.ones((2, 2, 1), np.uint8)) for part in row] for row in sheet]
+    shown = {int(c) for mask in (*batch["mask"], *predicted) for c in np.unique(mask)} - {0, 255}
+    if shown:
+        names = learner.stream.class_names
+        sheet.append([legend(sorted(shown), names, max(240, 3 * max(row[0].shape[1] for row in sheet)))])
     picture(sheet, ctx.folder / "overlays" / "photo-truth-prediction.png")

@@ -1,4 +1,4 @@
-"""Labels as colours (spec 4.1), and pictures a person can judge.
+"""Labels as colours, and pictures a person can judge.
 
 Shapes: H W image.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 VOC_COLOURS = (
     (0, 0, 0),
@@ -52,24 +52,57 @@ def colourise(label: np.ndarray) -> np.ndarray:
     return colour_table()[label]
 
 
+def many_colours() -> np.ndarray:
+    """A colour for every label, uint8 [256, 3]: those of VOC's development kit, whose bits spread over the channels."""
+    label = np.arange(256)
+    table = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            table[:, channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+    table[255] = 255
+    return table.astype(np.uint8)
+
+
 def overlay(image: np.ndarray, label: np.ndarray, strength: float = 0.55) -> np.ndarray:
     """Class colours laid over the photo; background and void stay as they are."""
-    colours = colourise(label).astype(np.float32)
+    colours = many_colours()[np.asarray(label)].astype(np.float32)
     shown = ((label != 0) & (label != 255))[..., None]
     mixed = np.where(shown, (1 - strength) * image + strength * colours, image)
     return mixed.astype(np.uint8)
 
 
+def legend(labels: Sequence[int], names: Sequence[str], width: int) -> np.ndarray:
+    """Names beside their colours, in rows, uint8 [h, width, 3]."""
+    colours, line = many_colours(), 14
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    places, x, y = [], 2, 2
+    for label in labels:
+        wide = 16 + int(probe.textlength(names[label]))
+        if x > 2 and x + wide > width:
+            x, y = 2, y + line
+        places.append((label, x, y))
+        x += wide + 8
+    sheet = Image.new("RGB", (width, y + line), "white")
+    draw = ImageDraw.Draw(sheet)
+    for label, x, y in places:
+        draw.rectangle([x, y, x + 10, y + 10], fill=tuple(int(v) for v in colours[label]), outline="black")
+        draw.text((x + 14, y - 1), names[label], fill="black")
+    return np.asarray(sheet)
+
+
 def picture(rows: Sequence[Sequence[np.ndarray]], path: Path, gap: int = 4) -> Path:
-    """A sheet of equally high pictures, one list a row, saved as PNG."""
-    height = max(image.shape[0] for row in rows for image in row)
-    width = max(image.shape[1] for row in rows for image in row)
-    columns = max(len(row) for row in rows)
-    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    """A sheet of pictures, one list a row, saved as PNG; a row of a single picture may be wider than the others."""
+    heights = [max(image.shape[0] for image in row) + gap for row in rows]
+    width = max(sum(image.shape[1] + gap for image in row) for row in rows) - gap
+    longest = max(map(len, rows))
+    cell = max(image.shape[1] for row in rows if len(row) == longest for image in row) + gap
+    width = max(width, cell * max(map(len, rows)) - gap)
+    sheet = np.full((sum(heights) - gap, width, 3), 255, np.uint8)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for k, image in enumerate(row):
+            sheet[top : top + image.shape[0], k * cell : k * cell + image.shape[1]] = image
+        top += height
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(path)
     return path

@@ -1,4 +1,4 @@
-"""The reference's text report, and its summary across reports (spec 7.2, 7.3)."""
+"""The reference's text report, and its summary across reports."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Summary:
 
 
 def summarise(iou: Sequence[float | None], n_old: int) -> Summary:
-    """Section 7.3 from per-class IoU in [0, 1]; classes without a value are left out of the means."""
+    """Means of old, new and all classes from per-class IoU in [0, 1]; those without a value are left out."""
 
     def percent(values: Sequence[float | None]) -> float | None:
         defined = [value for value in values if value is not None]
@@ -107,7 +107,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def summary_text(path: str, iou: Sequence[float | None], n_old: int, joint: float = JOINT_FALLBACK) -> str:
+def summary_text(path: str, iou: Sequence[float | None], n_old: int, joint: float | None = JOINT_FALLBACK) -> str:
     """The reference's paragraph about one report, one decimal, ``&``-separated."""
     source = "GAN" if "gan" in Path(path).name.lower() else "FLICKR"
     label = {"GAN": "GAN", "FLICKR": "Web"}[source]
@@ -119,7 +119,7 @@ def summary_text(path: str, iou: Sequence[float | None], n_old: int, joint: floa
         f"{label} &   & {_number(s.old)} & {_number(s.new)} & {_number(s.all_without_background)}\n"
         f"perClassIoU (with bg):\n"
         f"{label} &   & {_number(s.old)} & {_number(s.new)} & {_number(s.all_with_background)}"
-        f" & {s.delta(joint):.1f}\n\n"
+        f" & {'-' if joint is None else format(s.delta(joint), '.1f')}\n\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Segmentation scores from a confusion matrix (spec 7.1).
+"""Segmentation scores from a confusion matrix.
 
 Shapes: K labels, background included; the matrix is [K, K], rows truth, columns prediction.
 """

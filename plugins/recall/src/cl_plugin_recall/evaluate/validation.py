@@ -1,8 +1,8 @@
-"""Validation of saved steps on their cumulative sets, with the loss (spec 7.1)."""
+"""Validation of saved steps on their cumulative sets, with the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from attrs import field, frozen
 
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import decode_image
+from cl_plugin_recall.data.tables import class_table
 from cl_plugin_recall.evaluate.scores import confusion, scores
-from cl_plugin_recall.losses import cross_entropy_each
-from cl_plugin_recall.model import Decoder, resize_logits
-from cl_plugin_recall.replay.labels import argmax, same_sized
-from cl_plugin_recall.tables import class_table
+from cl_plugin_recall.method.labels import argmax, same_sized
+from cl_plugin_recall.method.losses import cross_entropy_each
+from cl_plugin_recall.network.decoder import Decoder
+from cl_plugin_recall.network.layers import resize_logits
 from cl_plugin_recall.weights import checkpoints, saved
 
 AT_ONCE = 32
@@ -52,13 +53,31 @@ def load_decoders(learner: Any, run: Path) -> dict[int, Decoder]:
     return found
 
 
+def validate_run(learner: Any, run: Path, steps: Sequence[int] | None = None) -> dict[int, Validated]:
+    """Score the saved steps of a run, with the encoder each of them had; the learner's own weights stay as they are."""
+    decoders = load_decoders(learner, run)
+    wanted = sorted(decoders) if steps is None else list(steps)
+    own = saved.encoders(run)
+    before = learner.encoder.values()
+    found: dict[int, Validated] = {}
+    for encoder in own:
+        served = [step for step in wanted if max(k for k in own if k <= step) == encoder]
+        if served:
+            shapes = {name: tuple(v.shape) for name, v in learner.encoder.named.items()}
+            learner.encoder.assign(checkpoints.load(saved.encoder(run, encoder), shapes))
+            found |= validate(learner, {step: decoders[step] for step in served})
+    learner.encoder.assign(before)
+    return dict(sorted(found.items()))
+
+
 def validate(learner: Any, decoders: Mapping[int, Decoder]) -> dict[int, Validated]:
     """Score the decoders of some steps, each on its cumulative set: one pass, the encoder once an image."""
     stream = learner.stream
     names = list(stream.test_sets)
     results, rows = {}, {}
     for step in decoders:
-        known = [0, *(c for stage in stream.stages[: step + 1] for c in stage.classes)]
+        ground = [0] if stream.info.get("background", True) else []
+        known = [*ground, *(c for stage in stream.stages[: step + 1] for c in stage.classes)]
         new = list(stream.stages[step].classes) if step else []
         old = [c for c in known if c not in new] if step else []
         due = names[: step + 1] if len(names) == len(stream.stages) else names

@@ -1,1 +1,1 @@
-"""Artefact names, checkpoints, and providers of pretrained weights."""
+"""Artefact names, checkpoints, and readers of published weights."""

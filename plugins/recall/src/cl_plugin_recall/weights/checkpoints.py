@@ -1,4 +1,4 @@
-"""TensorFlow V2 checkpoint bundles under the reference's tensor names: two files, nothing else (spec 4.3)."""
+"""TensorFlow checkpoints: V2 bundles (two files) are written, and read as well as V1 checkpoints of a single file."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def save(prefix: Path, values: Mapping[str, np.ndarray]) -> None:
 def names(prefix: Path) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape.
 
-    :raises MissingAsset: when there is no such bundle.
+    :raises MissingAsset: when there is no such bundle or file.
     :raises BadCheckpoint: when it cannot be read.
     """
-    if not prefix.with_name(prefix.name + ".index").is_file():
+    if not prefix.with_name(prefix.name + ".index").is_file() and not prefix.is_file():
         raise MissingAsset(
             "checkpoint is missing",
             where=f"{prefix}.index",
@@ -50,7 +50,7 @@ def names(prefix: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load(prefix: Path, expected: Mapping[str, Iterable[int]] | None = None) -> dict[str, np.ndarray]:
-    """Tensors of a bundle by name, whoever wrote it.
+    """Tensors of a checkpoint by name, whoever wrote it.
 
     :param expected: name -> shape of what must be there, and nothing else; None for whatever there is.
     :raises BadCheckpoint: naming missing and extra tensors and wrong shapes, or damage.
@@ -66,7 +66,7 @@ def load(prefix: Path, expected: Mapping[str, Iterable[int]] | None = None) -> d
 
 
 def check(found: Mapping[str, Iterable[int]], expected: Mapping[str, Iterable[int]], where: str) -> None:
-    """Refuse tensors that are missing, extra or of another shape (the reference only prints, pitfall 13)."""
+    """Refuse tensors that are missing, extra or of another shape (the reference only prints)."""
     problems = []
     if missing := sorted(set(expected) - set(found)):
         problems.append(f"{len(missing)} tensor(s) missing, as {missing[0]}")

@@ -1,4 +1,4 @@
-"""Names of every artefact by parameter indices, and what is missing (spec 4.3, 7.4).
+"""Names of every artefact by parameter indices, and what is missing.
 
 The cache is keyed by content (``replay.artefacts``); these names are the labels people know, and what the
 importer and exporter of the authors' tree use.

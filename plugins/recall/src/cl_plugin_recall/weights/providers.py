@@ -1,91 +1,22 @@
-"""Pretrained encoders: who trained them, their input and network, how their tensors are called (spec 3.3)."""
+"""Published encoder weights read from their files, and their tensors under our names."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from attrs import frozen
 
-from cl_kernel import BadCheckpoint, MissingAsset, Resources
-from cl_plugin_recall.model import CAFFE_MEAN, InputSpec, ResNet, ResNetSpec
-from cl_plugin_recall.settings import Deeplab
+from cl_kernel import BadCheckpoint, MissingAsset
 from cl_plugin_recall.weights import checkpoints
+from cl_plugin_recall.weights.keras_files import HDF5, read_keras
+from cl_plugin_recall.weights.torch_files import read_safetensors, read_state_dict
 
-
-@frozen(kw_only=True)
-class WeightSource:
-    """What belongs to a set of weights: input form and network details."""
-
-    input: InputSpec
-    epsilon: float
-    stride_place: str
-    padding: str = "same"
-    lagged_dilation: bool = False
-
-
-SOURCES = {
-    "caffe": WeightSource(input=InputSpec(mean=CAFFE_MEAN, order="bgr"), epsilon=1e-3, stride_place="conv1"),
-    "slim": WeightSource(
-        input=InputSpec(mean=(123.68, 116.78, 103.94), order="rgb"), epsilon=1e-5, stride_place="slim"
-    ),
-    "torchvision": WeightSource(
-        input=InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), order="rgb"),
-        epsilon=1e-5,
-        stride_place="conv2",
-        padding="symmetric",
-        lagged_dilation=True,
-    ),
-    "keras": WeightSource(
-        input=InputSpec(mean=(103.939, 116.779, 123.68), order="bgr"),
-        epsilon=1.001e-5,
-        stride_place="conv1",
-        padding="symmetric",
-    ),
-}
-"""By ``model.weight_source``; ``caffe`` is the reference's checkpoint and anything trained here."""
-
-
-def input_spec(name: str) -> InputSpec:
-    """Input form of a weight source."""
-    return SOURCES[name].input
-
-
-def resnet_spec(settings: Deeplab) -> ResNetSpec:
-    """Network of the settings under their weight source."""
-    source = SOURCES[settings.weight_source]
-    return ResNetSpec(
-        divisor=settings.divisor,
-        units=tuple(settings.units),
-        epsilon=source.epsilon,
-        stride_place=source.stride_place,
-        padding=source.padding,
-        lagged_dilation=source.lagged_dilation,
-    )
-
-
-def load_encoder(encoder: ResNet, settings: Deeplab, resources: Resources) -> str:
-    """Put ``settings.pretrained`` into the encoder. Returns a digest of the weights.
-
-    :raises MissingAsset: when the file is absent; :raises BadCheckpoint: when tensors are missing or misshapen.
-    """
-    path = Path(settings.pretrained).expanduser()
-    if not path.is_absolute() and not _present(path):
-        path = next((root / path for root in resources.roots if _present(root / path)), path)
-    values = read_encoder(path, settings.weight_source)
-    expected = {name: tuple(v.shape) for name, v in encoder.named.items()}
-    values = {name: value for name, value in values.items() if name in expected or settings.weight_source == "caffe"}
-    checkpoints.check({name: value.shape for name, value in values.items()}, expected, str(path))
-    encoder.assign(values)
-    return digest(values)
+SLIM_MEAN = (123.68, 116.78, 103.94)
+"""Mean colour that tf-slim subtracts, R G B; its checkpoints keep a copy as ``mean_rgb``."""
 
 
 def digest(values: Mapping[str, np.ndarray]) -> str:
@@ -97,36 +28,96 @@ def digest(values: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _present(path: Path) -> bool:
+def present(path: Path) -> bool:
+    """Whether there is a file, or a bundle with this prefix."""
     return path.is_file() or path.with_name(path.name + ".index").is_file()
+
+
+def file_kind(path: Path) -> str:
+    """``torch``, ``keras`` or ``tensorflow``, by the first bytes.
+
+    :raises MissingAsset: when there is no file and no bundle of that prefix.
+    """
+    if not present(path):
+        raise MissingAsset(
+            "pretrained encoder weights are missing",
+            where=str(path),
+            fix="give model.pretrained a checkpoint prefix or file, or the word random",
+        )
+    if not path.is_file() or path.suffix == ".index":
+        return "tensorflow"
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[:8] == HDF5 or path.suffix == ".npz":
+        return "keras"
+    if path.suffix == ".safetensors" or head[:1] == b"\x80" or zipfile.is_zipfile(path):
+        return "torch"
+    return "tensorflow"
+
+
+KINDS = {"caffe": "tensorflow", "slim": "tensorflow", "torchvision": "torch", "keras": "keras"}
+"""What file each weight source comes in."""
 
 
 def read_encoder(path: Path, source: str) -> dict[str, np.ndarray]:
     """Encoder tensors under our names.
 
-    ``caffe`` and ``slim`` read a TensorFlow checkpoint, ``torchvision`` a state dict (``.pth``, ``.safetensors``; read
-    without torch), ``keras`` an ``.npz`` of ``layer/weight`` arrays.
+    ``caffe`` reads a TensorFlow bundle of encoder tensors alone, ``slim`` the published ``resnet_v1_101.ckpt`` (a
+    single file or a bundle), ``torchvision`` a state dict (``.pth``, ``.safetensors``; read without torch), ``keras``
+    the ``.h5`` of ``keras.applications`` or an ``.npz`` of ``layer/weight`` arrays.
+
+    :raises BadCheckpoint: when the file is not of that source, saying of which it is.
     """
-    if not _present(path):
-        raise MissingAsset(
-            "pretrained encoder weights are missing",
+    kind = file_kind(path)
+    if kind != KINDS[source]:
+        fitting = [name for name, wanted in KINDS.items() if wanted == kind]
+        raise BadCheckpoint(
+            f"this is a {kind} file, and model.weight_source={source} comes as a {KINDS[source]} file",
             where=str(path),
-            fix="give model.pretrained a checkpoint prefix, or leave it empty for random weights",
+            fix=f"--set model.weight_source={' or '.join(fitting)}",
         )
-    if source == "torchvision":
+    if kind == "torch":
         state = read_safetensors(path) if path.suffix == ".safetensors" else read_state_dict(path)
         return from_torchvision(state, str(path))
-    if source == "keras":
-        with np.load(path) as data:
-            return from_keras({name: data[name] for name in data.files})
+    if kind == "keras":
+        return from_keras(read_keras(path), str(path))
     values = checkpoints.load(path.with_name(path.name.removesuffix(".index")))
-    if source == "slim":
-        values = {
-            name: value
-            for name, value in values.items()
-            if name.startswith("resnet_v1_101/") and "/logits/" not in name and not name.endswith("/Momentum")
-        }
-    return values
+    return from_slim(values, str(path)) if source == "slim" else from_caffe(values, str(path))
+
+
+def from_caffe(values: Mapping[str, np.ndarray], where: str = "") -> dict[str, np.ndarray]:
+    """The reference's bundle as it is; one of tf-slim is refused, since it wants another input."""
+    if "resnet_v1_101/mean_rgb" in values or any("/logits/" in name for name in values):
+        raise BadCheckpoint(
+            "this checkpoint has tf-slim's classifier or mean colour, so it wants tf-slim's input, epsilon and strides",
+            where=where,
+            fix="--set model.weight_source=slim",
+        )
+    return dict(values)
+
+
+def from_slim(values: Mapping[str, np.ndarray], where: str = "") -> dict[str, np.ndarray]:
+    """The encoder of tf-slim's ``resnet_v1_101.ckpt``; classifier, step counter and optimiser slots are left out.
+
+    :raises BadCheckpoint: when its mean colour is another than ours.
+    """
+    mean = values.get("resnet_v1_101/mean_rgb")
+    if mean is not None and not np.allclose(np.ravel(mean), SLIM_MEAN, atol=0.05):
+        raise BadCheckpoint(
+            f"the checkpoint states the mean colour {np.ravel(mean).tolist()}, tf-slim's is {list(SLIM_MEAN)}",
+            where=where,
+            fix="these weights belong to another preprocessing",
+        )
+    leaves = r"(weights|BatchNorm/(gamma|beta|moving_mean|moving_variance))"
+    layer = r"(conv1|block\d/unit_\d+/bottleneck_v1/(shortcut|conv[123]))"
+    found = {name: value for name, value in values.items() if re.fullmatch(rf"resnet_v1_101/{layer}/{leaves}", name)}
+    if not found:
+        raise BadCheckpoint(
+            f"no tensors of resnet_v1_101 in it, but such as {sorted(values)[:2]}",
+            where=where,
+            fix="get resnet_v1_101_2016_08_28.tar.gz of tf-slim",
+        )
+    return found
 
 
 TORCH_BN = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -134,6 +125,12 @@ TORCH_BN = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "r
 
 def from_torchvision(state: Mapping[str, np.ndarray], where: str = "") -> dict[str, np.ndarray]:
     """``resnet101`` or ``deeplabv3_resnet101`` tensors renamed, kernels OIHW -> HWIO."""
+    if deep := [name for name in state if re.match(r"(backbone\.)?(conv1\.\d|stem\.|layer0\.)", name)]:
+        raise BadCheckpoint(
+            f"its stem is made of several convolutions ({sorted(deep)[0]}), torchvision's is one of 7x7",
+            where=where,
+            fix="use torchvision's resnet101 or deeplabv3_resnet101",
+        )
     found = {}
     for name, value in state.items():
         name = name.removeprefix("backbone.")
@@ -156,11 +153,11 @@ def from_torchvision(state: Mapping[str, np.ndarray], where: str = "") -> dict[s
         else:
             found[f"{target}/weights"] = np.ascontiguousarray(np.transpose(np.asarray(value, np.float32), (2, 3, 1, 0)))
     if not found:
-        raise BadCheckpoint("no ResNet tensors found", where=where)
+        raise BadCheckpoint(f"no ResNet tensors found, but such as {sorted(state)[:2]}", where=where)
     return found
 
 
-def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_keras(arrays: Mapping[str, np.ndarray], where: str = "") -> dict[str, np.ndarray]:
     """``keras.applications.ResNet101`` arrays (``conv1_conv/kernel``); biases of convolutions go into the means."""
     found: dict[str, np.ndarray] = {}
     biases: dict[str, np.ndarray] = {}
@@ -182,76 +179,8 @@ def from_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             found[f"{target}/weights"] = np.asarray(value, np.float32)
         else:
             biases[target] = np.asarray(value, np.float32)
+    if not found:
+        raise BadCheckpoint(f"no ResNet layers in it, but such as {sorted(arrays)[:2]}", where=where)
     for target, bias in biases.items():
         found[f"{target}/BatchNorm/moving_mean"] = found[f"{target}/BatchNorm/moving_mean"] - bias
     return found
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a safetensors file: a length, a JSON header, raw bytes."""
-    kinds = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
-    data = path.read_bytes()
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        body = memoryview(data)[8 + length :]
-        return {
-            name: np.frombuffer(body[slice(*entry["data_offsets"])], kinds[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, KeyError) as error:
-        raise BadCheckpoint(f"not a safetensors file: {error}", where=str(path)) from error
-
-
-class _Names(pickle.Unpickler):
-    """Allows the handful of names a plain state dict is made of, and turns its tensors into numpy arrays."""
-
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(file)
-        self._archive, self._root = archive, root
-
-    def find_class(self, module: str, name: str) -> Any:
-        kinds = {
-            "FloatStorage": "<f4",
-            "DoubleStorage": "<f8",
-            "HalfStorage": "<f2",
-            "LongStorage": "<i8",
-            "IntStorage": "<i4",
-        }
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in kinds:
-            return kinds[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        raise pickle.UnpicklingError(f"{module}.{name} is not part of a plain state dict")
-
-    def persistent_load(self, pid: Any) -> Any:
-        _, kind, key, _, _ = pid
-        return np.frombuffer(self._archive.read(f"{self._root}/data/{key}"), kind)
-
-    @staticmethod
-    def _tensor(
-        storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-    ) -> np.ndarray:
-        steps = tuple(s * storage.itemsize for s in stride)
-        return np.lib.stride_tricks.as_strided(storage[offset:], size, steps).copy()
-
-
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a ``.pth`` state dict, without torch; only tensors and dictionaries are let through.
-
-    :raises BadCheckpoint: for anything else.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-            loaded = _Names(io.BytesIO(archive.read(name)), archive, name.removesuffix("/data.pkl")).load()
-    except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise BadCheckpoint(
-            f"not a plain torch state dict: {error}",
-            where=str(path),
-            fix="save it with torch.save(model.state_dict(), PATH)",
-        ) from error
-    return {str(key): value for key, value in loaded.items() if isinstance(value, np.ndarray)}

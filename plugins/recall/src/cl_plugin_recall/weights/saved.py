@@ -10,9 +10,14 @@ def folder(run: Path) -> Path:
     return run / "weights"
 
 
-def encoder(run: Path) -> Path:
-    """Prefix of the encoder; it never changes after step 0."""
-    return folder(run) / "encoder"
+def encoder(run: Path, step: int = 0) -> Path:
+    """Prefix of the encoder after a step; methods that freeze it keep that of step 0 alone."""
+    return folder(run) / ("encoder" if step == 0 else f"encoder-{step:02d}")
+
+
+def encoders(run: Path) -> list[int]:
+    """Steps with an encoder of their own."""
+    return [0, *(int(path.name[8:-6]) for path in sorted(folder(run).glob("encoder-*.index")))]
 
 
 def decoder(run: Path, step: int) -> Path:

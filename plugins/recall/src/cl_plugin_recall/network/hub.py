@@ -1,4 +1,4 @@
-"""TF-Hub modules: the image generator and the classifier (spec 4.5)."""
+"""TF-Hub modules: the image generator and the classifier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSIFIER_ORIGIN = "tfhub.dev/google/efficientnet/b2/classification/1 (now on K
 
 
 def tensorflow_hub() -> Any:
-    """The library; where setuptools no longer ships ``pkg_resources``, a stand-in with the one name it needs."""
+    """The library; where setuptools no longer ships ``pkg_resources``, a small module with the one name it needs."""
     if "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None:
         from packaging.version import parse
 
@@ -89,26 +89,35 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], truncatio
 
 
 class Classifier:
-    """Image classifier: RGB in [0, 1] -> logits."""
+    """Image classifier: RGB in [0, 1] -> logits, by a signature or by calling the module."""
 
     def __init__(self, module: Any, where: Path) -> None:
         signatures = getattr(module, "signatures", {})
         self._module = module
+        self.side = 260
+        self._argument = ""
         self._call = signatures["serving_default"] if "serving_default" in signatures else signatures.get("default")
+        if self._call is None and callable(module):
+            self._call = module
+            return
         if self._call is None:
             raise BadInput(
-                f"module has no signature 'serving_default' or 'default', only {sorted(signatures)}",
+                f"module has no signature 'serving_default' or 'default', only {sorted(signatures)}, and is none",
                 where=str(where),
                 fix=f"use {CLASSIFIER_ORIGIN}",
             )
-        ((self._argument, spec),) = self._call.structured_input_signature[1].items()
-        side = spec.shape[1]
-        self.side = int(side) if side else 260
+        inputs = self._call.structured_input_signature[1]
+        if len(inputs) != 1:
+            raise BadInput(f"the classifier takes {sorted(inputs)}, expected images alone", where=str(where))
+        ((self._argument, spec),) = inputs.items()
+        self.side = int(spec.shape[1] or self.side)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """[n, side, side, 3] in [0, 1] -> [n, K]."""
-        out = self._call(**{self._argument: tf.constant(images, tf.float32)})
-        return next(iter(out.values())).numpy()
+        x = tf.constant(images, tf.float32)
+        out = self._call(**{self._argument: x}) if self._argument else self._call(x)
+        found = next(iter(out.values())) if isinstance(out, dict) else out
+        return np.asarray(found.numpy())
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -1,4 +1,4 @@
-"""Training of step 0, helpers and later steps: how long, how fast, and one compiled step (spec 2.3 to 2.5).
+"""Training of step 0, helpers and later steps: how long, how fast, and one compiled step.
 
 Shapes: B batch, H W image.
 """
@@ -12,9 +12,10 @@ import numpy as np
 from attrs import frozen
 
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.losses import OPTIMISERS, cross_entropy_sum, learning_rate, weight_decay
-from cl_plugin_recall.model import Decoder, logits, resize_logits
-from cl_plugin_recall.settings import Recall
+from cl_plugin_recall.method.losses import OPTIMISERS, cross_entropy_sum, learning_rate, weight_decay
+from cl_plugin_recall.network.decoder import Decoder, logits
+from cl_plugin_recall.network.layers import resize_logits
+from cl_plugin_recall.settings import Training
 
 
 @frozen(kw_only=True)
@@ -42,9 +43,9 @@ class PhasePlan:
         )
 
 
-def _plan(settings: Recall, suffix: str, n_steps: int, decay_steps: int) -> PhasePlan:
+def _plan(settings: Training, suffix: str, n_steps: int, decay_steps: int) -> PhasePlan:
     final = getattr(settings, f"lr_final_value{suffix}")
-    # the reference adds step 0's final rate in every phase: a helper tends to 5e-6 instead of 2e-6 (pitfall 6)
+    # the reference adds step 0's final rate in every phase: a helper tends to 5e-6 instead of 2e-6
     floor = settings.lr_final_value if settings.lr_floor == "legacy" else final
     return PhasePlan(
         n_steps=n_steps,
@@ -57,14 +58,14 @@ def _plan(settings: Recall, suffix: str, n_steps: int, decay_steps: int) -> Phas
     )
 
 
-def first_plan(settings: Recall, n_classes: int) -> PhasePlan:
+def first_plan(settings: Training, n_classes: int) -> PhasePlan:
     """Step 0 with ``n_classes`` foreground classes; its decay counts the background too."""
     return _plan(
         settings, "", n_classes * settings.training_steps_per_class, (n_classes + 1) * settings.decay_steps_per_class
     )
 
 
-def helper_plan(settings: Recall, n_classes: int) -> PhasePlan:
+def helper_plan(settings: Training, n_classes: int) -> PhasePlan:
     """A helper for ``n_classes`` classes; its decay counts the background too."""
     return _plan(
         settings,
@@ -74,7 +75,7 @@ def helper_plan(settings: Recall, n_classes: int) -> PhasePlan:
     )
 
 
-def incremental_plan(settings: Recall, n_classes: int) -> PhasePlan:
+def incremental_plan(settings: Training, n_classes: int) -> PhasePlan:
     """A step that brings ``n_classes`` classes."""
     return _plan(
         settings,
@@ -93,24 +94,31 @@ class TrainStep:
     :param strategy: replicas that share the batch; the loss stays the mean over all pixels of the whole batch.
     """
 
+    wants_replayed = False
+    """Whether the loss depends on which images of a batch are replayed; then ``replayed`` says so before each step."""
+
     def __init__(
         self,
         encoder: Any,
         decoder: Decoder,
         counted: np.ndarray,
-        settings: Recall,
+        settings: Training,
         *,
         whole: bool,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         self.encoder, self.decoder, self.counted, self.settings = encoder, decoder, counted, settings
         self.whole, self.strategy = whole, strategy
+        self.replayed: list[bool] = []
         self.variables: list[tf.Variable] = [*(encoder.learnt if whole else ()), *decoder.learnt]
         self.decayed: list[tf.Variable] = [*(encoder.kernels if whole else ()), *decoder.kernels]
         options = {"momentum": settings.momentum} if settings.optimiser == "momentum" else {}
         self.optimiser = OPTIMISERS[settings.optimiser](self.variables, **options)
         compiled = self._step if strategy is None else self._shared_step
-        self._compiled = tf.function(compiled, reduce_retracing=True, autograph=False)
+        self._compiled = tf.function(
+            compiled, reduce_retracing=True, autograph=False, jit_compile=True if settings.xla else None
+        )
+        self._type = tf.as_dtype(settings.precision)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Train on a batch.
@@ -119,7 +127,7 @@ class TrainStep:
         :param y: integer labels [B, H, W].
         :return: cross-entropy before the step, without weight decay, still on the device.
         """
-        return self._compiled(x, y, rate)
+        return self._compiled(tf.cast(x, self._type), y, rate)
 
     def _logits(self, x: tf.Tensor) -> tf.Tensor:
         if self.whole:

@@ -1,4 +1,4 @@
-"""Which generator class stands for which class of the data: mean confidence of a classifier (spec 4.5)."""
+"""Which generator class stands for which class of the data: mean confidence of a classifier."""
 
 from __future__ import annotations
 
@@ -76,17 +76,24 @@ def map_classes(
             waiting = []
     if waiting:
         flush(waiting)
+    fixed = dict(override or {})
     for c, name in zip(classes, names, strict=True):
-        if not counts[c]:
+        if not counts[c] and c not in fixed:
             raise BadInput(
                 f"no image shows class {c} ({name}), so it cannot be mapped",
                 where="map-classes",
                 fix=f"give it by hand: --override {c}=GENERATOR_CLASS",
             )
-    mean = np.stack([sums[c] / counts[c] for c in classes]).astype(np.float64)
+    if not sums:
+        raise BadInput("no image shows any of the classes", where="map-classes", fix="check --data-root and --classes")
+    nothing = np.zeros_like(next(iter(sums.values())))
+    mean = np.stack([sums[c] / counts[c] if counts[c] else nothing for c in classes]).astype(np.float64)
+    n_generator = mean.shape[1]
+    if outside := [g for g in (*fixed.values(), *exclude) if not 0 <= g < n_generator]:
+        raise BadInput(f"generator class {outside[0]} is outside 0..{n_generator - 1}", where="--override, --exclude")
     allowed = mean.copy()
     allowed[:, list(exclude)] = -1.0
-    chosen = {c: int(allowed[row].argmax()) for row, c in enumerate(classes)} | dict(override or {})
+    chosen = {c: int(allowed[row].argmax()) for row, c in enumerate(classes)} | fixed
     return ClassMap(tuple(classes), tuple(names), mean, tuple(counts[c] for c in classes), chosen)
 
 

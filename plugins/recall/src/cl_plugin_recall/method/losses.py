@@ -1,4 +1,4 @@
-"""Loss, weight decay, learning rate and the update rules (spec 2.3 to 2.5).
+"""Loss, weight decay, learning rate and the update rules.
 
 Shapes: B batch, H W image, C logits.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.tables import back_table, class_table, helper_table
+from cl_plugin_recall.data.tables import back_table, class_table, helper_table
 
 __all__ = [
     "OPTIMISERS",
@@ -64,7 +64,7 @@ def weight_decay(kernels: Iterable[tf.Variable], factor: float) -> tf.Tensor:
 def learning_rate(
     t: int, *, initial: float, final: float, floor: float, decay_steps: int, power: float = 0.9, start: int = 0
 ) -> float:
-    """Polynomial decay after ``t`` steps: ``(initial - final) * (1 - t'/D)^power + floor`` (spec 2.5).
+    """Polynomial decay after ``t`` steps: ``(initial - final) * (1 - t'/D)^power + floor``.
 
     :param floor: the added constant: the phase's own ``final``, or with the reference's quirk that of step 0.
     :param decay_steps: D, the horizon in steps; t' is clipped to it.
@@ -88,7 +88,7 @@ class Momentum:
 
 
 class Adam:
-    """Adam with bias correction and the usual constants; for the stand-in's short schedules."""
+    """Adam with bias correction and the usual constants; for the toy data's short schedules."""
 
     def __init__(
         self, variables: Sequence[tf.Variable], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7

@@ -1,4 +1,4 @@
-"""Photo search: images of each class by keyword, with provenance (spec 4.6). Plain HTTP, no key ever written down."""
+"""Photo search: images of each class by keyword, with provenance. Plain HTTP, no key ever written down."""
 
 from __future__ import annotations
 

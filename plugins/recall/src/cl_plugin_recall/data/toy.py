@@ -1,4 +1,4 @@
-"""The embedded stand-in (spec 4.7, second prototype): striped shapes whose class shows in form and in hue.
+"""Toy data: striped shapes whose class shows in form and in hue.
 
 Training and validation images come from numpy. Replay comes from a real TF-Hub module exported here and from a
 folder that plays the photo search, both of other domains. :func:`export_classifier` gives a classifier over the
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel import Resources, Stream, fingerprint
+from cl_kernel import Resources, Stream
 from cl_plugin_recall.data.files import encode_jpeg, encode_png
 from cl_plugin_recall.data.steps import VOID, InMemory, build_stream, presence
 from cl_plugin_recall.settings import Shapes
@@ -119,7 +119,7 @@ def images(settings: Shapes, rng: np.random.Generator) -> tuple[list[tuple[bytes
 
 
 def build(settings: Shapes, resources: Resources) -> Stream:
-    """The stand-in's stream: 20 classes, 64x64 JPEG images with masks, the same protocols as real data."""
+    """A stream: 20 classes, 64x64 JPEG images with masks, the same protocols as real data."""
     from cl_plugin_recall.data.files import decode_png
 
     rng = resources.rng("recall stand-in") if settings.data_seed < 0 else np.random.default_rng(settings.data_seed)
@@ -127,24 +127,15 @@ def build(settings: Shapes, resources: Resources) -> Stream:
     sides = []
     for name, pairs in (("training", train), ("validation", val)):
         labels = [decode_png(png) for _, png in pairs]
-        sides.append(presence(labels, len(CLASSES), [f"stand-in {name} image {row}" for row in range(len(pairs))]))
-    digest = fingerprint(
-        "shapes 2",
-        settings.per_class_first,
-        settings.per_class_later,
-        settings.n_val,
-        settings.side,
-        np.frombuffer(b"".join(jpeg + png for jpeg, png in (*train, *val)), np.uint8),
-    )
+        sides.append(presence(labels, len(CLASSES), [f"toy {name} image {row}" for row in range(len(pairs))]))
     return build_stream(
         "shapes",
-        train=InMemory(train, "stand-in"),
-        val=InMemory(val, "stand-in validation"),
+        train=InMemory(train, "toy"),
+        val=InMemory(val, "toy validation"),
         train_present=sides[0],
         val_present=sides[1],
         class_names=CLASSES,
         settings=settings,
-        digest=digest,
     )
 
 

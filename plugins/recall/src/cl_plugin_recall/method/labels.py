@@ -1,4 +1,4 @@
-"""Labels by prediction: background inpainting and pseudo-labels of replay images (spec 2.6, 2.7).
+"""Labels by prediction: background inpainting and pseudo-labels of replay images.
 
 Shapes: B batch, H W image, C logits.
 """
@@ -12,21 +12,22 @@ import numpy as np
 
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.images import decode_image
-from cl_plugin_recall.model import Decoder, InputSpec, logits
+from cl_plugin_recall.network.decoder import Decoder, logits
+from cl_plugin_recall.network.inputs import InputSpec
 
 PIXELS_AT_ONCE = 300_000
 """Images of one size are predicted together up to this many pixels."""
 
 
 def argmax(logits_BHWC: tf.Tensor) -> tf.Tensor:
-    """Most likely label per pixel, over every channel, learnt or not (pitfall 19)."""
+    """Most likely label per pixel, over every channel, learnt or not."""
     return tf.argmax(logits_BHWC, -1, output_type=tf.int32)
 
 
 def inpaint(label: np.ndarray, prediction: np.ndarray, *, void_too: bool = True) -> np.ndarray:
     """The step's label where it names a class, else the prediction of the model before the step, uint8 [H, W].
 
-    :param void_too: also replace 255, as the reference does (pitfall 8).
+    :param void_too: also replace 255, as the reference does.
     """
     open_ground = (label == 0) | (label == 255) if void_too else label == 0
     return np.where(open_ground, prediction, label).astype(np.uint8)
@@ -46,7 +47,7 @@ def same_sized(images: Sequence[np.ndarray]) -> Iterator[list[int]]:
 class Predictor:
     """Encoder and decoder at full resolution, from decoded images or their bytes to label maps.
 
-    :param spec: how images become network input; None feeds raw RGB (pitfall 2).
+    :param spec: how images become network input; None feeds raw RGB.
     """
 
     def __init__(self, encoder: Any, decoder: Decoder, spec: InputSpec | None) -> None:

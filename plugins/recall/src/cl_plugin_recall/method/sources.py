@@ -1,4 +1,4 @@
-"""Where images of old classes come from: a generator, a photo search, any folder (spec 2.7, 4.5, 4.6).
+"""Where images of old classes come from: a generator, a photo search, any folder.
 
 A source knows image-level classes only and keeps nothing of past data.
 """
@@ -6,7 +6,8 @@ A source knows image-level classes only and keeps nothing of past data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from cl_kernel import Asset, BadInput, MissingAsset, Resources
-from cl_plugin_recall import standin
+from cl_plugin_recall.data import toy
 from cl_plugin_recall.data.files import encode_jpeg, stems
 from cl_plugin_recall.settings import FlickrReplay, FolderReplay, GanReplay
 
@@ -120,7 +121,7 @@ class GeneratedSource:
 
     def _inputs(self, c: int) -> dict[str, Any]:
         return {
-            "module": folder_digest(self.module),
+            "module": folder_digest(self.module, graph=not self.settings.stand_in),
             "class": self.mapping[c],
             "n": self.settings.per_class,
             "seed": self.resources.seed,
@@ -163,7 +164,7 @@ _LOADED: dict[Path, Any] = {}
 
 def loaded_generator(module: Path) -> Any:
     """The generator of a folder, loaded once a process."""
-    from cl_plugin_recall.replay.hub import load_generator
+    from cl_plugin_recall.network.hub import load_generator
 
     if module not in _LOADED:
         _LOADED[module] = load_generator(module)
@@ -173,7 +174,7 @@ def loaded_generator(module: Path) -> Any:
 def generate(generator: Any, class_id: int, settings: GanReplay, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """``settings.per_class`` images uint8 [H, W, 3] of a generator class."""
     from cl_plugin_recall.data.images import generated_to_uint8
-    from cl_plugin_recall.replay.hub import truncated_normal
+    from cl_plugin_recall.network.hub import truncated_normal
 
     if not 0 <= class_id < generator.n_classes:
         raise BadInput(f"generator class {class_id} is outside 0..{generator.n_classes - 1}", where="replay.mapping")
@@ -185,18 +186,24 @@ def generate(generator: Any, class_id: int, settings: GanReplay, rng: np.random.
         left -= n
 
 
-def folder_digest(folder: Path) -> str:
-    """Digest of a module's files: by size and name, contents of the small ones."""
+@lru_cache
+def folder_digest(folder: Path, *, graph: bool = True) -> str:
+    """Digest of what a module's files hold.
+
+    :param graph: whether ``saved_model.pb`` counts; TensorFlow writes the same function differently each time.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("inputs.json", "fingerprint.pb")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
-        if path.stat().st_size < 1 << 20 and path.suffix != ".pb":
-            digest.update(path.read_bytes())
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size if graph else 0}".encode())
+        if graph or path.suffix != ".pb":
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:20]
 
 
 def build_gan(settings: GanReplay, resources: Resources) -> Source:
-    """Source ``gan``: a local TF-Hub module with a class mapping, ready images below a data root, or the stand-in."""
+    """Source ``gan``: a local TF-Hub module with a class mapping, ready images below a data root, or the toy data."""
     if settings.module:
         if not settings.mapping:
             raise MissingAsset(
@@ -204,13 +211,13 @@ def build_gan(settings: GanReplay, resources: Resources) -> Source:
                 where="replay.mapping",
                 fix="clk recall map-classes --output map.json, then --set replay.mapping=map.json",
             )
-        from cl_plugin_recall.replay.mapping import read_mapping
+        from cl_plugin_recall.method.mapping import read_mapping
 
         return GeneratedSource(Path(settings.module), read_mapping(Path(settings.mapping)), settings, resources)
     if settings.stand_in:
         inputs = {"recipe": 1, "tensorflow": _tensorflow_version()}
-        module = resources.cache.make("recall-standin-generator", inputs, standin.export_generator)
-        mapping = {c: standin.generator_class(c) for c in range(1, len(standin.CLASSES) + 1)}
+        module = resources.cache.make("recall-standin-generator", inputs, toy.export_generator)
+        mapping = {c: toy.generator_class(c) for c in range(1, len(toy.CLASSES) + 1)}
         return GeneratedSource(module, mapping, settings, resources)
     return _ready(
         "gan",
@@ -221,7 +228,7 @@ def build_gan(settings: GanReplay, resources: Resources) -> Source:
 
 
 def build_flickr(settings: FlickrReplay, resources: Resources) -> Source:
-    """Source ``flickr``: downloaded photos in class folders, or the stand-in's."""
+    """Source ``flickr``: downloaded photos in class folders, or the toy data's."""
     if settings.folder:
         return FolderSource(Path(settings.folder).expanduser(), "flickr", settings.per_class)
     if settings.stand_in:
@@ -229,7 +236,7 @@ def build_flickr(settings: FlickrReplay, resources: Resources) -> Source:
         folder = resources.cache.make(
             "recall-standin-photos",
             inputs,
-            lambda place: standin.write_photos(place, settings.per_class, seed=resources.seed),
+            lambda place: toy.write_photos(place, settings.per_class, seed=resources.seed),
         )
         return FolderSource(folder, "flickr", settings.per_class)
     return _ready("flickr", settings.per_class, resources, "download them with `clk recall make-replay flickr`")
@@ -270,7 +277,10 @@ def _tensorflow_version() -> str:
     return "none"
 
 
-def check_source(source: Any, classes: Sequence[int], names: Sequence[str]) -> None:
-    """Refuse a source that cannot give a class, before training; sources without a check pass."""
+def check_source(source: Any, classes: Mapping[int, str]) -> None:
+    """Refuse a source that cannot give a class, before training; sources without a check pass.
+
+    :param classes: the data's class number -> name.
+    """
     if check := getattr(source, "check", None):
-        check({c: names[c] for c in classes})
+        check(classes)

@@ -1,4 +1,4 @@
-"""Which samples form which batch: plain index arithmetic, so any step can be resumed at (spec 2.8)."""
+"""Which samples form which batch: plain index arithmetic, so any step can be resumed at."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Plain:
 
 @frozen(kw_only=True)
 class FixedBatches:
-    """Batches cut in file order once, then shuffled whole (pitfall 12); the last one of a pass may be short.
+    """Batches cut in file order once, then shuffled whole; the last one of a pass may be short.
 
     :param order: order of the batches of a pass.
     """

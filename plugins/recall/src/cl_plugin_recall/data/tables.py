@@ -1,4 +1,4 @@
-"""Label tables: which values count, and how a helper numbers its classes (spec 2.2, 2.3)."""
+"""Label tables: which values count, and how a helper numbers its classes."""
 
 from __future__ import annotations
 

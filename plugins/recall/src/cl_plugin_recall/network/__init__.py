@@ -1,0 +1,1 @@
+"""Layers, encoders, decoders, and TF-Hub modules."""

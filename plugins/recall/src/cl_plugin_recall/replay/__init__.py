@@ -1,1 +1,0 @@
-"""Replay sources, pseudo-labels and the interleaving of old and new."""
