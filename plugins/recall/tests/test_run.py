@@ -213,10 +213,10 @@ def test_validate_dump_export_and_summary_read_a_run(whole: Any, tmp_path: Path)
 
 
 def test_the_report_and_re_validation_give_the_scores_of_the_run(whole: Any) -> None:
-    from cl_plugin_recall.commands.showing import rebuilt
+    from cl_plugin_recall.commands.reopening import reopen
     from cl_plugin_recall.evaluate.validation import load_decoders, validate
 
-    learner, _ = rebuilt(whole.folder, None)
+    learner, _ = reopen(whole.folder, None)
     again = validate(learner, load_decoders(learner, whole.folder))
     lines = [json.loads(line) for line in (whole.folder / "outputs" / "steps.jsonl").read_text().splitlines()]
     assert list(again) == [0, 1, 2]

@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from cl_kernel import BadInput, Setup, build_stream, discover, plan, resolve
-from cl_kernel.running.session import make_resources, request_of
+from cl_kernel import BadInput, Setup, build_stream, discover, make_resources, plan, request_of, resolve
 
 
 def reopen(folder: Path, step: int | None, data_roots: Sequence[str] = ()) -> tuple[Any, int]:
@@ -30,9 +29,7 @@ def reopen(folder: Path, step: int | None, data_roots: Sequence[str] = ()) -> tu
             fix=f"saved steps: {', '.join(map(str, steps)) or 'none'}",
         )
     step = max(steps) if step is None else step
-    request = request_of(folder)
-    if data_roots:
-        request = attrs.evolve(request, data_roots=tuple(data_roots))
+    request = request_of(folder, data_roots)
     registry = discover()
     planned = plan(registry, request)
     resources = make_resources(registry, planned, None, lambda event: None)

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cl_kernel import Samples, Stage, StreamContext, counted, save_tree, write_json
-from cl_kernel.storage.cache import Artefact
+from cl_kernel import Artefact, Samples, Stage, StreamContext, counted, save_tree, write_json
 from cl_plugin_recall.data.files import encode_jpeg, encode_png, record_fields
 from cl_plugin_recall.data.images import decode_image
 from cl_plugin_recall.data.records import RecordSamples, write_records
