@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cl_kernel import BadInput, MissingAsset, Resources
-from cl_kernel.contract.stream import identify_samples
+from cl_kernel.data.samples import identify_samples
 from cl_kernel.storage.digests import Files
 from cl_plugin_remind.data import core50, features, folders, prepare, questions, toy, vqa
 from cl_plugin_remind.settings import Core50, ImageNet, Questions, TinyCore, TinyQuestions, TinyShapes
