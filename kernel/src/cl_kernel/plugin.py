@@ -52,6 +52,18 @@ def clk_datasets() -> Sequence[Dataset]:
             own=True,
             requires=("PIL",),
         ),
+        *(
+            Dataset(
+                name=name,
+                summary=f"{what} of one's own in a file of numpy.savez with x and y: {name}:FILE.npz",
+                task=f"{kind} -> class",
+                build=f"cl_kernel.library.datasets.arrays:build_{kind}s",
+                settings=folder_settings.Arrays,
+                argument="path",
+                own=True,
+            )
+            for name, what, kind in (("arrays", "images", "image"), ("vectors", "vectors", "vector"))
+        ),
         Dataset(
             name="hf",
             summary="a data set of Hugging Face's library datasets, new classes each stage: hf:NAME",

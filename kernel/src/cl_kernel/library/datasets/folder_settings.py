@@ -58,3 +58,20 @@ class HuggingFace(Images):
     test: str = field(default="", metadata=doc("name of the test split; empty: test or validation, if there"))
     image: str = field(default="", metadata=doc("image column; empty: the first of that type"))
     label: str = field(default="", metadata=doc("label column; empty: the first of that type"))
+
+
+@frozen(kw_only=True)
+class Arrays:
+    """Arrays of one's own in a file of ``numpy.savez``."""
+
+    path: str = field(default="", metadata=doc("the .npz file with x and y, and stage and split where wanted"))
+    n_stages: int = field(
+        default=5, validator=validators.ge(1), metadata=doc("equal stages of new classes, where the file has no stage")
+    )
+    stage_sizes: tuple[int, ...] = field(default=(), metadata=doc("classes of each stage instead; must add up to all"))
+    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for ascending"))
+    test_share: float = field(
+        default=0.2,
+        validator=[validators.gt(0.0), validators.lt(1.0)],
+        metadata=doc("part of each class kept for testing when the file has no split"),
+    )
