@@ -151,7 +151,9 @@ def test_reproduce_tells_equal_from_different(clk, tmp_path):
     assert "equal" in clk("reproduce", "out", "--output", "again").stdout
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
     (tmp_path / "out" / "metrics.json").write_text(json.dumps(stored | {"digest": "x"}))
-    assert "differs in digest" in clk("reproduce", "out", "--output", "third", code=3).stdout
+    told = clk("reproduce", "out", "--output", "third", code=3).stdout
+    assert "differs: out and third" in told
+    assert "digest" in told
 
 
 def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(tmp_path):

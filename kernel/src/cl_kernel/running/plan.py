@@ -168,7 +168,8 @@ def plan(registry: Registry, request: Request) -> Plan:
     named, own = (_without(layer, _fixed(record, request)) for layer in configured)
     layers = [_without(layer, CHOICES) for layer in (*piece_layers, *of_test, named, *asked, own)]
     if request.comparison:
-        layers = [config.known_only(layer, classes) for layer in layers]
+        its_own = f"comparison {request.comparison}"  # the test's settings may be of pieces that this run replaces
+        layers = [layer if layer.origin == its_own else config.known_only(layer, classes) for layer in layers]
     resolved = _with_presets(classes, layers, pieces)
     name = record.name if record else chosen.get("learner", "run")
     comparisons = list(record.comparisons) if record and not request.comparison else []

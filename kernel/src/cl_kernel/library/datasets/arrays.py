@@ -130,7 +130,7 @@ def _fields(x: np.ndarray, labels: np.ndarray, n: int, path: Path) -> tuple[dict
 
 
 def _held(split: np.ndarray | None, labels: np.ndarray, share: float, path: Path) -> np.ndarray:
-    """Which samples are for testing: those that ``split`` says, or a share of each class, the same whatever the seed."""
+    """Which samples are for testing: those that ``split`` says, or a share of each class, whatever the seed."""
     if split is not None:
         words = [str(value) for value in split.tolist()]
         if unknown := sorted(set(words) - set(SPLITS)):
