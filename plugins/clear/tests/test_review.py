@@ -163,7 +163,7 @@ async def drive(chromium: str, folder: Path, address: str, keys: list[str]) -> t
                     return found["result"].get("value")
 
                 async def wait_for(expression: str) -> None:
-                    for _ in range(300):
+                    for _ in range(1200):
                         if await value(expression):
                             return
                         await asyncio.sleep(0.1)
