@@ -60,7 +60,7 @@ from cl_plugin_recall.network.decoder import Decoder
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.settings import Recall
 from cl_plugin_recall.data.tables import class_table
-from cl_plugin_recall.method.recall import replicas
+from cl_plugin_recall.method.segmenter import replicas
 import contextlib
 
 n = int(sys.argv[1])
