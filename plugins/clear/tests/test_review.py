@@ -119,6 +119,7 @@ def test_the_server_answers_this_machine_and_its_own_page_only(served: tuple[str
     assert (again["right"], again["judged"], again["hits"][0]["answer"]) == (1, 1, "yes")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_a_person_judges_by_keyboard(served: tuple[str, serve.Review], tmp_path: Path) -> None:
     address, made = served
@@ -135,6 +136,7 @@ async def drive(chromium: str, folder: Path, address: str, keys: list[str]) -> t
     import aiohttp
 
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
                "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}", "about:blank"]  # fmt: skip
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -163,15 +165,24 @@ async def drive(chromium: str, folder: Path, address: str, keys: list[str]) -> t
                     return found["result"].get("value")
 
                 async def wait_for(expression: str) -> None:
-                    for _ in range(1200):
+                    for _ in range(300):
                         if await value(expression):
                             return
                         await asyncio.sleep(0.1)
                     raise AssertionError(expression)
 
+                async def open_page(expression: str) -> None:
+                    """A browser that is still starting may lose a navigation: it is asked again every five seconds."""
+                    for _ in range(20):
+                        await call("Page.navigate", url=address)
+                        for _ in range(50):
+                            await asyncio.sleep(0.1)
+                            if await value(expression):
+                                return
+                    raise AssertionError(expression)
+
                 ready = "document.body && document.body.dataset.ready==='yes' && document.querySelectorAll('.tile').length>0"
-                await call("Page.navigate", url=address)
-                await wait_for(ready)
+                await open_page(ready)
                 n_judged = 0
                 for key in keys:
                     await call("Input.dispatchKeyEvent", type="keyDown", key=key)
