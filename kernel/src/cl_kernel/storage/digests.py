@@ -53,14 +53,6 @@ def digest_bytes(*parts: bytes | memoryview) -> str:
     return str(state.hexdigest())
 
 
-def digest_file(path: str | Path) -> str:
-    """Digest of what a file holds, read now.
-
-    :raises BadInput: when it cannot be read.
-    """
-    return _read(os.fspath(path))[0]
-
-
 def digest_array(array: Any, rows: Any = None) -> str:
     """Type, shape and digest of an array, or of some of its rows; objects (text, bytes, ragged arrays) one by one.
 

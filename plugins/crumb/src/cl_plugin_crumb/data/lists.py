@@ -279,18 +279,3 @@ def write(
             (place / name).write_text(text)
         folders.append(place)
     return folders
-
-
-def read_list(path: Path) -> tuple[list[str], np.ndarray]:
-    """A file list: image paths and labels.
-
-    :raises BadInput: naming the line that is not ``path label``.
-    """
-    names, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        name, _, label = line.rpartition(" ")
-        if not name or not label.isdigit():
-            raise BadInput(f"{line!r} does not read 'path label'", where=f"{path}, line {number}")
-        names.append(name)
-        labels.append(int(label))
-    return names, np.asarray(labels, dtype=np.int64)

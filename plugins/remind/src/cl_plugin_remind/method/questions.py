@@ -16,7 +16,7 @@ from attrs import define, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel import Concatenation, Field, Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
+from cl_kernel import Concatenation, Memory, Mismatch, Samples, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import as_tensor
@@ -232,8 +232,3 @@ def merge_batch(current: int, replayed: np.ndarray, lengths: np.ndarray) -> np.n
     """Rows of a training batch, longest question first (stable), as the authors' loader collates them."""
     rows = np.concatenate([np.array([current], np.int64), np.asarray(replayed, np.int64)])
     return rows[np.argsort(-lengths[rows], kind="stable")]
-
-
-def field_of_codes(n_regions: int, n_codebooks: int, n_centroids: int) -> Field:
-    """The field that holds an image as codes."""
-    return Field(shape=(n_regions, n_codebooks), dtype="uint8" if n_centroids <= 256 else "int32", kind="codes")

@@ -186,15 +186,6 @@ class Divided(nn.Module):
         with torch.inference_mode():
             return self.parts.lower(images)
 
-    def freeze_lower(self) -> None:
-        """Only the upper part learns from here on."""
-        self.parts.lower.requires_grad_(False).eval()
-        self.parts.upper.requires_grad_(True)
-
-    def thaw(self) -> None:
-        """All of it learns."""
-        self.requires_grad_(True)
-
 
 def build(settings: Network, fields: Mapping[str, Field], n_outputs: int, resources: Resources) -> Divided:
     """The model ``resnet18`` or one of its smaller kin, as the settings describe it.
