@@ -162,3 +162,17 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     assert not any(cell.get("outputs") for cell in notebook.cells)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_page_on_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    kernel, plugins = ROOT / "kernel/src/cl_kernel", list(ROOT.glob("plugins/*/src/cl_plugin_*"))
+    named = {path for path in re.findall(r"`([\w./]+)`", text) if "/" in path or path.endswith(".py")}
+    named = {path for path in named if "NAME" not in path}
+    missing = [
+        path
+        for path in sorted(named)
+        if not any((place / path).exists() for place in (kernel, ROOT, ROOT / "tests/torch", *plugins))
+    ]
+    assert len(named) > 40
+    assert not missing
