@@ -13,7 +13,6 @@ from cl_kernel.data.samples import ArraySamples
 from cl_kernel.library.metrics.answers import Answers
 from cl_kernel.library.metrics.classification import Confusion, TopK, build_confusion, build_top5, classes_of, rank_of
 from cl_kernel.library.metrics.segmentation import Segmentation, class_scores, confusion_matrix
-from cl_kernel.reports.conventions import CONVENTIONS
 from cl_kernel.running import accuracy_matrix as matrix
 
 # Three stages, sixteenths. By hand, per column: first, best before the last row, best of all rows, last:
@@ -28,34 +27,6 @@ OURS3 = {
     "backward_transfer": F((8 - 12) + (13 - 10), 2 * 16),
     "forward_transfer": F((3 - 1) + (5 - 4), 2 * 16),
 }
-PEERS3 = {
-    "avalanche": {
-        "average_accuracy": F(36, 48),
-        "forgetting": F((12 - 8) + (10 - 13), 2 * 16),
-        "backward_transfer": F((8 - 12) + (13 - 10), 2 * 16),
-        "forward_transfer": F((3 - 1) + (5 - 4), 2 * 16),
-    },
-    "mammoth": {
-        "average_accuracy": F(36, 48),
-        "forgetting": F((14 - 8) + (13 - 13), 2 * 16),
-        "backward_transfer": F((8 - 12) + (13 - 10), 2 * 16),
-        "forward_transfer": F((3 - 1) + (5 - 4), 2 * 16),
-    },
-    "continuum": {
-        "average_accuracy": F(36, 48),
-        "accuracy_A": F(12 + 14 + 10 + 8 + 13 + 15, 6 * 16),
-        "forgetting": F((14 - 8) + (10 - 13), 2 * 16),
-        "backward_transfer": F((14 - 12) + (8 - 12) + (13 - 10), 3 * 16),
-        "positive_backward_transfer": F(1, 48),
-        "remembering": F(1),
-        "forward_transfer": F(3 + 5, 2 * 16),
-    },
-    "pycil": {
-        "average_accuracy": F(36, 48),
-        "average_incremental_accuracy": (F(12, 16) + F(24, 32) + F(36, 48)) / 3,
-        "forgetting": F((14 - 8) + (13 - 13), 2 * 16),
-    },
-}
 # Four stages, in 1/10: a column that only falls, one that dips and recovers above its first, one that never was good.
 R4 = np.array([[9, 1, 2, 0], [7, 5, 2, 1], [5, 3, 3, 1], [4, 6, 1, 8]]) / 10
 B4 = np.array([0, 1, 0, 2]) / 10
@@ -67,19 +38,6 @@ OURS4 = {
     "backward_transfer": F((4 - 9) + (6 - 5) + (1 - 3), 30),
     "forward_transfer": F((1 - 1) + (2 - 0) + (1 - 2), 30),
 }
-PEERS4 = {
-    "avalanche": {"forgetting": F(5 - 1 + 2, 30), "backward_transfer": F(-6, 30), "forward_transfer": F(1, 30)},
-    "mammoth": {"forgetting": F(5 + 0 + 2, 30), "backward_transfer": F(-6, 30)},
-    "continuum": {
-        "forgetting": F(6, 30),
-        "backward_transfer": F((7 - 9) + (5 - 9) + (3 - 5) + (4 - 9) + (6 - 5) + (1 - 3), 60),
-        "positive_backward_transfer": F(0),
-        "remembering": 1 - F(14, 60),
-        "forward_transfer": F(1 + 2 + 1, 30),
-        "accuracy_A": F(9 + 12 + 11 + 19, 100),
-    },
-    "pycil": {"forgetting": F(7, 30)},
-}
 
 
 @pytest.mark.parametrize(("R", "initial", "expected"), [(R3, B3, OURS3), (R4, B4, OURS4)])
@@ -90,40 +48,11 @@ def test_our_metrics_equal_the_rationals_derived_by_hand(R: np.ndarray, initial:
         assert values[name] == pytest.approx(float(value), abs=1e-12), name
 
 
-@pytest.mark.parametrize(("R", "initial", "expected"), [(R3, B3, PEERS3), (R4, B4, PEERS4)])
-@pytest.mark.parametrize("name", CONVENTIONS)
-def test_each_convention_gives_its_framework_s_figure(
-    name: str, R: np.ndarray, initial: np.ndarray, expected: dict
-) -> None:
-    values = CONVENTIONS[name](R, initial)
-    for key, value in expected[name].items():
-        assert values[key] == pytest.approx(float(value), abs=1e-12), key
-
-
-def test_one_matrix_gives_several_forgettings() -> None:
-    figures = {name: CONVENTIONS[name](R4, None)["forgetting"] for name in CONVENTIONS}
-    assert figures == pytest.approx({"avalanche": 0.2, "continuum": 0.2, "mammoth": 7 / 30, "pycil": 7 / 30})
-    assert CONVENTIONS["avalanche"](R3, None)["forgetting"] == pytest.approx(1 / 32)
-    assert matrix.forgetting(R3) == pytest.approx(3 / 32)
-
-
-def test_conventions_leave_the_matrix_as_it_was() -> None:
-    R, copy = R4.copy(), R4.copy()
-    R[0, 1:] = np.nan
-    copy[0, 1:] = np.nan
-    for convention in CONVENTIONS.values():
-        convention(R, B4)
-    matrix.summary(R, B4)
-    assert np.array_equal(R, copy, equal_nan=True)
-
-
 def test_a_lower_triangle_gives_all_but_forward_transfer() -> None:
     lower = np.where(np.tri(4, dtype=bool), R4, np.nan)
     values = matrix.summary(lower, B4)
     assert values.pop("forward_transfer") is None
     assert values == pytest.approx({k: float(v) for k, v in OURS4.items() if k != "forward_transfer"}, abs=1e-12)
-    assert CONVENTIONS["continuum"](lower, None)["forward_transfer"] is None
-    assert CONVENTIONS["mammoth"](lower, None)["forgetting"] == pytest.approx(7 / 30)
 
 
 def test_what_was_not_measured_is_none_and_not_averaged_away() -> None:

@@ -11,7 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("run a grid of experiments, here or on a cluster", "cl_kernel.sweeps.commands:sweep"),
     "runs": ("list runs", "cl_kernel.cli.show:runs"),
     "show": ("show a test's settings and where each value comes from, or a run", "cl_kernel.cli.show:show"),
-    "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.reports.commands:metrics"),
+    "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.reports.metrics_command:metrics"),
     "compare": ("compare runs in one table", "cl_kernel.reports.commands:compare"),
     "report": ("one HTML page about one or more runs", "cl_kernel.reports.commands:report"),
     "list": ("list what plugins offer", "cl_kernel.cli.show:list_offers"),

@@ -1,4 +1,4 @@
-"""``clk metrics``, ``clk compare`` and ``clk report``."""
+"""``clk compare`` and ``clk report``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel.cli.console import Console
-from cl_kernel.contract.errors import ClkError, RunConflict, UnknownName
+from cl_kernel.contract.errors import RunConflict
 
 if TYPE_CHECKING:
     from cl_kernel.reports.compare import Group
@@ -157,51 +157,3 @@ def _show_tests(console: Console, tests: Sequence[Any]) -> None:
 
 def _p(value: float | None) -> str | None:
     return None if value is None else f"{value:.2g}"
-
-
-def metrics(parser: ArgumentParser) -> Handler:
-    """Metrics of a run, also by other frameworks' conventions."""
-    parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--convention", default="", metavar="NAME", help="avalanche, mammoth, continuum or pycil beside ours"
-    )
-    parser.add_argument("--metric", default="", metavar="NAME")
-
-    def handle(namespace: Namespace, console: Console) -> int:
-        import numpy as np
-
-        from cl_kernel.reports.conventions import CONVENTIONS
-        from cl_kernel.running import accuracy_matrix as matrix
-        from cl_kernel.storage.run_folder import read_json
-
-        results = read_json(namespace.run / "metrics.json")
-        if not results.get("metrics"):
-            raise ClkError("the run has no accuracy matrix", where=str(namespace.run / "metrics.json"))
-        name = namespace.metric or next(iter(results["metrics"]))
-        if name not in results["metrics"]:
-            raise UnknownName.of("metric", name, results["metrics"], where="--metric")
-        table = results["metrics"][name]
-        R = np.array([[np.nan if v is None else v for v in row] for row in table["matrix"]], float)
-        initial = None if table["initial"] is None else np.array(table["initial"], float)
-        ours = matrix.summary(R, initial)
-        content: dict[str, Any] = {"metric": name, "matrix": table["matrix"], "clk": ours}
-        console.table(
-            f"{name}: after stage (row) on test set (column)",
-            ["", *results["test_sets"]],
-            [[stage, *row] for stage, row in zip(results["stages"], table["matrix"], strict=False)],
-        )
-        if namespace.convention:
-            if namespace.convention not in CONVENTIONS:
-                raise UnknownName.of("convention", namespace.convention, CONVENTIONS, where="--convention")
-            theirs = CONVENTIONS[namespace.convention](R, initial)
-            content[namespace.convention] = theirs
-            keys = [*ours, *(key for key in theirs if key not in ours)]
-            console.table(
-                "", ("", "clk", namespace.convention), [(key, ours.get(key), theirs.get(key)) for key in keys]
-            )
-        else:
-            console.table("", ("", "clk"), list(ours.items()))
-        console.json(content)
-        return 0
-
-    return handle

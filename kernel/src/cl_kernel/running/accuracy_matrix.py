@@ -46,7 +46,11 @@ def learning_accuracy(R: np.ndarray) -> float | None:
 
 
 def forgetting(R: np.ndarray) -> float | None:
-    """mean_{j<T-1} ( max_{j<=l<=T-2} R[l, j] - R[T-1, j] ), Chaudhry et al. 2018; negative for a gain."""
+    """mean_{j<T-1} ( max_{j<=l<=T-2} R[l, j] - R[T-1, j] ); negative for a gain.
+
+    Chaudhry et al. 2018 (https://arxiv.org/abs/1801.10112, sec. 3), who define scores of tasks already learnt only,
+    so that the best is looked for from a test set's own stage on.
+    """
     matrix = square(R)
     best = np.array([matrix[j:-1, j].max() for j in range(len(matrix) - 1)])
     return mean(best - matrix[-1, :-1])

@@ -351,6 +351,7 @@ def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
     if finished:
         content["digest"] = digest_tree(content)
         content["state_digest"] = digest_tree(ctx.learner.state())
+    content["test_sizes"] = [len(stream.test_sets[name]) for name in names]
     content["cost"] = {
         "seconds": round(ctx.elapsed(), 3),
         "steps": progress.steps,
