@@ -119,6 +119,15 @@ def test_the_server_answers_this_machine_and_its_own_page_only(served: tuple[str
     assert (again["right"], again["judged"], again["hits"][0]["answer"]) == (1, 1, "yes")
 
 
+@pytest.mark.parametrize("token", ["9-starts-with-a-digit", "SETUP", "a_b-c"])
+def test_any_word_of_a_session_leaves_the_page_a_program(store: Path, token: str) -> None:
+    made = serve.Review(explore.Explorer(store, "equal", toy.toy_clip()), review.Journal(store / "j.jsonl"), token)
+    head, _, rest = made.page().partition('<script type="application/json" id="setup">')
+    setup, _, program = rest.partition("</script>")
+    assert json.loads(setup) == {"token": token, "buckets": [0, 1, 2]}
+    assert token not in head + program
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_a_person_judges_by_keyboard(served: tuple[str, serve.Review], tmp_path: Path) -> None:
@@ -171,18 +180,9 @@ async def drive(chromium: str, folder: Path, address: str, keys: list[str]) -> t
                         await asyncio.sleep(0.1)
                     raise AssertionError(expression)
 
-                async def open_page(expression: str) -> None:
-                    """A browser that is still starting may lose a navigation: it is asked again every five seconds."""
-                    for _ in range(20):
-                        await call("Page.navigate", url=address)
-                        for _ in range(50):
-                            await asyncio.sleep(0.1)
-                            if await value(expression):
-                                return
-                    raise AssertionError(expression)
-
                 ready = "document.body && document.body.dataset.ready==='yes' && document.querySelectorAll('.tile').length>0"
-                await open_page(ready)
+                await call("Page.navigate", url=address)
+                await wait_for(ready)
                 n_judged = 0
                 for key in keys:
                     await call("Input.dispatchKeyEvent", type="keyDown", key=key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -39,8 +40,8 @@ class Review:
     def page(self) -> str:
         """The page, which holds the word that judgements must carry."""
         text = files("cl_plugin_clear.curation").joinpath("explorer.html").read_text()
-        buckets = ",".join(map(str, self.explorer.split.buckets))
-        return text.replace("TOKEN", self.token).replace("BUCKETS", buckets)
+        setup = {"token": self.token, "buckets": list(self.explorer.split.buckets)}
+        return text.replace("SETUP", json.dumps(setup), 1)
 
     def query(self, prompt: str, bucket: int, k: int) -> dict[str, Any]:
         """Hits of a bucket with what was said about them."""
@@ -189,9 +190,16 @@ def server(review: Review, port: int = 0) -> ThreadingHTTPServer:
                 return
             self._answer(lambda: review.judge(json.loads(body)))
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    httpd.daemon_threads = True
-    return httpd
+    return _Server(("127.0.0.1", port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that left before its picture was sent."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def journal_path(root: Path, split: str) -> Path:
