@@ -146,9 +146,10 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         pieces.write_text(f"{head}{HELPERS}\n\n{rest}")
         for change in FAULTS.get(fault, []):
             path = files[change["file"]]
-            source, text = path.read_text(), change["text"].replace("NAME", name)
+            source, text = path.read_text(), change["text"].replace("NAME", name).replace("clk_spec1", package)
             assert text in source, f"the fault {fault!r} has nothing to replace"
-            path.write_text(source.replace(text, change["instead"]))
+            instead = change["instead"].replace("clk_spec1", package)
+            path.write_text(source.replace(text, instead))
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
         return name

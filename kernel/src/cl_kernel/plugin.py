@@ -50,6 +50,8 @@ def clk_datasets() -> Sequence[Dataset]:
             settings=folder_settings.Folder,
             argument="path",
             own=True,
+            example="cl_kernel.library.datasets.examples:write_folder",
+            revision=2,
             requires=("PIL",),
         ),
         *(
@@ -61,6 +63,7 @@ def clk_datasets() -> Sequence[Dataset]:
                 settings=folder_settings.Arrays,
                 argument="path",
                 own=True,
+                example=f"cl_kernel.library.datasets.examples:write_{kind}s",
             )
             for name, what, kind in (("arrays", "images", "image"), ("vectors", "vectors", "vector"))
         ),

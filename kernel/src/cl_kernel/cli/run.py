@@ -128,8 +128,10 @@ def run(parser: ArgumentParser) -> Handler:
 
 def _dry(console: Console, registry: Any, planned: Any, *, alone: bool) -> int:
     """What would run, found to fit together."""
+    from cl_kernel.running.effects import refuse_without_effect
     from cl_kernel.running.plan import check_installed, comparison_plans
 
+    refuse_without_effect(planned)
     plans = {"": planned, **({} if alone else comparison_plans(registry, planned))}
     rows = []
     for label, one in plans.items():

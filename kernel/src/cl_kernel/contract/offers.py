@@ -55,6 +55,8 @@ def doc(
     harmless: str = "",
     counted: str = "",
     only: str | tuple[str, ...] = (),
+    when: Mapping[str, Any] | None = None,
+    example: Any = None,
 ) -> dict[str, Any]:
     """Metadata of a settings field: what it means, its unit, and where in the paper its value comes from.
 
@@ -65,13 +67,23 @@ def doc(
     :param counted: by what its effect is counted instead, as ``"what the files hold"`` for a folder, or ``"the rows
         of each stage"`` for a class order.
     :param only: the phases that read it, as ``"streaming"``; artefacts of other phases do not depend on it.
+    :param when: what other settings must be for this one to be read, ``{"optimizer": "sgd"}``; several values as a
+        tuple, ``True`` for any that is not off, empty or zero, ``False`` for the opposite. Names are of the same
+        section, or dotted; ``piece`` is the piece's own short name,
+        ``memory``, ``source`` and ``model`` say whether there is one. A person who gives it otherwise is refused.
+    :param example: a value that makes a difference in a short run, where none can be guessed from the default.
 
     >>> from attrs import field
     >>> rate: float = field(default=0.1, metadata=doc("learning rate", source="sec. 4"))
     """
     phases = (only,) if isinstance(only, str) else tuple(only)
-    said = {"harmless": harmless, "counted": counted, "only": phases}
-    return {"doc": text, "source": source, "unit": unit, **{key: value for key, value in said.items() if value}}
+    said = {"harmless": harmless, "counted": counted, "only": phases, "when": dict(when or {}), "example": example}
+    return {
+        "doc": text,
+        "source": source,
+        "unit": unit,
+        **{key: value for key, value in said.items() if value not in ("", (), {}, None)},
+    }
 
 
 @frozen(kw_only=True)
@@ -120,6 +132,9 @@ class Dataset:
         ``{"hyper": {"lr": 0.01}}`` when ``hyper`` chooses ``lr``. What was given as late as ``hyper`` or later stays.
     :param revision: raised when equal settings and data give another output than before, and only then: what was made
         from the piece is made anew.
+    :param example: ``(folder) -> Mapping``: writes a small data set of the form that ``build`` reads into an empty
+        folder and gives the dotted settings that name it, ``{"dataset.path": ...}``, or ``{"data_roots": [folder]}``;
+        the conformance kit changes its bytes and settings.
     """
 
     name: str = field(validator=_name)
@@ -135,6 +150,7 @@ class Dataset:
     requires: tuple[str, ...] = ()
     presets: str = field(default="", validator=_optional_target)
     revision: int = field(default=1, validator=_revision)
+    example: str = field(default="", validator=_optional_target)
 
 
 @renamed(needs="assets")

@@ -44,7 +44,7 @@ class LargestClass:
 class Blobs:
     """Settings of the stream of Gaussian classes."""
 
-    n_classes: int = field(default=10, validator=validators.ge(1), metadata=doc("number of classes"))
+    n_classes: int = field(default=10, validator=validators.ge(1), metadata=doc("number of classes", example=20))
     n_stages: int = field(
         default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes", counted=ROWS)
     )
@@ -56,7 +56,10 @@ class Blobs:
         validator=validators.ge(0.0),
         metadata=doc("standard deviation around class means of unit variance"),
     )
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS))
+    order: tuple[int, ...] = field(
+        default=(),
+        metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS, example=[9, 1, 2, 3, 4, 5, 6, 7, 8, 0]),
+    )
 
 
 @frozen(kw_only=True)
@@ -64,14 +67,19 @@ class Digits:
     """Settings of scikit-learn's handwritten digits."""
 
     n_stages: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the ten classes", counted=ROWS)
+        default=5,
+        validator=validators.ge(1),
+        metadata=doc("stages; must divide the ten classes", counted=ROWS, example=2),
     )
     test_share: float = field(
         default=0.25,
         validator=[validators.gt(0.0), validators.lt(1.0)],
         metadata=doc("part of each class kept for testing", counted=ROWS),
     )
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS))
+    order: tuple[int, ...] = field(
+        default=(),
+        metadata=doc("class order; empty for 0, 1, 2, ...", counted=ROWS, example=[9, 1, 2, 3, 4, 5, 6, 7, 8, 0]),
+    )
 
 
 @frozen(kw_only=True)
@@ -80,5 +88,7 @@ class Linear:
 
     lr: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("learning rate of plain SGD"))
     batch_size: int = field(default=16, validator=validators.ge(1), metadata=doc("new samples a step"))
-    n_replayed: int = field(default=16, validator=validators.ge(0), metadata=doc("replayed samples a step"))
+    n_replayed: int = field(
+        default=16, validator=validators.ge(0), metadata=doc("replayed samples a step", when={"memory": True})
+    )
     n_epochs: int = field(default=5, validator=validators.ge(1), metadata=doc("passes over a stage"))

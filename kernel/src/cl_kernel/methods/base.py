@@ -42,7 +42,11 @@ class Reading:
     """How samples are read."""
 
     batch_size: int = field(default=32, validator=positive, metadata=doc("new examples a step"))
-    predict_batch: int = field(default=256, validator=positive, metadata=doc("examples a prediction step"))
+    predict_batch: int = field(
+        default=256,
+        validator=positive,
+        metadata=doc("examples a prediction step", harmless="each example is predicted by itself"),
+    )
 
 
 @frozen(kw_only=True)

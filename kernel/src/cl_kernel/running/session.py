@@ -20,6 +20,7 @@ from cl_kernel.contract.stream import Stream
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running import settings as config
 from cl_kernel.running.build import build
+from cl_kernel.running.effects import refuse_without_effect
 from cl_kernel.running.plan import (
     Plan,
     Request,
@@ -131,6 +132,8 @@ def run_plan(
     compared = comparison_plans(registry, planned)
     for one in (planned, *compared.values()):
         check_installed(one)
+    if not resume and not planned.request.comparison:
+        refuse_without_effect(planned)
     if folder is None:
         folder = new_folder(base, f"{planned.name}-{planned.profile}-s{planned.options.seed}")
     run = RunFolder(folder)

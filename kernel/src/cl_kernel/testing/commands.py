@@ -34,10 +34,12 @@ def check_plugin(parser: ArgumentParser) -> Handler:
     parser.add_argument("name", help="plugin name")
     parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only these checks; repeatable")
 
+    parser.add_argument("--piece", action="append", default=[], metavar="NAME", help="settings of these pieces only")
+
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.testing import check_plugin
 
-        outcomes = check_plugin(namespace.name, only=namespace.only)
+        outcomes = check_plugin(namespace.name, only=namespace.only, pieces=namespace.piece)
         console.table(
             f"plugin {namespace.name}",
             ("check", "", "what"),

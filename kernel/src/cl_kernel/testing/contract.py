@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import frozen
 
 from cl_kernel.contract.errors import UnknownName
-from cl_kernel.testing import check_data, check_offers, check_pieces, check_runs
+from cl_kernel.testing import check_data, check_inputs, check_offers, check_pieces, check_runs, check_settings
 from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
 
-ORDER = [module.__name__ for module in (check_offers, check_data, check_pieces, check_runs)]
+ORDER = [
+    module.__name__ for module in (check_offers, check_data, check_inputs, check_pieces, check_runs, check_settings)
+]
 for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
     CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does
+
+LENGTHY = ("each_setting_matters",)
+"""Checks that take minutes: a run for every setting."""
 
 
 @frozen
@@ -32,14 +37,14 @@ def run_check(name: str, subject: Subject) -> Outcome:
     """One check; an error in the plugin's code is a failure of the check that ran it."""
     function = CHECKS[name]
     try:
-        function(subject)
+        said = function(subject)
     except NotApplicable as reason:
         return Outcome(name, True, f"does not apply: the plugin {reason}", False)
     except Failed as fault:
         return Outcome(name, False, str(fault))
     except Exception as error:
         return Outcome(name, False, f"{type(error).__name__}: {error}")
-    return Outcome(name, True, (function.__doc__ or "").strip().splitlines()[0])
+    return Outcome(name, True, said or (function.__doc__ or "").strip().splitlines()[0])
 
 
 def check_plugin(
@@ -50,11 +55,13 @@ def check_plugin(
     settings: Mapping[str, Any] | None = None,
     exempt: Mapping[str, str] | None = None,
     time_limit_s: float = 120.0,
+    pieces: Sequence[str] = (),
 ) -> list[Outcome]:
     """Run the kit on an installed plugin.
 
     :param only: names of checks; empty for all.
     :param exempt: check -> why this plugin need not pass it.
+    :param pieces: short names of the pieces whose single settings are looked at; empty for all.
     :raises UnknownName: for a check that does not exist.
     """
     exempt = exempt or {}
@@ -62,7 +69,7 @@ def check_plugin(
         if name not in CHECKS:
             raise UnknownName.of("check", name, CHECKS)
     with tempfile.TemporaryDirectory(prefix="clk-check-") as folder:
-        subject = Subject(plugin, Path(folder), test, settings or {}, time_limit_s)
+        subject = Subject(plugin, Path(folder), test, settings or {}, time_limit_s, only=tuple(pieces))
         return [
             Outcome(name, True, f"exempt: {exempt[name]}", False) if name in exempt else run_check(name, subject)
             for name in (only or CHECKS)
@@ -72,7 +79,9 @@ def check_plugin(
 class PluginContract:
     """The kit as pytest tests: subclass as ``TestContract`` and set ``plugin``.
 
-    ``settings`` makes the runs short, ``exempt`` names checks with the reason why they need not pass.
+    ``settings`` makes the runs short, ``exempt`` names checks with the reason why they need not pass, ``examples``
+    adds to those of the records (short name of a data set -> function). ``pieces``: those whose single settings are
+    looked at, empty for all. Checks that make a run for every setting carry the mark ``slow``.
     """
 
     plugin: str
@@ -80,20 +89,26 @@ class PluginContract:
     settings: ClassVar[Mapping[str, Any]] = {}
     exempt: ClassVar[Mapping[str, str]] = {}
     time_limit_s: float = 120.0
+    examples: ClassVar[Mapping[str, Callable[[Path], Mapping[str, Any]]]] = {}
+    pieces: ClassVar[tuple[str, ...]] = ()
     _subject: ClassVar[tuple[type, tempfile.TemporaryDirectory[str], Subject] | None] = None
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """One test a check."""
         if "check" in metafunc.fixturenames:
-            metafunc.parametrize("check", list(CHECKS))
+            import pytest
 
-    def test_contract(self, check: str) -> None:
+            marks = {name: (pytest.mark.slow,) if name in LENGTHY else () for name in CHECKS}
+            metafunc.parametrize("check", [pytest.param(name, marks=mark, id=name) for name, mark in marks.items()])
+
+    def test_contract(self, check: str, record_property: Callable[[str, object], None]) -> None:
         """A named check of the kit."""
         import pytest
 
         if check in self.exempt:
             pytest.skip(f"exempt: {self.exempt[check]}")
         outcome = run_check(check, self._of_class())
+        record_property("saw", outcome.message)
         if not outcome.passed:
             pytest.fail(f"{check}: {outcome.message}", pytrace=False)
         if not outcome.applies:
@@ -103,6 +118,8 @@ class PluginContract:
     def _of_class(cls) -> Subject:
         if cls._subject is None or cls._subject[0] is not cls:
             folder = tempfile.TemporaryDirectory(prefix="clk-check-", ignore_cleanup_errors=True)
-            subject = Subject(cls.plugin, Path(folder.name), cls.test, cls.settings, cls.time_limit_s)
+            subject = Subject(
+                cls.plugin, Path(folder.name), cls.test, cls.settings, cls.time_limit_s, cls.examples, cls.pieces
+            )
             cls._subject = (cls, folder, subject)
         return cls._subject[2]

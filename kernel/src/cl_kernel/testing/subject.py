@@ -20,7 +20,7 @@ from attrs import define, evolve, field
 
 from cl_kernel.contract.errors import Interrupted
 from cl_kernel.contract.stream import Stream
-from cl_kernel.registry import Offer, Owner, Registry, discover
+from cl_kernel.registry import Offer, Owner, Registry, discover, resolve
 from cl_kernel.running import loop as running
 from cl_kernel.running.build import build_stream
 from cl_kernel.running.plan import Plan, Request, plan
@@ -37,11 +37,11 @@ class NotApplicable(Exception):
     """The plugin has nothing that a check could look at."""
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {}
-"""Check name -> function; the docstring's first line says what must hold."""
+CHECKS: dict[str, Callable[[Subject], str | None]] = {}
+"""Check name -> function; the docstring's first line says what must hold, the function what it saw if it says so."""
 
 
-def check(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+def check(function: Callable[[Subject], str | None]) -> Callable[[Subject], str | None]:
     """Add a check under the function's name."""
     CHECKS[function.__name__] = function
     return function
@@ -173,6 +173,8 @@ class Subject:
     :param test: the test to run; empty for the plugin's default one.
     :param settings: dotted values that make runs short.
     :param folder: an empty folder for runs.
+    :param examples: short name of a data set -> function as its record's ``example``.
+    :param only: short names of the pieces that checks of single settings look at; empty for all.
     """
 
     plugin: str
@@ -180,6 +182,8 @@ class Subject:
     test: str = ""
     settings: Mapping[str, Any] = field(factory=dict)
     time_limit_s: float = 120.0
+    examples: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(factory=dict)
+    only: tuple[str, ...] = ()
 
     @once
     def registry(self) -> Registry:
@@ -281,8 +285,18 @@ class Subject:
             _nothing("its test has its own run, without stages")
         planned = self.plan(**extra)
         resources = make_resources(self.registry, planned, None, lambda _: None)
-        with self._own_cache("stream"), blame("the data set cannot be built"):
+        with self.cache_named("stream"), blame("the data set cannot be built"):
             return build_stream(planned.pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources)
+
+    def example(self, offer: Offer, folder: Path | None = None) -> Mapping[str, Any] | None:
+        """Settings of a small data set of that form, written now into an empty folder; None when none can be."""
+        write = self.examples.get(offer.record.name) or (offer.record.example and resolve(offer.record.example))
+        if not write:
+            return None
+        folder = folder or self.folder / "examples" / offer.record.name
+        folder.mkdir(parents=True, exist_ok=True)
+        named: Mapping[str, Any] = write(folder)
+        return named
 
     def environment(self) -> dict[str, str]:
         """Of processes of their own: this plugin alone, this process' import path, hashing as chance has it."""
@@ -303,12 +317,12 @@ class Subject:
         )
 
     def _execute(self, name: str, *, resume: bool = False, **extra: Any) -> Outcome:
-        with self._own_cache(name):
+        with self.cache_named(name):
             return run_plan(self.registry, self.plan(**extra), self.folder / name, resume=resume, comparisons=False)
 
     @contextlib.contextmanager
-    def _own_cache(self, name: str) -> Iterator[None]:
-        """A cache of its own for each run: one that reuses another's artefacts takes other steps."""
+    def cache_named(self, name: str) -> Iterator[None]:
+        """A cache by name; a run that reuses another's artefacts takes other steps, so each has its own."""
         before = os.environ.get("CLK_CACHE")
         os.environ["CLK_CACHE"] = str(self.folder / "cache" / name)
         try:

@@ -22,9 +22,11 @@ class Images:
         default=5, validator=validators.ge(1), metadata=doc("equal stages of new classes", counted=ROWS)
     )
     stage_sizes: tuple[int, ...] = field(
-        default=(), metadata=doc("classes of each stage instead; must add up to all", counted=ROWS)
+        default=(), metadata=doc("classes of each stage instead; must add up to all", counted=ROWS, example=[3, 1])
     )
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for that of the data", counted=ROWS))
+    order: tuple[int, ...] = field(
+        default=(), metadata=doc("class order; empty for that of the data", counted=ROWS, example=[3, 2, 1, 0])
+    )
     test_share: float = field(
         default=0.2,
         validator=[validators.gt(0.0), validators.lt(1.0)],
@@ -64,14 +66,23 @@ class HuggingFace(Images):
 class Arrays:
     """Arrays of one's own in a file of ``numpy.savez``."""
 
-    path: str = field(default="", metadata=doc("the .npz file with x and y, and stage and split where wanted"))
-    n_stages: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("equal stages of new classes, where the file has no stage")
+    path: str = field(
+        default="",
+        metadata=doc("the .npz file with x and y, and stage and split where wanted", counted="the samples in it"),
     )
-    stage_sizes: tuple[int, ...] = field(default=(), metadata=doc("classes of each stage instead; must add up to all"))
-    order: tuple[int, ...] = field(default=(), metadata=doc("class order; empty for ascending"))
+    n_stages: int = field(
+        default=5,
+        validator=validators.ge(1),
+        metadata=doc("equal stages of new classes, where the file has no stage", counted=ROWS),
+    )
+    stage_sizes: tuple[int, ...] = field(
+        default=(), metadata=doc("classes of each stage instead; must add up to all", counted=ROWS, example=[3, 1])
+    )
+    order: tuple[int, ...] = field(
+        default=(), metadata=doc("class order; empty for ascending", counted=ROWS, example=[3, 2, 1, 0])
+    )
     test_share: float = field(
         default=0.2,
         validator=[validators.gt(0.0), validators.lt(1.0)],
-        metadata=doc("part of each class kept for testing when the file has no split"),
+        metadata=doc("part of each class kept for testing when the file has no split", counted=ROWS),
     )

@@ -130,7 +130,13 @@ def build_folder(settings: Folder, resources: Resources) -> Stream:
             raise BadInput(f"classes without training images: {', '.join(unknown)}", where=str(test_root))
         test = _files(test_root, names)
     return _stream(
-        settings, resources, root.name, names, _side(train_files, train_labels), None if test is None else _side(*test)
+        settings,
+        resources,
+        root.name,
+        names,
+        _side(train_files, train_labels),
+        None if test is None else _side(*test),
+        shuffled_as="folder",
     )
 
 
@@ -224,8 +230,17 @@ Side = tuple[np.ndarray, Callable[[int], tuple[str, Path | bytes]], Callable[[Co
 
 
 def _stream(
-    settings: Images, resources: Resources, name: str, names: Sequence[str], train: Side, test: Side | None
+    settings: Images,
+    resources: Resources,
+    name: str,
+    names: Sequence[str],
+    train: Side,
+    test: Side | None,
+    *,
+    shuffled_as: str = "",
 ) -> Stream:
+    """:param shuffled_as: name of the random order of samples, which does not depend on what a folder is called."""
+
     def samples(side: Side) -> Samples:
         encoded = EncodedImages(side[0], side[1], side[2], len(names), settings.size, resources.n_workers)
         return _readable(encoded, resources, settings.keep_mb * 1e6)
@@ -248,7 +263,7 @@ def _stream(
         n_stages=settings.n_stages,
         sizes=settings.stage_sizes or None,
         order=settings.order or None,
-        shuffle=resources.rng(name, "order"),
+        shuffle=resources.rng(shuffled_as or name, "order"),
     )
 
 
