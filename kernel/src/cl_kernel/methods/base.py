@@ -400,8 +400,7 @@ def predictions(
     :param score: what the learning part reads -> [n, classes seen], columns in the order of ``order``.
     """
     from cl_kernel.torch import evaluate
-    from cl_kernel.torch.loaders import Batches
-    from cl_kernel.torch.split import frozen_part
+    from cl_kernel.torch.split import split_batches
 
     def full(inputs: Tensor) -> Tensor:
         scores = score(inputs)
@@ -409,7 +408,7 @@ def predictions(
         padded[:, list(order)] = scores
         return padded
 
-    yield from evaluate.predict(full, Batches(samples, device, transform=frozen_part(network)), size)
+    yield from evaluate.predict(full, split_batches(network, samples, device), size)
 
 
 def old_columns(training: Training[Steps], stage: Stage) -> int:

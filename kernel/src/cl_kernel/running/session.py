@@ -86,6 +86,7 @@ def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit:
         folder=folder,
         locator=registry.locate,
         identity=options.identity,
+        features=options.features,
     )
 
 
