@@ -20,6 +20,7 @@ from cl_kernel.contract.interfaces import Learner, Tree
 from cl_kernel.contract.stream import Stage, Stream
 from cl_kernel.memory import Memory
 from cl_kernel.running import accuracy_matrix as matrix
+from cl_kernel.running.finite import Lookout
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
 from cl_kernel.running.signals import handling_signals
@@ -129,7 +130,7 @@ class RunContext:
         self.stop_if_asked()
 
     def _stop_if_diverged(self) -> None:
-        """Stop at a loss that is no finite number.
+        """Stop at a loss, or at what was learnt, that is no finite number.
 
         :raises Diverged: naming it and the step.
         """
@@ -157,6 +158,7 @@ class StreamContext(RunContext):
     checkpoint_bytes: int = 0
     _began: float = field(factory=time.monotonic, init=False)
     _next_save: float = field(default=0.0, init=False)
+    _lookout: Lookout = field(factory=Lookout, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._next_save = self._began + self.checkpoint_every_s
@@ -247,6 +249,7 @@ class StreamContext(RunContext):
 
     def _tick(self, values: Mapping[str, Any]) -> None:
         now = self._report(values)
+        self._diverged = self._diverged or self._lookout.look(self.learner)
         if self._diverged:
             self.save()
         self._stop_if_diverged()
