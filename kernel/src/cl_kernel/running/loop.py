@@ -215,6 +215,7 @@ class StreamContext(RunContext):
             "curve": progress.curve,
             "initial": progress.initial,
             "skipped": dict(self.resources.skipped),
+            "n_stages": len(self.stream.stages),
         }
         path, nbytes = self.run.save_checkpoint(progress.steps, {"learner": self.learner.state(), "loop": loop})
         self.checkpoint_bytes = nbytes
@@ -229,7 +230,8 @@ class StreamContext(RunContext):
             loop["stage"], loop["steps"], loop["seconds"], loop["rows"], loop["curve"], loop["initial"]
         )
         self.resources.skipped.update(loop["skipped"])
-        self.learner.load(tree["learner"])
+        n_stages = len(self.stream.stages)
+        take_up(self.learner, tree["learner"], grows=loop.get("n_stages", n_stages) < n_stages)
         self._last = (time.monotonic(), self.progress.steps)
 
     def elapsed(self) -> float:
@@ -257,6 +259,12 @@ class StreamContext(RunContext):
         if now >= self._next_save:
             self.save()
         self._wake = min(time.monotonic() + REPORT_EVERY_S, self._next_save)
+
+
+def take_up(learner: Learner, state: Tree, *, grows: bool) -> None:
+    """Load a state; that of a shorter stream passes through the learner's own ``grow`` first, where it has one."""
+    grow = getattr(learner, "grow", None)
+    learner.load(grow(state) if grows and grow is not None else state)
 
 
 def _lost(name: str, value: float) -> bool:
@@ -336,8 +344,8 @@ def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
             else np.array([_value(progress.initial[metric].get(name)) for name in names], float)
         )
         tables[metric] = {
-            "matrix": [[None if np.isnan(v) else v for v in row] for row in R.tolist()],
-            "initial": None if initial is None else initial.tolist(),
+            "matrix": [_plain(row) for row in R],
+            "initial": None if initial is None else _plain(initial),
             "summary": matrix.summary(R, initial) if len(R) and R.shape[1] == len(stream.stages) == len(R) else {},
             "seen": [row["seen"][metric] for row in progress.rows],
             "sets": [row["values"][metric] for row in progress.rows],
@@ -377,6 +385,10 @@ def memory_cost(memories: Sequence[Memory]) -> dict[str, int]:
 
 def _first(scored: Mapping[str, Any], scorers: Sequence[Scorer]) -> dict[str, float | None]:
     return {name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()}
+
+
+def _plain(row: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in row.tolist()]
 
 
 def _value(values: Mapping[str, float | None] | None) -> float:
