@@ -32,6 +32,9 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--memory", default=None, metavar="SIZE", help="replay capacity: examples (500) or bytes (1.5MB)"
     )
+    parser.add_argument(
+        "--budget", default=None, metavar="SIZE", help="bytes for everything kept beyond the network (2MB)"
+    )
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default=None)
@@ -183,43 +186,6 @@ def resume(parser: ArgumentParser) -> Handler:
     return handle
 
 
-def extend(parser: ArgumentParser) -> Handler:
-    """Go on with a finished run over further stages."""
-    parser.add_argument("run", type=Path, help="run folder")
-    add_data_root(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="assignments",
-        help="what adds the stages, e.g. dataset.directions=[right,left,up]; repeatable",
-    )
-    parser.add_argument("--no-comparisons", action="store_true", help="leave the run's comparison runs as they are")
-
-    def handle(namespace: Namespace, console: Console) -> int:
-        from cl_kernel.registry import discover
-        from cl_kernel.running import session
-        from cl_kernel.running.resources import n_cores
-
-        registry = discover()
-        return _guarded(
-            console,
-            namespace.run,
-            lambda: session.extend(
-                registry,
-                namespace.run,
-                parse_assignments(namespace.assignments).values,
-                data_roots=namespace.data_root,
-                listen=[LiveLine()],
-                comparisons=not namespace.no_comparisons,
-                n_comparisons=n_cores() - 1,
-            ),
-        )
-
-    return handle
-
-
 def reproduce(parser: ArgumentParser) -> Handler:
     """Run a finished run again and compare digests; exit 3 when they differ."""
     parser.add_argument("run", type=Path, help="run folder")
@@ -269,6 +235,8 @@ def banner(console: Console, planned: Any) -> None:
     else:
         text = f"profile {planned.profile}"
     console.say(f"{planned.name} | {text} | seed {planned.options.seed}")
+    for key, why in planned.ignored.items():
+        console.say(f"{key} is left out: {why}")
 
 
 def show_outcome(console: Console, outcome: Any) -> None:
@@ -325,6 +293,9 @@ def _stream_tables(console: Console, name: str, runs: Mapping[str, Mapping[str, 
     summaries = {label: dict(results["metrics"][metric]["summary"]) for label, results in runs.items()}
     for label, value in _omegas(runs, metric).items():
         summaries[label]["omega"] = value
+    for label, results in runs.items():
+        if aware := results.get("task_aware", {}).get(metric, {}).get("summary"):
+            summaries[f"{label}, among the task's classes"] = aware
     if names := list(next(iter(summaries.values()))):
         console.table(
             "from the accuracy matrix",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from attrs import field, frozen, validators
 
 from cl_kernel.contract.offers import doc
@@ -85,6 +88,8 @@ class Digits:
 @frozen(kw_only=True)
 class Linear:
     """Settings of softmax regression."""
+
+    ONE_PASS: ClassVar[Mapping[str, Any]] = {"n_epochs": 1}
 
     lr: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("learning rate of plain SGD"))
     batch_size: int = field(default=16, validator=validators.ge(1), metadata=doc("new samples a step"))

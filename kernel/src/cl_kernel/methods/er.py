@@ -9,14 +9,14 @@ Shapes: n new examples, m remembered ones, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from attrs import define, field, frozen, validators
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Optimiser, grown_state, make_optimizer, not_negative
+from cl_kernel.methods.base import Optimiser, make_optimizer, not_negative
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ CODEC_EXAMPLES = 4096
 @frozen(kw_only=True)
 class Settings(Optimiser):
     """Experience replay: each step also sees remembered examples."""
+
+    ONE_PASS: ClassVar[Mapping[str, Any]] = {"epochs": 1, "update": "batch"}
 
     replay_batch: int = field(default=32, validator=not_negative, metadata=doc("remembered examples a step"))
     update: str = field(
@@ -182,10 +184,6 @@ class Replaying:
             "epoch": self.epoch,
             "position": self.position,
         }
-
-    def grow(self, tree: Tree) -> Tree:
-        """The state of a learner of fewer classes, for :meth:`load`."""
-        return grown_state(tree, self.state(), self.optimizer)
 
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""

@@ -10,8 +10,8 @@ Differs: 50 passes over the memory by default, the paper has 256; gradients are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from attrs import field, frozen
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @frozen(kw_only=True)
 class Settings(Remembering):
     """GDumb."""
+
+    ONE_PASS: ClassVar[Mapping[str, Any]] = {}  # the memory sees each sample once; the passes are over the memory
 
     lr: float = field(default=0.05, validator=positive, metadata=doc("highest learning rate"))
     lr_min: float = field(default=5e-4, validator=not_negative, metadata=doc("lowest learning rate"))

@@ -21,6 +21,7 @@ from cl_kernel.contract.errors import RunConflict, UnknownName
 from cl_kernel.contract.offers import Expected
 from cl_kernel.registry import Registry
 from cl_kernel.running.plan import NEUTRAL, SHORT
+from cl_kernel.running.training import telling
 from cl_kernel.storage.files import content_key
 from cl_kernel.storage.run_folder import read_json
 
@@ -48,7 +49,7 @@ class Run:
         """Everything that makes the run what it is, but the seed."""
         test = self.info["test"] if self.info.get("plugin") else ""  # without a test a run is called by its learner
         named = {"test": test, "label": self.info.get("label", "")} | dict(self.info["pieces"])
-        return named | {k: v for k, v in self.settings.items() if k not in NEUTRAL and k != "run.seed"}
+        return named | {k: v for k, v in telling(self.settings).items() if k not in NEUTRAL and k != "run.seed"}
 
 
 @define(kw_only=True)
@@ -65,7 +66,7 @@ class Group:
     @property
     def stream(self) -> str:
         """Which other groups may be tested against this one: same data, same metric, same profile."""
-        data = {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith("dataset.")}
+        data = {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith(("dataset.", "stream."))}
         return content_key({"profile": self.profile, "metric": self.metric, **data})
 
     def values(self, column: str) -> dict[int, float]:
@@ -123,6 +124,8 @@ def numbers(run: Run, metric: str) -> dict[str, float]:
     if table := results.get("metrics", {}).get(metric):
         found = {"score": next(iter(table["seen"][-1].values()))}
         found |= table["summary"]
+        aware = results.get("task_aware", {}).get(metric, {}).get("summary", {})
+        found["task-aware"] = aware.get("average_accuracy")
     else:
         found = {k: v for k, v in results.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     cost = results.get("cost", {})

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 from attrs import field, frozen
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.stream import Stream
+from cl_kernel.data.scenarios import arrange
+from cl_kernel.data.stream_options import StreamOptions
 from cl_kernel.registry import Offer, resolve
 from cl_kernel.running import settings as config
 from cl_kernel.running.identify import identified
@@ -35,7 +38,8 @@ def build(planned: Plan, resources: Resources) -> Built:
     """
     pieces = planned.pieces
     with config.blamed(planned.resolved, "dataset", pieces["dataset"][0].name):
-        stream = build_stream(pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources)
+        sections = planned.resolved.sections
+        stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources, sections.get("stream"))
         stream.check()
     _fields_fit(planned, stream)
     memories: list[Any] = []
@@ -56,12 +60,31 @@ def _scorer(offer: Offer, stream: Stream) -> Scorer:
     return Scorer(record, resolve(record.build)(record.settings() if record.settings else None, stream))
 
 
-def build_stream(offer: Offer, settings: Any, resources: Resources) -> Stream:
-    """The stream of a data set, with its identity."""
+def build_stream(offer: Offer, settings: Any, resources: Resources, options: StreamOptions | None = None) -> Stream:
+    """The stream of a data set, with its identity.
+
+    :param options: what is made of its stages.
+    """
     record = offer.record
-    return identified(
-        resolve(record.build)(settings, resources), offer.name, record.revision, settings, resources.files
-    )
+    make = resolve(record.build)
+    if options is None or not options.changes:
+        return identified(make(settings, resources), offer.name, record.revision, settings, resources.files)
+    whole, options, n_stages = _as_a_whole(settings, options)
+    stream = arrange(make(whole, resources), options, resources.rng, n_stages)
+    return identified(stream, offer.name, record.revision, settings, resources.files)
+
+
+def _as_a_whole(settings: Any, options: StreamOptions) -> tuple[Any, StreamOptions, int]:
+    """A data set's settings without its own split, where the stream's options make another; and what it said of it."""
+    own = {} if settings is None else {a.name: getattr(settings, a.name) for a in attrs.fields(type(settings))}
+    if not options.splits or "n_stages" not in own:
+        return settings, options, 0
+    plain = {"n_stages": 1, **{name: () for name in ("stage_sizes", "order") if name in own}}
+    if not options.order and options.scenario in ("", "class", "task"):
+        options = attrs.evolve(options, order=own.get("order", ()))
+    if not options.sizes and not options.stages and options.scenario in ("", "class", "task"):
+        options = attrs.evolve(options, sizes=own.get("stage_sizes", ()))
+    return attrs.evolve(settings, **plain), options, int(own["n_stages"])
 
 
 def _fields_fit(planned: Plan, stream: Any) -> None:

@@ -17,16 +17,18 @@ from attrs import define, field, frozen
 from cl_kernel.compatibility import renamed
 from cl_kernel.contract.errors import BadSetting, ClkError, Mismatch, MissingAsset, UnknownName
 from cl_kernel.contract.offers import Experiment
+from cl_kernel.data.stream_options import StreamOptions
 from cl_kernel.registry import Offer, Registry, resolve
 from cl_kernel.running import settings as config
+from cl_kernel.running import training
 from cl_kernel.running.pieces import find_pieces
 from cl_kernel.running.settings import Layer, Resolved, RunOptions, read_yaml
 
 PIECES = ("dataset", "model", "replay", "learner", "metrics")
 CONFIGURATIONS = ("config", "gin_file", "gin_param")
 CHOICES = PIECES + CONFIGURATIONS
-RUN_FLAGS = ("seed", "memory", "device", "on_bad_sample", "n_workers", "evaluate")
-SHORT = {"seed": "run.seed", "memory": "run.memory", "device": "run.device", "evaluate": "run.evaluate"}
+RUN_FLAGS = ("seed", "memory", "budget", "device", "on_bad_sample", "n_workers", "evaluate")
+SHORT = {key: f"run.{key}" for key in ("seed", "memory", "budget", "device", "evaluate")}
 NEUTRAL = frozenset(f"run.{key}" for key in ("plots", "checkpoint_every_s", "n_workers", "stop_at_step"))
 """Settings that change no number."""
 OWN = "own"
@@ -73,6 +75,7 @@ class Plan:
     metrics: list[Offer]
     resolved: Resolved
     comparisons: list[str] = field(factory=list)
+    ignored: dict[str, str] = field(factory=dict)  # settings for every learner that this one has no use for: why
 
     @property
     def options(self) -> RunOptions:
@@ -104,8 +107,8 @@ def make_request(
 
     :param config: a named configuration of the learner; ``gin_files`` and ``gin_params`` are the user's own.
     :param settings: dotted names as for ``--set``, laid over everything but gin.
-    :param run: any of ``seed``, ``memory``, ``device``, ``on_bad_sample``, ``n_workers``, ``evaluate``; None leaves
-        the default.
+    :param run: any of ``seed``, ``memory``, ``budget``, ``device``, ``on_bad_sample``, ``n_workers``, ``evaluate``;
+        None leaves the default.
     :raises BadSetting: for another name, or a settings file that cannot be read.
     """
     if unknown := set(run) - set(RUN_FLAGS):
@@ -149,6 +152,8 @@ def plan(registry: Registry, request: Request) -> Plan:
     prefer = request.plugin or (experiment.plugin if experiment else "")
     pieces, metrics = ({}, []) if record is not None and record.run else find_pieces(registry, chosen, prefer)
     classes: dict[str, type | None] = {"run": RunOptions}
+    if "learner" in pieces:
+        classes |= {"stream": StreamOptions, "train": training.TrainOptions}
     piece_layers: list[Layer] = []
     for section, (offer, argument) in pieces.items():
         classes[section] = offer.record.settings
@@ -166,14 +171,19 @@ def plan(registry: Registry, request: Request) -> Plan:
     _nothing_ignored(request, record, profile, pieces)
     configured = _configurations(pieces, chosen, profile, bool(request.comparison))
     named, own = (_without(layer, _fixed(record, request)) for layer in configured)
-    layers = [_without(layer, CHOICES) for layer in (*piece_layers, *of_test, named, *asked, own)]
+    learner = pieces["learner"][0] if "learner" in pieces else None
+    train, ignored = training.for_learner(asked, learner.name, learner.record.settings) if learner else (named, {})
+    train = _without(train, _fixed(record, request))
+    layers = [_without(layer, CHOICES) for layer in (*piece_layers, *of_test, named, train, *asked, own)]
     if request.comparison:
         its_own = f"comparison {request.comparison}"  # the test's settings may be of pieces that this run replaces
         layers = [layer if layer.origin == its_own else config.known_only(layer, classes) for layer in layers]
     resolved = _with_presets(classes, layers, pieces)
+    if learner and (size := resolved.sections["stream"].online):
+        resolved = _with_presets(classes, [*layers, training.once(resolved, learner.name, size)], pieces)
     name = record.name if record else chosen.get("learner", "run")
     comparisons = list(record.comparisons) if record and not request.comparison else []
-    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, comparisons)
+    return Plan(request, str(name), profile, experiment, pieces, metrics, resolved, comparisons, ignored)
 
 
 def comparison_plans(registry: Registry, planned: Plan) -> dict[str, Plan]:
@@ -355,13 +365,8 @@ def _asked(record: Experiment | None, request: Request) -> list[Layer]:
 
 
 def _fixed(record: Experiment | None, request: Request) -> Collection[str]:
-    """What a comparison run keeps whatever was asked of the run it is compared with: what it says, and the pieces whose
-    settings it names.
-    """
-    if not record or not request.comparison:
-        return ()
-    own = record.comparisons[request.comparison]
-    return {*own, *(key.split(".", 1)[0] for key in own if "." in key), "run.stop_at_step"}
+    """What a comparison run keeps whatever was asked of the run it is compared with."""
+    return {*record.comparisons[request.comparison], "run.stop_at_step"} if record and request.comparison else ()
 
 
 def _without(layer: Layer, fixed: Collection[str]) -> Layer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import define, field, frozen
 
 from cl_kernel.contract.errors import Diverged, Mismatch
 from cl_kernel.contract.interfaces import Learner, Metric
@@ -39,11 +39,14 @@ def score(
     :param sets: names of test sets.
     :param stage: the stage just learnt; test sets of later stages are left out of ``"seen"``.
     :param keep: folder for predicted classes and metric states of this pass.
-    :return: ``"values"``: metric -> test set -> named values; ``"seen"``: metric -> values over all seen sets.
+    :return: ``"values"``: metric -> test set -> named values; ``"seen"``: metric -> values over all seen sets; where a
+        classifier's test sets belong to stages, ``"task_aware"``: the same as values for the first metric of classes,
+        answers restricted to the classes of the set's own stage.
     :raises Mismatch: when the learner gives no output that a metric reads, or too few or too many rows.
     """
     rows = np.unique(np.concatenate([stream.test_sets[name] for name in sets]))
-    states, classes = _one_pass(learner, stream, scorers, sets, rows, stage)
+    aware = TaskAware.of(stream, scorers, sets)
+    states, classes = _one_pass(learner, stream, scorers, sets, rows, stage, aware)
     values = {
         scorer.record.name: {name: scorer.metric.compute(states[k][j]) for j, name in enumerate(sets)}
         for k, scorer in enumerate(scorers)
@@ -63,7 +66,55 @@ def score(
                 "states": {scorer.record.name: states[k] for k, scorer in enumerate(scorers)},
             },
         )
-    return {"values": values, "seen": seen}
+    return {"values": values, "seen": seen, **aware.values(sets)}
+
+
+@define
+class TaskAware:
+    """The first metric of classes, with answers among the classes of each test set's own stage.
+
+    :param tasks: classes of each set; empty when there is nothing to restrict.
+    """
+
+    scorer: Scorer | None
+    tasks: list[np.ndarray]
+    states: list[Any] = field(factory=list)
+
+    @classmethod
+    def of(cls, stream: Stream, scorers: Sequence[Scorer], sets: Sequence[str]) -> TaskAware:
+        """What a stream and its metrics allow."""
+        scorer = next((s for s in scorers if (s.record.output, s.record.target) == ("scores", "class")), None)
+        owners = dict(zip(stream.test_sets, stream.stages, strict=False))
+        stages = [owners[name] for name in sets if name in owners]
+        tasks = [np.array(stage.info.get("task_classes", stage.classes), np.int64) for stage in stages]
+        if scorer is None or len(stream.test_sets) != len(stream.stages) or not all(map(len, tasks)):
+            return cls(None, [])
+        return cls(scorer, tasks, [scorer.metric.start() for _ in tasks])
+
+    def update(self, of_sets: Sequence[np.ndarray], scores: Any, target: Mapping[str, np.ndarray]) -> None:
+        """Count a batch; learners that give no score a class are left out.
+
+        :param of_sets: for each test set, bool [n]: which samples of the batch are its.
+        """
+        if self.scorer is None:
+            return
+        if not isinstance(scores, np.ndarray) or scores.ndim != 2:
+            self.scorer = None
+            return
+        truth = target[self.scorer.record.target]
+        for j, (task, own) in enumerate(zip(self.tasks, of_sets, strict=True)):
+            if own.any():
+                rows = np.flatnonzero(own)
+                kept = np.full((len(rows), scores.shape[1]), -np.inf, scores.dtype)
+                kept[:, task] = scores[np.ix_(rows, task)]
+                self.states[j] = self.scorer.metric.update(self.states[j], kept, truth[rows])
+
+    def values(self, sets: Sequence[str]) -> dict[str, Any]:
+        """Metric -> test set -> named values, below its key; empty without any."""
+        if self.scorer is None:
+            return {}
+        computed = map(self.scorer.metric.compute, self.states)
+        return {"task_aware": {self.scorer.record.name: dict(zip(sets, computed, strict=True))}}
 
 
 def _one_pass(
@@ -73,8 +124,12 @@ def _one_pass(
     sets: Sequence[str],
     rows: np.ndarray,
     stage: int | None,
+    aware: TaskAware,
 ) -> tuple[list[list[Any]], list[np.ndarray]]:
-    """State of every metric on every test set, and the predicted classes, batch by batch, where there are any."""
+    """State of every metric on every test set, and the predicted classes, batch by batch, where there are any.
+
+    :param aware: counts the batches too.
+    """
     inside = [np.isin(rows, stream.test_sets[name]) for name in sets]
     samples = subset(stream.test, rows)
     targets = sorted({scorer.record.target for scorer in scorers})
@@ -92,6 +147,7 @@ def _one_pass(
         of_sets = [among[at] for among in inside]
         for k, scorer in enumerate(scorers):
             states[k] = _updated(scorer, states[k], of_sets, output, truth[scorer.record.target])
+        aware.update(of_sets, output.get("scores"), truth)
         if "class" in output:
             classes.append(np.asarray(output["class"]))
         elif "scores" in output:

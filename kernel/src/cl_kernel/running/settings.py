@@ -32,6 +32,9 @@ class RunOptions:
         metadata=doc("auto, cpu, cuda or cuda:N"),
     )
     memory: str = field(default="", metadata=doc("replay capacity in examples (500) or bytes (1.5MB)"))
+    budget: str = field(
+        default="", metadata=doc("bytes for everything a method keeps beyond its network (2MB); empty: no limit")
+    )
     evaluate: Literal["all", "seen"] = field(default="all", metadata=doc("which test sets are scored after a stage"))
     initial_scores: bool = field(default=False, metadata=doc("score before the first stage, for forward transfer"))
     checkpoint_every_s: float = field(
@@ -48,19 +51,16 @@ class RunOptions:
             "for that"
         ),
     )
-    features: Literal["shared", "half", "off"] = field(
-        default="shared",
-        metadata=doc(
-            "what a pretrained frozen part computes: once for all runs, in the cache; half: there in half the bytes; "
-            "off: in each run anew"
-        ),
-    )
     plots: bool = field(default=True, metadata=doc("draw plots at the end"))
     stop_at_step: int = field(
         default=0,
         validator=attrs.validators.ge(0),
         metadata=doc("save and stop after so many steps, as a signal would; 0 = never"),
     )
+
+
+SHARED = ("stream", "train")
+"""Sections whose names stand back: ``lr`` is the learner's, ``train.lr`` everybody's."""
 
 
 @frozen
@@ -192,6 +192,7 @@ def _full_key(key: str, known: Mapping[str, str], origin: str) -> str:
         return key
     if "." not in key:
         owners = [full for full in known if full.split(".", 1)[1] == key]
+        owners = [full for full in owners if full.split(".", 1)[0] not in SHARED] or owners
         if len(owners) == 1:
             return owners[0]
         if owners:
@@ -366,6 +367,7 @@ def flatten(
         "source",
         "replay",
         "experiment",
+        *SHARED,
     ),
 ) -> dict[str, Any]:
     """Nested sections as dotted keys; only the known sections nest, so mappings as values stay whole."""

@@ -22,6 +22,7 @@ from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, framework_of, plan
 from cl_kernel.running.settings import as_plain
+from cl_kernel.running.training import telling
 from cl_kernel.storage.files import content_key, write_text
 from cl_kernel.sweeps.tasks import outcome_of, run_task
 
@@ -206,7 +207,7 @@ def identity(planned: Plan) -> str:
             "beside": planned.request.comparison,
             "pieces": {section: offer.name for section, (offer, _) in planned.pieces.items()},
             "metrics": [offer.name for offer in planned.metrics],
-            "settings": {k: v for k, v in planned.resolved.flat().items() if k not in NEUTRAL},
+            "settings": {k: v for k, v in telling(planned.resolved.flat()).items() if k not in NEUTRAL},
         }
     )[:10]
 

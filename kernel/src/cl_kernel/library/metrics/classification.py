@@ -20,12 +20,16 @@ State = dict[str, Any]
 
 
 def classes_of(output: Any) -> np.ndarray:
-    """Predicted class, int64 [n]: the best score, the first of equals; -1 for scores that are not numbers."""
+    """Predicted class, int64 [n]: the best score, the first of equals.
+
+    -1, which is never right, for scores that are not numbers and where no class has a finite one.
+    """
     predicted = np.asarray(output)
     if predicted.ndim == 1:
         return predicted.astype(np.int64)
     best: np.ndarray = predicted.argmax(1)
-    best[np.isnan(predicted[np.arange(len(best)), best])] = -1  # argmax stops at the first NaN
+    score = predicted[np.arange(len(best)), best]
+    best[np.isnan(score) | (score == -np.inf)] = -1  # argmax stops at the first NaN
     return best
 
 
@@ -61,6 +65,8 @@ class TopK:
         if self.k == 1:
             predicted = classes_of(output)
             right, bad = predicted == target, predicted == -1
+            if bad.any() and np.ndim(output) == 2:
+                bad = np.isnan(np.asarray(output)).any(1)
         else:
             scores = np.asarray(output)
             right, bad = rank_of(scores, target) < self.k, np.isnan(scores).any(1)
