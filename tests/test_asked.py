@@ -76,6 +76,17 @@ def test_a_setting_of_a_piece_that_a_comparison_run_replaces_does_not_reach_it()
     assert other.resolved.sections["learner"].lr == 0.3 and other.pieces["learner"][0].name == "clk:linear"
 
 
+def test_a_comparison_run_keeps_the_piece_whose_settings_it_names():
+    settings = {**BASE, "learner": "mine:mine"}
+    test = Experiment(name="t", summary="s", settings=settings, comparisons={"plain": {"learner.only_mine": 3.0}})
+    found = registry(clk_learners=[learner()], clk_experiments=[test])
+    for asked in (make_request("t", learner="clk:linear"), make_request("t", settings={"learner": "clk:linear"})):
+        main = plan(found, asked)
+        other = comparison_plans(found, main)["plain"]
+        assert main.pieces["learner"][0].name == "clk:linear" and other.pieces["learner"][0].name == "mine:mine"
+        assert other.resolved.sections["learner"].only_mine == 3.0
+
+
 def test_a_comparison_run_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):
     test = Experiment(name="t", summary="s", settings=BASE, comparisons={"broken": {"learner": "nobody"}})
     found = registry(clk_experiments=[test])

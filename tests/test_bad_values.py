@@ -138,6 +138,31 @@ def test_a_run_whose_loss_is_lost_stops_saved_with_the_step(tmp_path, monkeypatc
     assert (tmp_path / "run" / "run.json").read_text().count('"failed"') == 1
 
 
+def test_weights_that_are_lost_stop_the_run_saved_though_its_loss_is_finite(tmp_path, monkeypatch):
+    """A learner whose weights turn to NaN while the loss that it reports stays a number."""
+    import numpy as np
+
+    from cl_kernel.library import linear
+    from cl_kernel.running import loop
+
+    class Losing(linear.LinearLearner):
+        def state(self):
+            tree = dict(super().state())
+            broken = {
+                name: np.full_like(a, np.nan) for name, a in tree.items() if getattr(a, "dtype", "") == np.float64
+            }
+            return tree | broken
+
+    monkeypatch.setattr(loop, "REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(linear, "LinearLearner", Losing)
+    monkeypatch.setenv("CLK_CACHE", str(tmp_path / "cache"))
+    registry = discover(only=())
+    asked = make_request(learner="clk:linear", dataset="clk:blobs", settings={"run.plots": False})
+    with pytest.raises(Diverged, match=r"no finite number at step \d+"):
+        run_plan(registry, plan(registry, asked), tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**30, 2**63])
 def test_numbers_that_nobody_can_mean_are_refused_for_any_setting(value):
     @attrs.frozen

@@ -7,6 +7,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run an experiment", "cl_kernel.cli.run:run"),
     "run-all": ("run everything of a plugin, as a sweep", "cl_kernel.sweeps.commands:run_all"),
     "resume": ("go on with an interrupted run", "cl_kernel.cli.run:resume"),
+    "extend": ("go on with a finished run over further stages", "cl_kernel.cli.run:extend"),
     "reproduce": ("run a finished run again and compare digests", "cl_kernel.cli.run:reproduce"),
     "sweep": ("run a grid of experiments, here or on a cluster", "cl_kernel.sweeps.commands:sweep"),
     "runs": ("list runs", "cl_kernel.cli.show:runs"),

@@ -273,7 +273,7 @@ def clk_executors() -> Sequence[Executor]:
         Executor(
             name="slurm",
             summary="SLURM jobs through submitit",
-            build="cl_kernel.sweeps.executors:build_slurm",
+            build="cl_kernel.sweeps.slurm:build_slurm",
             requires=("submitit",),
         ),
     ]

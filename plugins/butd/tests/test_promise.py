@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadCheckpoint, BadInput, BadSetting, Cache, Resources
+from cl_kernel import BadCheckpoint, BadInput, BadSetting, Cache, ClkError, Interrupted, Resources
 from cl_kernel.registry import discover
+from cl_kernel.running import session
 from cl_kernel.running.plan import make_request, plan
 from cl_kernel.running.session import run_plan
 from cl_kernel.torch import state
@@ -204,3 +206,33 @@ def test_a_state_goes_on_in_a_network_with_room_for_more_tasks() -> None:
     )
     with pytest.raises(BadCheckpoint, match="another network"):
         growing.grown(state.pack(short), state.pack(other))
+
+
+def test_a_finished_run_takes_two_more_directions_and_keeps_every_earlier_bit(tmp_path: Path) -> None:
+    registry, folder = discover(), run("CL_DIRECTIONS", tmp_path / "run", **{"dataset.directions": ["right", "left"]})
+    first = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for directions, said in (
+        (["right", "left", "right"], "'right' is in the stream already"),
+        (["right", "left"], "no stage beyond"),
+        (["left", "right", "right2"], "keep the stages already learnt"),
+    ):
+        with pytest.raises(ClkError, match=said):
+            session.extend(registry, folder, {"dataset.directions": directions})
+
+    def stop(event: Any) -> None:
+        if type(event).__name__ == "StageEnded":
+            signal.raise_signal(signal.SIGINT)
+
+    longer = {"dataset.directions": ["right", "left", "right2", "left2"]}
+    with pytest.raises(Interrupted):
+        session.extend(registry, folder, longer, listen=[stop])
+    session.resume(registry, folder)
+    now = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert now["stages"] == ["right", "left", "right2", "left2"]
+    kept = [row[:2] for row in now["metrics"]["accuracy"]["matrix"]]
+    assert kept[:2] == first["metrics"]["accuracy"]["matrix"]
+    assert kept[2] == kept[3] == kept[1]
+    assert promise(folder)["bit_equal"]
+    assert sorted(promise(folder)["largest_difference"]) == ["left", "left2", "right", "right2"]
+    _, changed = session.reproduce(registry, folder, tmp_path / "again")
+    assert not changed

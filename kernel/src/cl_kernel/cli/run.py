@@ -186,6 +186,43 @@ def resume(parser: ArgumentParser) -> Handler:
     return handle
 
 
+def extend(parser: ArgumentParser) -> Handler:
+    """Go on with a finished run over further stages."""
+    parser.add_argument("run", type=Path, help="run folder")
+    add_data_root(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="what adds the stages, e.g. dataset.directions=[right,left,up]; repeatable",
+    )
+    parser.add_argument("--no-comparisons", action="store_true", help="leave the run's comparison runs as they are")
+
+    def handle(namespace: Namespace, console: Console) -> int:
+        from cl_kernel.registry import discover
+        from cl_kernel.running import session
+        from cl_kernel.running.resources import n_cores
+
+        registry = discover()
+        return _guarded(
+            console,
+            namespace.run,
+            lambda: session.extend(
+                registry,
+                namespace.run,
+                parse_assignments(namespace.assignments).values,
+                data_roots=namespace.data_root,
+                listen=[LiveLine()],
+                comparisons=not namespace.no_comparisons,
+                n_comparisons=n_cores() - 1,
+            ),
+        )
+
+    return handle
+
+
 def reproduce(parser: ArgumentParser) -> Handler:
     """Run a finished run again and compare digests; exit 3 when they differ."""
     parser.add_argument("run", type=Path, help="run folder")

@@ -64,6 +64,9 @@ class Learner(Protocol):
     """A continual-learning method. Its loop inside a stage is its own.
 
     An optional method ``finish(ctx)`` is called once after the last stage, to draw or write what is its own.
+    Another, ``grow(state) -> state``, turns the state of a learner of a shorter stream into one that ``load`` takes,
+    with room for the classes and stages to come; a learner without it is given that state as it is, and one that
+    cannot take it raises.
     """
 
     def learn(self, stage: Stage, ctx: StreamContext) -> None:

@@ -16,6 +16,7 @@ from cl_kernel.contract.interfaces import Samples
 from cl_kernel.contract.stream import Stage
 from cl_kernel.library.settings import Linear
 from cl_kernel.memory import Memory
+from cl_kernel.running.growing import grown
 from cl_kernel.running.loop import StreamContext
 from cl_kernel.running.resources import Setup
 
@@ -75,6 +76,10 @@ class LinearLearner:
             "rng": self.rng.bit_generator.state,
             "memory": self.memory.state() if self.memory else None,
         }
+
+    def grow(self, state: dict[str, Any]) -> Any:
+        """The state of a learner of fewer classes, for :meth:`load`; columns of new classes begin at zero."""
+        return grown(state, self.state())
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` gave."""

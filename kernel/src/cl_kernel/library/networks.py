@@ -93,7 +93,9 @@ def build_resnet18(settings: Resnet18, fields: Mapping[str, Field], n_outputs: i
             ("normalise", Normalise() if channels == 3 else Normalise((0.5,) * channels, (0.25,) * channels)),
             *layers,
         ]
-    return cut(layers, settings.cut.replace(".", "_"))
+    split = cut(layers, settings.cut.replace(".", "_"))
+    split.pretrained = bool(settings.weights)
+    return split
 
 
 def resnet18(n_outputs: int, *, channels: int = 3, small: bool = False) -> nn.Module:

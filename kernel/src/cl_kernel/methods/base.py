@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from attrs import field, frozen, validators
 
-from cl_kernel.contract.errors import Mismatch
+from cl_kernel.contract.errors import BadCheckpoint, Mismatch
 from cl_kernel.contract.offers import doc
 from cl_kernel.methods.lazy import torch
 from cl_kernel.methods.seen_classes import SeenClasses
@@ -381,6 +381,10 @@ class Training(Generic[S]):
             **self.kept(),
         }
 
+    def grow(self, tree: Tree) -> Tree:
+        """The state of a learner of fewer classes, for :meth:`load`."""
+        return grown_state(tree, self.state(), self.optimizer)
+
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""
         from cl_kernel.torch import state
@@ -393,6 +397,47 @@ class Training(Generic[S]):
         self.seen.load(tree["seen"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
         self.regain(tree)
+
+
+def grown_state(tree: Tree, fresh: Tree, optimizer: torch.optim.Optimizer) -> Tree:
+    """The state of a learner of fewer classes, as one with a wider score layer holds it.
+
+    New score columns begin as the new network's; momentum and the like of them begin at zero.
+
+    :param fresh: the state of the new learner.
+    :param optimizer: of the new learner.
+    :raises BadCheckpoint: when the state holds something that cannot grow, as remembered scores of all classes.
+    """
+    from cl_kernel.running.growing import grown
+
+    apart = ("memory", "optimizer")
+    both = [{key: value for key, value in state.items() if key not in apart} for state in (tree, fresh)]
+    made = {**grown(*both), "optimizer": _grown_optimizer(tree["optimizer"], optimizer)}
+    return {**made, "memory": _same_slots(tree["memory"], fresh["memory"])} if "memory" in tree else made
+
+
+def _grown_optimizer(tree: Tree, like: torch.optim.Optimizer) -> Tree:
+    from cl_kernel.torch.state import pack, unpack
+
+    kept = unpack(tree)
+    parameters = [p for group in like.param_groups for p in group["params"]]
+    for index, slots in kept["state"].items():
+        for name, value in slots.items():
+            shape = parameters[index].shape
+            if torch.is_tensor(value) and value.dim() == len(shape) and value.shape != shape:
+                slots[name] = value.new_zeros(shape)
+                slots[name][tuple(slice(0, n) for n in value.shape)] = value
+    return pack(kept)
+
+
+def _same_slots(kept: Tree, fresh: Tree) -> Tree:
+    """A memory goes on as it is; one that keeps something for every class of the stream cannot."""
+    for name, rows in ({} if kept is None else kept["slots"]).items():
+        if rows.shape[1:] != (fresh["slots"][name].shape[1:] if name in fresh["slots"] else None):
+            raise BadCheckpoint(
+                f"the memory keeps {name!r} of shape {list(rows.shape[1:])}, which has no room for more"
+            )
+    return kept
 
 
 def predictions(
@@ -409,8 +454,7 @@ def predictions(
     :param score: what the learning part reads -> [n, classes seen], columns in the order of ``order``.
     """
     from cl_kernel.torch import evaluate
-    from cl_kernel.torch.loaders import Batches
-    from cl_kernel.torch.split import frozen_part
+    from cl_kernel.torch.split import split_batches
 
     def full(inputs: Tensor) -> Tensor:
         scores = score(inputs)
@@ -418,7 +462,7 @@ def predictions(
         padded[:, list(order)] = scores
         return padded
 
-    yield from evaluate.predict(full, Batches(samples, device, transform=frozen_part(network)), size)
+    yield from evaluate.predict(full, split_batches(network, samples, device), size)
 
 
 def old_columns(training: Training[Steps], stage: Stage) -> int:

@@ -16,7 +16,7 @@ from attrs import define, field, frozen, validators
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Optimiser, make_optimizer, not_negative
+from cl_kernel.methods.base import Optimiser, grown_state, make_optimizer, not_negative
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -184,6 +184,10 @@ class Replaying:
             "epoch": self.epoch,
             "position": self.position,
         }
+
+    def grow(self, tree: Tree) -> Tree:
+        """The state of a learner of fewer classes, for :meth:`load`."""
+        return grown_state(tree, self.state(), self.optimizer)
 
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""

@@ -104,6 +104,19 @@ class OnePass(Generic[R]):
             "position": self.position,
         }
 
+    def grow(self, tree: Tree) -> Tree:
+        """The state of a learner of fewer classes, for :meth:`load`: classes to come have no observations."""
+        from cl_kernel.running.growing import grown
+        from cl_kernel.torch.state import pack
+
+        blank = self.blank(self.n_features()) if tree["statistics"] else {}
+        return grown(tree, {**self.state(), "statistics": pack(blank)})
+
+    def n_features(self) -> int:
+        """How many numbers describe a sample: inputs of the score layer."""
+        layer: Any = score_layer(self.network.upper)
+        return int(layer.weight.shape[1])
+
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""
         from cl_kernel.torch.state import restore, unpack

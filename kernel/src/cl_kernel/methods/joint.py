@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from cl_kernel.contract.offers import doc
 from cl_kernel.data.samples import Concatenation
-from cl_kernel.methods.base import Optimiser, make_optimizer
+from cl_kernel.methods.base import Optimiser, grown_state, make_optimizer
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class Joint:
             "epoch": self.epoch,
             "position": self.position,
         }
+
+    def grow(self, tree: Tree) -> Tree:
+        """The state of a learner of fewer classes, for :meth:`load`."""
+        return grown_state(tree, self.state(), self.optimizer)
 
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""

@@ -20,6 +20,7 @@ from cl_kernel.contract.interfaces import Learner, Tree
 from cl_kernel.contract.stream import Stage, Stream
 from cl_kernel.memory import Memory
 from cl_kernel.running import accuracy_matrix as matrix
+from cl_kernel.running.finite import Lookout
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
 from cl_kernel.running.signals import handling_signals
@@ -129,7 +130,7 @@ class RunContext:
         self.stop_if_asked()
 
     def _stop_if_diverged(self) -> None:
-        """Stop at a loss that is no finite number.
+        """Stop at a loss, or at what was learnt, that is no finite number.
 
         :raises Diverged: naming it and the step.
         """
@@ -157,6 +158,7 @@ class StreamContext(RunContext):
     checkpoint_bytes: int = 0
     _began: float = field(factory=time.monotonic, init=False)
     _next_save: float = field(default=0.0, init=False)
+    _lookout: Lookout = field(factory=Lookout, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._next_save = self._began + self.checkpoint_every_s
@@ -213,6 +215,7 @@ class StreamContext(RunContext):
             "curve": progress.curve,
             "initial": progress.initial,
             "skipped": dict(self.resources.skipped),
+            "n_stages": len(self.stream.stages),
         }
         path, nbytes = self.run.save_checkpoint(progress.steps, {"learner": self.learner.state(), "loop": loop})
         self.checkpoint_bytes = nbytes
@@ -227,7 +230,8 @@ class StreamContext(RunContext):
             loop["stage"], loop["steps"], loop["seconds"], loop["rows"], loop["curve"], loop["initial"]
         )
         self.resources.skipped.update(loop["skipped"])
-        self.learner.load(tree["learner"])
+        n_stages = len(self.stream.stages)
+        take_up(self.learner, tree["learner"], grows=loop.get("n_stages", n_stages) < n_stages)
         self._last = (time.monotonic(), self.progress.steps)
 
     def elapsed(self) -> float:
@@ -247,6 +251,7 @@ class StreamContext(RunContext):
 
     def _tick(self, values: Mapping[str, Any]) -> None:
         now = self._report(values)
+        self._diverged = self._diverged or self._lookout.look(self.learner)
         if self._diverged:
             self.save()
         self._stop_if_diverged()
@@ -254,6 +259,12 @@ class StreamContext(RunContext):
         if now >= self._next_save:
             self.save()
         self._wake = min(time.monotonic() + REPORT_EVERY_S, self._next_save)
+
+
+def take_up(learner: Learner, state: Tree, *, grows: bool) -> None:
+    """Load a state; that of a shorter stream passes through the learner's own ``grow`` first, where it has one."""
+    grow = getattr(learner, "grow", None)
+    learner.load(grow(state) if grows and grow is not None else state)
 
 
 def _lost(name: str, value: float) -> bool:
@@ -333,8 +344,8 @@ def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
             else np.array([_value(progress.initial[metric].get(name)) for name in names], float)
         )
         tables[metric] = {
-            "matrix": [[None if np.isnan(v) else v for v in row] for row in R.tolist()],
-            "initial": None if initial is None else initial.tolist(),
+            "matrix": [_plain(row) for row in R],
+            "initial": None if initial is None else _plain(initial),
             "summary": matrix.summary(R, initial) if len(R) and R.shape[1] == len(stream.stages) == len(R) else {},
             "seen": [row["seen"][metric] for row in progress.rows],
             "sets": [row["values"][metric] for row in progress.rows],
@@ -389,6 +400,10 @@ def memory_cost(memories: Sequence[Memory]) -> dict[str, int]:
 
 def _first(scored: Mapping[str, Any], scorers: Sequence[Scorer]) -> dict[str, float | None]:
     return {name: next(iter(values.values())) for name, values in scored["values"][scorers[0].record.name].items()}
+
+
+def _plain(row: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in row.tolist()]
 
 
 def _value(values: Mapping[str, float | None] | None) -> float:

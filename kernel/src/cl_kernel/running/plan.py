@@ -365,8 +365,13 @@ def _asked(record: Experiment | None, request: Request) -> list[Layer]:
 
 
 def _fixed(record: Experiment | None, request: Request) -> Collection[str]:
-    """What a comparison run keeps whatever was asked of the run it is compared with."""
-    return {*record.comparisons[request.comparison], "run.stop_at_step"} if record and request.comparison else ()
+    """What a comparison run keeps whatever was asked of the run it is compared with: what it says, and the pieces whose
+    settings it names.
+    """
+    if not record or not request.comparison:
+        return ()
+    own = record.comparisons[request.comparison]
+    return {*own, *(key.split(".", 1)[0] for key in own if "." in key), "run.stop_at_step"}
 
 
 def _without(layer: Layer, fixed: Collection[str]) -> Layer:

@@ -38,6 +38,7 @@ class Resources:
     :param on_bad_sample: ``fail`` or ``skip``: what :meth:`bad_sample` does.
     :param folder: the run folder, where a learner may put files of its own; None outside a run.
     :param identity: ``content`` or ``quick``: how ``files`` tells files apart.
+    :param features: ``shared``, ``half`` or ``off``: whether runs share what a pretrained frozen part computes.
     """
 
     seed: int = 0
@@ -52,6 +53,7 @@ class Resources:
     skipped: dict[str, str] = field(factory=dict)
     files: Files = field(init=False, repr=False)
     identity: str = "content"
+    features: str = "shared"
 
     def __attrs_post_init__(self) -> None:
         self.files = self.cache.files(self.identity)

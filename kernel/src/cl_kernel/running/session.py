@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit:
         folder=folder,
         locator=registry.locate,
         identity=options.identity,
+        features=options.features,
     )
 
 
@@ -311,15 +312,18 @@ def request_of(folder: Path, data_roots: Sequence[Path | str] = ()) -> Request:
     :param data_roots: where the data lie now; empty: where they lay.
     :raises RunConflict: when the folder holds no run.
     """
+    return requests_of(folder, data_roots)[-1]
+
+
+def requests_of(folder: Path, data_roots: Sequence[Path | str] = ()) -> list[Request]:
+    """The same for a run that was extended: what it was first asked to do, then each longer request."""
     stored = read_json(folder / "run.json")
     try:
-        raw = dict(stored["request"])
+        asked = [*(end["request"] for end in stored.get("extensions", ())), stored["request"]]
     except KeyError as error:
         raise RunConflict("run.json names no request", where=str(folder)) from error
-    raw["profile"] = raw["profile"] or stored["profile"]
-    if data_roots:
-        raw["data_roots"] = [str(root) for root in data_roots]
-    return read_request(raw)
+    moved = {"data_roots": [str(root) for root in data_roots]} if data_roots else {}
+    return [read_request({**raw, "profile": raw["profile"] or stored["profile"], **moved}) for raw in asked]
 
 
 def resume(
@@ -337,6 +341,65 @@ def resume(
     """
     planned = plan(registry, request_of(folder, data_roots))
     return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
+
+
+def extend(
+    registry: Registry,
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    data_roots: Sequence[Path | str] = (),
+    listen: Sequence[Listener] = (),
+    comparisons: bool = True,
+    n_comparisons: int = 0,
+) -> Outcome:
+    """Go on with a finished run over further stages of its stream; its comparison runs go on, too.
+
+    The stages already learnt must be an equal beginning of the longer stream. Nothing in the folder changes before
+    that, and that the learner can take further stages, has been seen. Killed inside, :func:`resume` goes on.
+
+    :param settings: of the data set, dotted, as ``{"dataset.directions": ["right", "left", "up"]}``.
+    :raises RunConflict: when the run is not finished, the stages differ, or the learner has no room for more.
+    """
+    from cl_kernel.running.extend import longer_request
+
+    asked = longer_request(request_of(folder, data_roots), settings)
+    planned = plan(registry, asked if comparisons else attrs.evolve(asked, alone=True))
+    compared = comparison_plans(registry, planned)
+    places = {label: comparison_folder(folder, label) for label in compared}
+    plans = [(places[label], other) for label, other in compared.items() if (places[label] / "run.json").exists()]
+    with contextlib.ExitStack() as held:
+        ends = [(held.enter_context(_held(place)), one) for place, one in [*plans, (folder, planned)]]
+        identities = [_longer(registry, run, one) for run, one in ends]
+        for (run, one), identity in zip(ends, identities, strict=True):
+            record(run.path, identity)
+            run.go_on(attrs.asdict(one.request))
+    return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[RunFolder]:
+    run = RunFolder(folder)
+    run.hold()
+    try:
+        yield run
+    finally:
+        run.release()
+
+
+def _longer(registry: Registry, run: RunFolder, planned: Plan) -> Any:
+    """The identity of the longer stream, of which the run is found to be a beginning."""
+    from cl_kernel.running.extend import check_answers, check_begins_alike, check_finished
+
+    check_finished(run)
+    check_installed(planned)
+    registry.configure(planned.resolved.flat())
+    built = build(planned, make_resources(registry, planned, None, lambda event: None))
+    check_begins_alike(run.path, built.stream)
+    found = run.load_checkpoint()
+    assert found is not None
+    check_answers(run.path, built, planned.pieces["learner"][0].name, found[1]["learner"])
+    return built.stream.identity
 
 
 def reproduce(
@@ -360,8 +423,11 @@ def reproduce(
             where=str(folder),
             fix=f"clk resume {folder}",
         )
-    planned = plan(registry, request_of(folder, data_roots))
-    again = run_plan(registry, planned, output, base=base, listen=listen, comparisons=False)
+    first, *longer = requests_of(folder, data_roots)
+    again = run_plan(registry, plan(registry, first), output, base=base, listen=listen, comparisons=False)
+    for request in longer:
+        settings = request.overrides[-1][1]
+        again = extend(registry, again.folder, settings, data_roots=data_roots, listen=listen, comparisons=False)
     changed = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
     data = differences(stored.get("identity", {}), again.results.get("identity", {})) if "identity" in stored else []
     return again, [*(f"data: {line}" for line in data), *changed]

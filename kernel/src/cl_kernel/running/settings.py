@@ -51,6 +51,13 @@ class RunOptions:
             "for that"
         ),
     )
+    features: Literal["shared", "half", "off"] = field(
+        default="shared",
+        metadata=doc(
+            "what a pretrained frozen part computes: once for all runs, in the cache; half: there in half the bytes; "
+            "off: in each run anew"
+        ),
+    )
     plots: bool = field(default=True, metadata=doc("draw plots at the end"))
     stop_at_step: int = field(
         default=0,

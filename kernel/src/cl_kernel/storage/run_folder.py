@@ -87,6 +87,14 @@ class RunFolder:
         known = read_json(path) if path.exists() else {}
         write_json(path, known | values)
 
+    def go_on(self, request: Mapping[str, Any]) -> None:
+        """A finished run is to be resumed by a longer request; ``run.json`` keeps where it ended and what was asked."""
+        known = self.info
+        ended = {key: known.get(key) for key in ("request", "digest", "ended")}
+        n_stages = len(read_json(self.path / "metrics.json")["stages"])
+        ends = [*known.get("extensions", ()), {"stages": n_stages, **ended}]
+        self.update(status="interrupted", reason="extended", request=request, extensions=ends)
+
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Append one line to a JSONL file."""
         with full_disk_named(self.path / name), (self.path / name).open("a") as file:

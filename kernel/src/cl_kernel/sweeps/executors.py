@@ -1,4 +1,4 @@
-"""Executors of the kernel: processes here, a Ray cluster, SLURM. Engines that exist; nothing is written by hand."""
+"""Executors of the kernel: processes here, a Ray cluster; SLURM is in :mod:`cl_kernel.sweeps.slurm`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -160,56 +159,3 @@ def _no_cluster(address: str, error: Exception) -> ClkError:
 def build_ray(options: Mapping[str, Any]) -> Ray:
     """A Ray cluster by ``address``, or a local instance."""
     return Ray(options.get("address", ""), options.get("threads", 1), options.get("gpus", 0), options.get("retries", 2))
-
-
-class Requeued:
-    """A task that SLURM may preempt: it is queued again and goes on from its checkpoint."""
-
-    def __call__(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """Run it."""
-        return run_task(task)
-
-    def checkpoint(self, task: Mapping[str, Any]) -> Any:
-        """Called by submitit before a preempted or timed-out job ends."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, task)
-
-
-@define
-class Slurm:
-    """SLURM jobs, one array, through submitit; ``parameters`` are submitit's (partition, timeout_min, ...)."""
-
-    parameters: Mapping[str, Any]
-    threads: int = 1
-    gpus: int = 0
-
-    def map(self, tasks: Sequence[Mapping[str, Any]], n_jobs: int) -> Iterator[Outcome]:
-        """Submit tasks and wait for them; the jobs go on when this process ends."""
-        from pathlib import Path
-
-        import submitit
-
-        parameters = dict(self.parameters)
-        logs = Path(tasks[0]["folder"]).parent / "slurm"
-        try:
-            executor = submitit.AutoExecutor(logs, cluster=parameters.pop("cluster", None))
-            gpus = {"gpus_per_node": self.gpus} if self.gpus else {}
-            arrays = {"slurm_array_parallelism": n_jobs} if n_jobs and executor.cluster == "slurm" else {}
-            executor.update_parameters(cpus_per_task=self.threads, **gpus, **arrays, **parameters)
-        except (RuntimeError, NameError, TypeError, ValueError) as error:
-            raise BadSetting(f"submitit says: {error}", where="slurm") from error
-        jobs = dict(enumerate(executor.map_array(Requeued(), list(tasks))))
-        while jobs:
-            for index in [index for index, job in jobs.items() if job.done()]:
-                job = jobs.pop(index)
-                if (trouble := job.exception()) is None:
-                    yield index, job.result()
-                else:
-                    yield index, {"status": "failed", "error": str(trouble).strip().splitlines()[-1]}
-            time.sleep(0.5 if jobs else 0)
-
-
-def build_slurm(options: Mapping[str, Any]) -> Slurm:
-    """SLURM through submitit; ``slurm: {cluster: local}`` runs its jobs here."""
-    return Slurm(options.get("slurm", {}), options.get("threads", 1), options.get("gpus", 0))

@@ -10,17 +10,24 @@ from typing import Any, ClassVar
 from attrs import frozen
 
 from cl_kernel.contract.errors import UnknownName
-from cl_kernel.testing import check_data, check_inputs, check_offers, check_pieces, check_runs, check_settings
+from cl_kernel.testing import (
+    check_data,
+    check_inputs,
+    check_offers,
+    check_pieces,
+    check_resuming,
+    check_runs,
+    check_settings,
+)
 from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
 
-ORDER = [
-    module.__name__ for module in (check_offers, check_data, check_inputs, check_pieces, check_runs, check_settings)
-]
+MODULES = (check_offers, check_data, check_inputs, check_pieces, check_runs, check_resuming, check_settings)
+ORDER = [module.__name__ for module in MODULES]
 for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
     CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does
 
-LENGTHY = ("each_setting_matters",)
-"""Checks that take minutes: a run for every setting."""
+LENGTHY = ("each_setting_matters", "every_learner_resumes_after_each_epoch")
+"""Checks that take minutes: a run for every setting, two for every learner."""
 
 
 @frozen

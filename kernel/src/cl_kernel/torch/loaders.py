@@ -95,7 +95,7 @@ def in_memory(samples: Samples) -> bool:
         return in_memory(samples.base)
     if isinstance(samples, Concatenation):
         return all(in_memory(part) for part in samples.parts)
-    return isinstance(samples, ArraySamples)
+    return isinstance(samples, ArraySamples) or bool(getattr(samples, "in_memory", False))
 
 
 def take_good(

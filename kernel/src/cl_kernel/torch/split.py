@@ -21,23 +21,26 @@ from cl_kernel.data.samples import Subset
 from cl_kernel.torch import evaluate, state
 from cl_kernel.torch.device import resolve
 from cl_kernel.torch.loaders import BadSample, Batches, input_name, label_name, to_input
+from cl_kernel.torch.shared_features import FEATURES as FEATURES  # the name under which learners know it
+from cl_kernel.torch.shared_features import Sharing
 
 if TYPE_CHECKING:
     from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
-
-FEATURES = "features"
-"""Name of the memory field that holds what crosses the cut of a split network."""
 
 
 class Split(nn.Module):
     """``upper(lower(x))``; the lower part stays as it is: no gradients, always evaluation mode.
 
     :param lower: None for a network that learns as a whole.
+    :param pretrained: the lower part's tensors come from elsewhere, not from the run's seed, so that its features are
+        worth keeping for other runs.
     """
 
-    def __init__(self, lower: nn.Module | None, upper: nn.Module) -> None:
+    def __init__(self, lower: nn.Module | None, upper: nn.Module, *, pretrained: bool = False) -> None:
         super().__init__()
+        self.pretrained = pretrained
+        self.sharing: Sharing | None = None
         self.lower = lower.eval().requires_grad_(False) if lower is not None else nn.Identity()
         self.upper = upper
         self.is_cut = lower is not None
@@ -97,7 +100,10 @@ def build_network(setup: Setup) -> tuple[Split, torch.device]:
     network = setup.model(setup.stream.spec, setup.stream.n_classes) if setup.model is not None else None
     if network is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model mlp")
-    return as_split(network).to(device), device
+    split = as_split(network).to(device)
+    if split.is_cut and split.pretrained:
+        split.sharing = Sharing(setup.resources)
+    return split, device
 
 
 def memory_fields(network: Split, spec: Mapping[str, Field], device: torch.device) -> dict[str, Field]:
@@ -121,10 +127,22 @@ def _concrete(spec: Field) -> tuple[int, ...]:
 
 def train_batches(network: Split, samples: Samples, device: torch.device, ctx: StreamContext) -> Batches:
     """Batches of a stage as the learning part reads them; unreadable samples follow ``--on-bad-sample``."""
-    on_bad: BadSample = ctx.bad_sample
-    return Batches(
-        samples, device, transform=frozen_part(network), on_bad=on_bad, n_workers=max(1, ctx.resources.n_workers)
-    )
+    known = None if network.sharing is None else network.sharing.said_already
+    batches = split_batches(network, samples, device, ctx.bad_sample, max(1, ctx.resources.n_workers))
+    if network.sharing is not None and not known:
+        ctx.note(network.sharing.say())
+    return batches
+
+
+def split_batches(
+    network: Split, samples: Samples, device: torch.device, on_bad: BadSample | None = None, n_workers: int = 1
+) -> Batches:
+    """Batches as the learning part reads them: shared features of a pretrained frozen part, else computed here."""
+    if network.sharing is not None:
+        features = network.sharing.of(network.lower, samples, device)
+        if features is not None:
+            return Batches(features, device, on_bad=on_bad, n_workers=n_workers)
+    return Batches(samples, device, transform=frozen_part(network), on_bad=on_bad, n_workers=n_workers)
 
 
 @define(eq=False, repr=False)
@@ -141,7 +159,7 @@ class TestCache:
         """Predict, with the frozen part of the network computed once for samples that stay in memory."""
         if self._batches is None or self._samples is None or not _same(self._samples, samples):
             self._samples = samples
-            self._batches = Batches(samples, device, transform=frozen_part(network))
+            self._batches = split_batches(network, samples, device)
         yield from evaluate.predict(network.upper, self._batches, batch_size)
 
 

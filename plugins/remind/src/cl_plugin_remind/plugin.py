@@ -15,25 +15,27 @@ IMAGENET = Asset(
     name="imagenet",
     summary="images in train/<class>/ and val/<class>/",
     files=("train", "val"),
-    origin="image-net.org, ILSVRC2012, validation images moved into class folders",
+    origin="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar at https://www.image-net.org/download.php, validation "
+    "images in class folders as well",
 )
 CORE50 = Asset(
     name="core50_128x128",
     summary="frames s<session>/o<object>/C_*.png",
     files=("s1", "s3"),
-    origin="vlomonaco.github.io/core50, core50_128x128.zip",
+    origin="http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip (https://vlomonaco.github.io/core50)",
 )
 CLEVR = Asset(
     name="CLEVR_v1.0/prepared",
     summary="questions and image codes",
     files=("LUT_clevr.json",),
-    origin="CLEVR_v1.0.zip, then: clk remind prepare clevr --root DIR",
+    origin="https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip, unpacked; then: clk data prepare remind:clevr",
 )
 TDIUC = Asset(
     name="TDIUC/prepared",
     summary="questions and image codes",
     files=("LUT_tdiuc.json",),
-    origin="TDIUC.zip, then: clk remind prepare tdiuc --root DIR",
+    origin="TDIUC.zip and its images at https://kushalkafle.com/projects/tdiuc.html, unpacked; then: clk data prepare "
+    "remind:tdiuc",
 )
 
 
@@ -116,9 +118,10 @@ def clk_datasets() -> Sequence[Dataset]:
         ),
         Dataset(
             name="clevr",
-            summary="CLEVR, as clk remind prepare and encode leave it",
+            summary="CLEVR, as clk data prepare leaves it",
             task=VQA,
             build="cl_plugin_remind.data.vqa:clevr",
+            prepare="cl_plugin_remind.data.published:clevr",
             settings=settings.Questions,
             assets=(CLEVR,),
             argument="order",
@@ -126,9 +129,10 @@ def clk_datasets() -> Sequence[Dataset]:
         ),
         Dataset(
             name="tdiuc",
-            summary="TDIUC, as clk remind prepare and encode leave it",
+            summary="TDIUC, as clk data prepare leaves it",
             task=VQA,
             build="cl_plugin_remind.data.vqa:tdiuc",
+            prepare="cl_plugin_remind.data.published:tdiuc",
             settings=settings.Questions,
             profiles={"*": {"longest": 30, "sort_batch": 512}},
             assets=(TDIUC,),

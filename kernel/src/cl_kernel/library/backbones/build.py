@@ -59,7 +59,7 @@ def build(
     if not at or not settings.frozen:
         return Split(None, nn.Sequential(front, network))
     lower, upper = cut_at(network, at)
-    return Split(nn.Sequential(front, lower), upper)
+    return Split(nn.Sequential(front, lower), upper, pretrained=settings.weights != "none")
 
 
 build_efficientnet_lite0 = partial(build, sources.efficientnet_lite0)

@@ -97,6 +97,22 @@ def parse_direction(name: str, rows: int, columns: int) -> tuple[int, int]:
     return dx, dy
 
 
+def parse_directions(names: Sequence[str], rows: int, columns: int) -> list[tuple[int, int]]:
+    """Directions of a stream, a stage each.
+
+    :raises BadInput: for one that :func:`parse_direction` refuses, or that stands there twice, whatever it is called.
+    """
+    ways = [parse_direction(name, rows, columns) for name in names]
+    for at, way in enumerate(ways):
+        if way in ways[:at]:
+            raise BadInput(
+                f"direction {names[at]!r} is in the stream already, as {names[ways.index(way)]!r}",
+                where="dataset.directions",
+                fix="name every direction once",
+            )
+    return ways
+
+
 def layouts(
     recipe: GridRecipe, usable: Sequence[int], n: int, rng: np.random.Generator, *, with_held: bool = False
 ) -> np.ndarray:

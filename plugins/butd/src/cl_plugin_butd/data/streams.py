@@ -54,7 +54,7 @@ def _prepared_stream(name: str, prepared: Prepared, directions: list[str]) -> St
 def build_grid(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each direction over one set of pictures."""
     source = source_of(resources, settings.source)
-    ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
+    ways = grid.parse_directions(settings.directions, settings.rows, settings.columns)
     folder = grid_pictures(settings, resources, source)
     return staged(
         f"{settings.source} grid",
@@ -72,7 +72,7 @@ def build_omniglot(settings: GridStream, resources: Resources) -> Stream:
     """A stage for each language and direction: five languages merged first, then each with arguments of its own."""
     source = source_of(resources, settings.source)
     groups = language_groups(source)
-    ways = [grid.parse_direction(word, settings.rows, settings.columns) for word in settings.directions]
+    ways = grid.parse_directions(settings.directions, settings.rows, settings.columns)
     asked = [(group, way) for group in range(len(groups)) for way in range(len(ways))]
     usable = [tuple(np.flatnonzero(np.isin(source.languages, group)).tolist()) for group in groups]
     drawn = [

@@ -75,7 +75,7 @@ def direction_stream(
 ) -> Stream:
     """A stage for each direction over one set of pictures."""
     recipe.check(glyphs)
-    ways = [grid.parse_direction(d, recipe.rows, recipe.columns) for d in directions]
+    ways = grid.parse_directions(directions, recipe.rows, recipe.columns)
     sides = {}
     for side, n in (("train", n_train), ("test", n_test)):
         layout = grid.layouts(recipe, glyphs.usable, n, resources.rng("layout", side))

@@ -230,7 +230,7 @@ class ContinualLearner:
     def _take(self, folder: Path, stage: Stage, ctx: StreamContext) -> None:
         """Start from a network that another run left; the first stage is over."""
         values = state.read_weights(folder / "base.pth")
-        self.curve = values.pop("curve").tolist()
+        self.curve = [[int(at), int(epoch), loss] for at, epoch, loss in values.pop("curve").tolist()]
         self.net.load_state_dict(values, strict=False)
         self._close(stage, self._sources(stage, ctx))
         self.position = [1, 0, 0]

@@ -266,7 +266,7 @@ def prepared(name: str, settings: Questions, resources: Resources) -> Stream:
                 ten_answers=content["ten_aidx"],
             )
         )
-    codes = read_codes(folder / f"codes_{settings.order}.h5")
+    codes = read_codes(folder / f"codes_{settings.order}.h5", name, settings)
     return make_stream(
         name,
         settings,
@@ -280,26 +280,35 @@ def prepared(name: str, settings: Questions, resources: Resources) -> Stream:
     )
 
 
-def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_codes(path: Path, name: str, settings: Questions) -> tuple[np.ndarray, np.ndarray]:
     """Codes [I, R, M] and centroids [M, K, d].
 
-    :raises MissingAsset: when there is none. :raises BadInput: for a file cut short.
+    :raises MissingAsset: when there is none. :raises BadInput: for a file cut short, or made with other settings.
     """
     import h5py
 
+    again = f"clk data prepare remind:{name}:{settings.order} --data-root DIR"
     if not path.is_file():
-        raise MissingAsset(
-            f"no image codes {path.name}", where=str(path), fix="clk remind encode clevr|tdiuc --root DIR --order ORDER"
-        )
+        raise MissingAsset(f"no image codes {path.name}", where=str(path), fix=again)
     try:
         with h5py.File(path) as file:
-            return file["codes"][()], file["centroids"][()]
+            codes, centroids = file["codes"][()], file["centroids"][()]
+            images = file.attrs.get("pq_images", settings.pq_images)
     except (OSError, KeyError) as error:
         raise BadInput(
             f"the file of image codes cannot be read: {error}",
             where=str(path),
-            fix="it may have been cut short; encode the images again",
+            fix=f"it may have been cut short; {again}",
         ) from error
+    made = {"codebooks": centroids.shape[0], "codebook_size": centroids.shape[1], "pq_images": str(images)}
+    for key, value in made.items():
+        if value != (asked := getattr(settings, key)):
+            raise BadInput(
+                f"the image codes were made with {key} {value}, this run asks for {asked}",
+                where=str(path),
+                fix=f"--set dataset.{key}={value}, or encode anew: {again} --set {key}={asked}",
+            )
+    return codes, centroids
 
 
 def clevr(settings: Questions, resources: Resources) -> Stream:
@@ -320,5 +329,5 @@ def _folder(name: str, settings: Questions, resources: Resources) -> Path:
     raise MissingAsset(
         f"no prepared {name} questions (LUT_{name}.json)",
         where=", ".join(map(str, looked)) or "no data root given",
-        fix=f"clk remind prepare {name} --root DIR, then --data-root DIR",
+        fix=f"clk data prepare remind:{name} --data-root DIR, then the same --data-root here",
     )
