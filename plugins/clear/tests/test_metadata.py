@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import sqlite3
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,12 +185,32 @@ def test_hashes_that_nobody_brings_are_derived_from_the_address(raw: Path, tmp_p
     assert records.derived_hash(address) == "e99c75e28b95fa627d9d4436e768495"
 
 
-@pytest.mark.parametrize("parallel", [True, False])
-def test_an_archive_that_ends_too_early_is_named_and_goes_on_when_it_is_whole(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: bool
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"<html>not found</html>", "begins so"), (b"BZh9", "begins so"), (b"", "empty")]
+)
+@pytest.mark.parametrize("ending", ["bz2", "gz"])
+def test_a_part_that_is_no_archive_is_not_passed_over(
+    raw: Path, tmp_path: Path, ending: str, body: bytes, why: str
 ) -> None:
-    if not parallel:
-        monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
+    rows = lines(raw, "dataset")
+    (raw / "yfcc100m_dataset").unlink()
+    pack = {"bz2": bz2.compress, "gz": gzip.compress}[ending]
+    (raw / f"yfcc100m_dataset-0.{ending}").write_bytes(pack("\n".join(rows).encode() + b"\n"))
+    (raw / f"yfcc100m_dataset-1.{ending}").write_bytes(body)
+    with pytest.raises(BadInput, match=why):
+        parse(raw, tmp_path)
+
+
+def test_a_damaged_block_is_named(raw: Path, tmp_path: Path) -> None:
+    whole = bytearray(bz2.compress((raw / "yfcc100m_dataset").read_bytes()))
+    whole[len(whole) // 2] ^= 4
+    (raw / "yfcc100m_dataset").unlink()
+    (raw / "yfcc100m_dataset.bz2").write_bytes(whole)
+    with pytest.raises(BadInput, match="damaged or not all there"):
+        parse(raw, tmp_path)
+
+
+def test_an_archive_that_ends_too_early_is_named_and_goes_on_when_it_is_whole(raw: Path, tmp_path: Path) -> None:
     straight = parse(raw, tmp_path, "straight")
     rows = lines(raw, "dataset")
     (raw / "yfcc100m_dataset").unlink()

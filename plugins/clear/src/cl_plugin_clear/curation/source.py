@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import gzip
 import hashlib
 import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import indexed_bzip2
 import numpy as np
 from attrs import frozen
 
@@ -46,9 +47,9 @@ def line_blocks(stream: IO[bytes], n_lines: int, read_size: int = 1 << 20) -> It
 def open_source(path: str) -> IO[bytes]:
     """A local file or any address fsspec knows, decompressed by its name's ending.
 
-    Blocks of a local bz2 file are decompressed side by side where the package ``indexed_bzip2`` is installed.
+    Blocks of a local bz2 file are decompressed side by side, ahead of what is read.
 
-    :raises MissingAsset: when it cannot be opened. :raises BadInput: for an empty archive.
+    :raises MissingAsset: when it cannot be opened. :raises BadInput: for what is no archive.
     """
     local = Path(path)
     try:
@@ -56,10 +57,10 @@ def open_source(path: str) -> IO[bytes]:
             import fsspec
 
             return fsspec.open(path, "rb", compression="infer").open()  # type: ignore[no-any-return]
-        if local.suffix in (".bz2", ".gz") and local.stat().st_size == 0:
-            raise BadInput("the archive is empty", where=path, fix="fetch it again; what was parsed before is kept")
+        if local.suffix in BEGINNINGS:
+            _check_beginning(local)
         if local.suffix == ".bz2":
-            return _open_bz2(local)
+            return indexed_bzip2.open(path, parallelization=os.cpu_count() or 1)  # type: ignore[no-any-return]
         if local.suffix == ".gz":
             return gzip.open(local, "rb")  # type: ignore[return-value]
         return local.open("rb", buffering=1 << 20)
@@ -71,12 +72,20 @@ def open_source(path: str) -> IO[bytes]:
         ) from error
 
 
-def _open_bz2(path: Path) -> IO[bytes]:
-    try:
-        import indexed_bzip2
-    except ImportError:
-        return bz2.open(path, "rb")
-    return indexed_bzip2.open(str(path), parallelization=os.cpu_count() or 1)  # type: ignore[no-any-return]
+BEGINNINGS = {".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), ".gz": re.compile(rb"\x1f\x8b")}
+"""How an archive begins; a bz2 one with a block, or its end."""
+
+
+def _check_beginning(path: Path) -> None:
+    """indexed_bzip2 reads a file that is no archive as one of no bytes, when it works side by side.
+
+    :raises BadInput: for what is no archive.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not BEGINNINGS[path.suffix].match(head):
+        what = "the archive is empty" if not head else f"the archive is damaged: no {path.suffix[1:]} file begins so"
+        raise BadInput(what, where=str(path), fix="fetch it again; what was parsed before is kept")
 
 
 class JoinedFiles:
