@@ -24,6 +24,7 @@ from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 
 NAMES = [name for name, *_ in METHODS]
 REMEMBERS = {name for name, _, _, replay in METHODS if replay}
+ISOLATED = {"packnet", "piggyback", "hat", "supsup"}  # tell tasks by their classes
 ONE_PASS = {"slda", "ncm", "ranpac", "fecam"}
 VARIANTS = ["lwf", "gem", "agem", "icarl", "bic", "rainbow", "aan"]
 
@@ -123,7 +124,7 @@ def found(made: Any, samples: ArraySamples) -> np.ndarray:
     return np.concatenate([out["class"] for out in made.predict(samples)])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ISOLATED])
 @pytest.mark.parametrize("classes", [[[0, 1], [0, 1]], [[0, 1], [1, 2], [2, 0]], [[0, 1, 2]] * 3])
 def test_a_method_learns_where_classes_come_again(name: str, classes: list[list[int]]) -> None:
     made, _, given = taught(name, classes, **({} if name in ONE_PASS else {"epochs": 4}))
@@ -135,7 +136,9 @@ def test_a_method_learns_where_classes_come_again(name: str, classes: list[list[
 
 @pytest.mark.parametrize(("name", "variant"), [(name, "") for name in NAMES] + [(name, "crumb") for name in VARIANTS])
 def test_a_method_goes_on_bit_for_bit_after_any_step(name: str, variant: str, tmp_path: Path) -> None:
-    given = stream([[0, 1], [1, 2]], n=9)  # 18 samples a stage in batches of 8: the last one is short
+    given = stream(
+        [[0, 1], [2, 3] if name in ISOLATED else [1, 2]], n=9
+    )  # 18 samples a stage in batches of 8: the last one is short
     choices: dict[str, Any] = {} if name in ONE_PASS else {"epochs": 2, "momentum": 0.9, "lr": 0.02}
     choices |= {"variant": variant} if variant else {}
     whole, ctx = learner(name, given, **choices), Ctx(list(given.stages))

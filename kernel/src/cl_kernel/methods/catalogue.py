@@ -37,6 +37,10 @@ METHODS: tuple[tuple[str, str, str, str], ...] = (
     ("ncm", "ncm", "nearest class mean on frozen features", ""),
     ("ranpac", "ranpac", "random projection and ridge regression on frozen features", ""),
     ("fecam", "fecam", "nearest class by Mahalanobis distance on frozen features", ""),
+    ("packnet", "packnet", "PackNet: each task prunes what it trained, and the next takes what is free", ""),
+    ("piggyback", "piggyback", "Piggyback: a binary mask over a fixed network for each task", ""),
+    ("hat", "hat", "hard attention to the task: gates of units, used units are protected", ""),
+    ("supsup", "supsup", "SupSup: a supermask over random weights for each task, which may be inferred", ""),
 )
 
 

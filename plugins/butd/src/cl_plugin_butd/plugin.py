@@ -284,6 +284,15 @@ def clk_learners() -> Sequence[Learner]:
             profiles={"tiny": settings.TINY_TRANSFER},
         ),
         _learner(
+            "isolate",
+            "any network: a modulation, a head and norms a task; the rest frozen",
+            "isolate:build",
+            settings.Isolate,
+            takes=("image -> class", "vector -> class", "map -> class"),
+            accepts=("model",),
+            defaults={"model": "clk:convnet"},
+        ),
+        _learner(
             "vit",
             "transformers that answer instructions",
             "vit:build",
