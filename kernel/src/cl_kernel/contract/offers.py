@@ -57,6 +57,7 @@ def doc(
     only: str | tuple[str, ...] = (),
     when: Mapping[str, Any] | None = None,
     example: Any = None,
+    unseen: str = "",
 ) -> dict[str, Any]:
     """Metadata of a settings field: what it means, its unit, and where in the paper its value comes from.
 
@@ -71,6 +72,7 @@ def doc(
         tuple, ``True`` for any that is not off, empty or zero, ``False`` for the opposite. Names are of the same
         section, or dotted; ``piece`` is the piece's own short name,
         ``memory``, ``source`` and ``model`` say whether there is one. A person who gives it otherwise is refused.
+    :param unseen: why no short run on a plain machine can show its effect, as ``"arithmetic of CUDA devices"``.
     :param example: a value that makes a difference in a short run, where none can be guessed from the default.
 
     >>> from attrs import field
@@ -78,6 +80,7 @@ def doc(
     """
     phases = (only,) if isinstance(only, str) else tuple(only)
     said = {"harmless": harmless, "counted": counted, "only": phases, "when": dict(when or {}), "example": example}
+    said |= {"unseen": unseen}
     return {
         "doc": text,
         "source": source,

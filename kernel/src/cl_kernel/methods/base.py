@@ -61,7 +61,9 @@ class Optimiser(Reading):
     ONE_PASS: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
     lr: float = field(default=0.1, validator=positive, metadata=doc("learning rate"))
-    momentum: float = field(default=0.0, validator=not_negative, metadata=doc("momentum of SGD"))
+    momentum: float = field(
+        default=0.0, validator=not_negative, metadata=doc("momentum of SGD", when={"optimizer": "sgd"})
+    )
     weight_decay: float = field(default=0.0, validator=not_negative, metadata=doc("weight decay"))
     optimizer: str = field(
         default="sgd", validator=validators.in_(("sgd", "adam", "adamw")), metadata=doc("sgd, adam or adamw")

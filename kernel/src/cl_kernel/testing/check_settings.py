@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, Literal
 
 import attrs
@@ -20,6 +21,7 @@ from cl_kernel.testing.tracking import tracked
 
 MOST_VALUES = 3
 KINDS = ("dataset", "model", "replay", "learner", "metric")
+_CACHES = count()
 
 
 @define
@@ -76,7 +78,7 @@ def doubts(kind: str, offer: Offer) -> Doubt:
     """All settings of a piece that are not declared harmless."""
     section = offer.record.kind if kind == "replay" else kind
     fields = attrs.fields(offer.record.settings)
-    return Doubt(section, {a.name: a for a in fields if not a.metadata.get("harmless")})
+    return Doubt(section, {a.name: a for a in fields if not {"harmless", "unseen"} & set(a.metadata)})
 
 
 def declaration(attribute: attrs.Attribute[Any]) -> tuple[str, str]:
@@ -107,7 +109,9 @@ def _look_at_data(subject: Subject, offer: Offer, doubt: Doubt, settled: set[tup
         example = {}
     roots = tuple(map(str, example.get("data_roots", ())))
     base = {key: value for key, value in example.items() if key != "data_roots"}
-    short = _shortens(subject, offer, base, roots)
+    short = _builds(subject, offer, base, roots, short=True)
+    if not short and not _builds(subject, offer, base, roots, short=False):
+        return False
 
     def result(changes: Mapping[str, Any]) -> str:
         settings = dataset_settings(subject, offer, {**base, **changes}, short=short)
@@ -137,10 +141,10 @@ def _look_at_data(subject: Subject, offer: Offer, doubt: Doubt, settled: set[tup
     return True
 
 
-def _shortens(subject: Subject, offer: Offer, base: Mapping[str, Any], roots: tuple[str, ...]) -> bool:
-    """Whether what makes the plugin's own test short fits this data set."""
+def _builds(subject: Subject, offer: Offer, base: Mapping[str, Any], roots: tuple[str, ...], *, short: bool) -> bool:
+    """Whether a data set can be built here, with what makes the plugin's own test short."""
     try:
-        stream_of(subject, offer, dataset_settings(subject, offer, base), roots)
+        stream_of(subject, offer, dataset_settings(subject, offer, base, short=short), roots)
     except ClkError:
         return False
     return True
@@ -162,8 +166,9 @@ def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[s
         read: set[str] = set()
         plain = planned.resolved.sections[doubt.section]
         planned.resolved.sections[doubt.section] = tracked(plain, read)
+        cache = f"settings-{next(_CACHES)}"  # one that reuses what another run trained reads less
         try:
-            before = outcome(subject, planned)
+            before = outcome(subject, planned, cache)
         except ClkError:
             continue
         for name in names:
@@ -172,7 +177,7 @@ def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[s
                 doubt.read.add(name)
                 if declaration(attribute) in settled:
                     doubt.settle(name)
-                elif _one(subject, request, extra, before, doubt, attribute, getattr(plain, name)):
+                elif _one(subject, request, extra, before, doubt, attribute, getattr(plain, name), cache):
                     doubt.settle(name)
                     settled.add(declaration(attribute))
 
@@ -225,12 +230,13 @@ def _one(
     doubt: Doubt,
     attribute: attrs.Attribute[Any],
     now: Any,
+    cache: str,
 ) -> bool:
     key = f"{doubt.section}.{attribute.name}"
     cls = type(short_plan(subject, request, extra).resolved.sections[doubt.section])
     for value in others(attribute, typing.get_type_hints(cls)[attribute.name], now):
         try:
-            after = outcome(subject, short_plan(subject, request, {**extra, key: value}))
+            after = outcome(subject, short_plan(subject, request, {**extra, key: value}), cache)
         except ClkError:
             continue
         if after != before:

@@ -161,14 +161,14 @@ def short_plan(subject: Subject, request: Request, changes: Mapping[str, Any]) -
     return plan(subject.registry, attrs.evolve(request, overrides=(*request.overrides, ("check", dict(changes)))))
 
 
-def outcome(subject: Subject, planned: Plan) -> str:
+def outcome(subject: Subject, planned: Plan, cache: str = "settings") -> str:
     """Digest of what came of a run: scores, predictions, and the arrays of the learner's state.
 
     :raises ClkError: when the run is refused or fails for a reason that it names.
     """
     made: list[running.StreamContext] = []
     folder = subject.folder / f"short-{next(_folders)}"
-    with subject.cache_named("settings"), _seen(made):
+    with subject.cache_named(cache), _seen(made):
         results = run_plan(subject.registry, attrs.evolve(planned), folder, comparisons=False).results
     try:
         if not made:

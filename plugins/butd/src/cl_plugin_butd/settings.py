@@ -163,7 +163,7 @@ class Training(Network):
 
     optimizer: Literal["adam", "sgd"] = field(default="adam", metadata=doc("optimiser", source=CODE_1))
     lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_1))
-    momentum: float = field(default=0.9, validator=SHARE, metadata=doc("of SGD"))
+    momentum: float = field(default=0.9, validator=SHARE, metadata=doc("of SGD", when={"optimizer": "sgd"}))
     weight_decay: float = field(
         default=2e-4, validator=NOT_NEGATIVE, metadata=doc("coupled weight decay", source=CODE_1)
     )
@@ -171,7 +171,9 @@ class Training(Network):
     epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source=CODE_1))
     schedule: Literal["constant", "cyclic", "cosine"] = field(default="constant", metadata=doc("learning rate by step"))
     cyclic_top: float = field(
-        default=2e-3, validator=POSITIVE, metadata=doc("highest rate of the cyclic schedule", source=CODE_1)
+        default=2e-3,
+        validator=POSITIVE,
+        metadata=doc("highest rate of the cyclic schedule", source=CODE_1, when={"schedule": "cyclic"}),
     )
     occurrence: bool = field(default=True, metadata=doc("train the occurrence head"))
     normalise: Literal["mean-image", "centred"] = field(
@@ -224,15 +226,19 @@ class Continual(Network):
         "pi",
     ] = field(default="modulation", metadata=doc("what keeps earlier tasks, or not", only="later tasks"))
     modulation: Literal["act", "weight-mul", "weight-1m", "interp", "none"] = field(
-        default="weight-mul", metadata=doc("generation of the modulation", only="later tasks", source=CODE_2)
+        default="weight-mul",
+        metadata=doc("generation of the modulation", only="later tasks", source=CODE_2, when={"method": "modulation"}),
     )
     factor: tuple[int, ...] = field(
-        default=(8, 8, 1, 1), metadata=doc("shrinkage of a modulation", only="later tasks", source=CODE_2)
+        default=(8, 8, 1, 1),
+        metadata=doc("shrinkage of a modulation", only="later tasks", source=CODE_2, when={"method": "modulation"}),
     )
     init_one: bool = field(
         default=False,
         metadata=doc(
-            "multiplicative modulations start at 1, the unmodulated filter (not the original)", only="later tasks"
+            "multiplicative modulations start at 1, the unmodulated filter (not the original)",
+            only="later tasks",
+            when={"method": "modulation"},
         ),
     )
     top: Literal["argument", "split", "per-task"] = field(
@@ -244,25 +250,48 @@ class Continual(Network):
     strength: float = field(
         default=0.0,
         validator=SHARE,
-        metadata=doc("weight of the penalty in the convex mix", only="later tasks", source=CODE_2),
+        metadata=doc(
+            "weight of the penalty in the convex mix",
+            only="later tasks",
+            source=CODE_2,
+            when={"method": ("ewc", "mas", "si", "imm-mean", "imm-mode", "rwalk", "ewc-online", "pi", "lwf", "lfl")},
+        ),
     )
     compat: bool = field(
-        default=False, metadata=doc("reproduce the doubled weight of LwF and LFL", only="later tasks", source=CODE_2)
+        default=False,
+        metadata=doc(
+            "reproduce the doubled weight of LwF and LFL",
+            only="later tasks",
+            source=CODE_2,
+            when={"method": ("lwf", "lfl")},
+        ),
     )
     temperature: float = field(
-        default=2.0, validator=POSITIVE, metadata=doc("of the distillation", only="later tasks", source=CODE_2)
+        default=2.0,
+        validator=POSITIVE,
+        metadata=doc("of the distillation", only="later tasks", source=CODE_2, when={"method": "lwf"}),
     )
     alpha: float = field(
         default=0.5,
         validator=SHARE,
-        metadata=doc("share of the old importance (MAS), of the new square (online)", only="later tasks"),
+        metadata=doc(
+            "share of the old importance (MAS), of the new square (online)",
+            only="later tasks",
+            when={"method": ("mas", "ewc-online", "rwalk")},
+        ),
     )
     walk_period: int = field(
-        default=10, validator=POSITIVE, metadata=doc("steps between readings (RWalk)", only="later tasks")
+        default=10,
+        validator=POSITIVE,
+        metadata=doc("steps between readings (RWalk)", only="later tasks", when={"method": "rwalk"}),
     )
     lr: float = field(default=1e-2, validator=POSITIVE, metadata=doc("of the first task", source=CODE_2))
     later_lr: float = field(
-        default=1e-2, validator=POSITIVE, metadata=doc("of later tasks", only="later tasks", source=CODE_2)
+        default=1e-2,
+        validator=POSITIVE,
+        metadata=doc(
+            "of later tasks", only="later tasks", source=CODE_2, when={"method": ("modulation", "masks", "classifier")}
+        ),
     )
     weight_decay: float = field(default=0.0, validator=NOT_NEGATIVE, metadata=doc("coupled weight decay"))
     batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step", source=CODE_2))
@@ -271,7 +300,11 @@ class Continual(Network):
         default=30, validator=POSITIVE, metadata=doc("of later tasks", only="later tasks", source=CODE_2)
     )
     schedule: Literal["step", "cosine", "constant"] = field(default="step", metadata=doc("learning rate"))
-    step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between halvings", source=CODE_2))
+    step_every: int = field(
+        default=15,
+        validator=POSITIVE,
+        metadata=doc("epochs between halvings", source=CODE_2, when={"schedule": "step"}),
+    )
     normalise: Literal["mean-image", "centred"] = field(
         default="mean-image", metadata=doc("subtract the mean picture (0..255), or (v - 0.25) 2 of 0..1")
     )
@@ -353,8 +386,12 @@ class Transfer:
     batch_size: int = field(default=32, validator=POSITIVE, metadata=doc("samples a step", source=CODE_2))
     epochs: int = field(default=30, validator=POSITIVE, metadata=doc("passes over a stage", source=CODE_2))
     step_every: int = field(default=15, validator=POSITIVE, metadata=doc("epochs between tenfold drops", source=CODE_2))
-    temperature: float = field(default=2.0, validator=POSITIVE, metadata=doc("of the distillation"))
-    strength: float = field(default=1.0, validator=NOT_NEGATIVE, metadata=doc("weight of the distillation"))
+    temperature: float = field(
+        default=2.0, validator=POSITIVE, metadata=doc("of the distillation", when={"method": "lwf"})
+    )
+    strength: float = field(
+        default=1.0, validator=NOT_NEGATIVE, metadata=doc("weight of the distillation", when={"method": "lwf"})
+    )
     hidden: int = field(
         default=0, validator=NOT_NEGATIVE, metadata=doc("hidden units of an expanded read-out; 0 for a linear one")
     )
@@ -387,14 +424,31 @@ class Vit:
     ffn: int = field(default=3072, validator=POSITIVE, metadata=doc("feed-forward width"))
     patch: int = field(default=16, validator=POSITIVE, metadata=doc("side of a patch", unit="px"))
     image: int = field(default=224, validator=POSITIVE, metadata=doc("pictures are resized to this square", unit="px"))
-    decoder_hidden: int = field(default=120, validator=POSITIVE, metadata=doc("width of the decoder"))
-    decoder_ffn: int = field(default=384, validator=POSITIVE, metadata=doc("feed-forward width of the decoder"))
-    decoder_layers: int = field(default=4, validator=POSITIVE, metadata=doc("depth of the decoder"))
-    mix: Literal["q", "k", "v"] = field(default="v", metadata=doc("what the streams multiply (two-stream)"))
-    self_attention: bool = field(default=True, metadata=doc("self-attention before the lateral one (two-stream)"))
-    deepest_first: bool = field(default=True, metadata=doc("read encoder states deepest first (encoder-decoder)"))
+    decoder_hidden: int = field(
+        default=120, validator=POSITIVE, metadata=doc("width of the decoder", when={"kind": "encoder-decoder"})
+    )
+    decoder_ffn: int = field(
+        default=384,
+        validator=POSITIVE,
+        metadata=doc("feed-forward width of the decoder", when={"kind": "encoder-decoder"}),
+    )
+    decoder_layers: int = field(
+        default=4, validator=POSITIVE, metadata=doc("depth of the decoder", when={"kind": "encoder-decoder"})
+    )
+    mix: Literal["q", "k", "v"] = field(
+        default="v", metadata=doc("what the streams multiply (two-stream)", when={"kind": "two-stream"})
+    )
+    self_attention: bool = field(
+        default=True, metadata=doc("self-attention before the lateral one (two-stream)", when={"kind": "two-stream"})
+    )
+    deepest_first: bool = field(
+        default=True,
+        metadata=doc("read encoder states deepest first (encoder-decoder)", when={"kind": "encoder-decoder"}),
+    )
     hub: str = field(default="", metadata=doc("pretrained model of the hub, or empty"))
-    lr: float = field(default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2))
+    lr: float = field(
+        default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2, when={"cyclic": False})
+    )
     cyclic: bool = field(default=True, metadata=doc("1e-4..2e-3 triangular, half period 5 epochs", source=CODE_2))
     batch_size: int = field(default=64, validator=POSITIVE, metadata=doc("questions a step"))
     epochs: int = field(default=200, validator=POSITIVE, metadata=doc("passes over the data", source=CODE_2))

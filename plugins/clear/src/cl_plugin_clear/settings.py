@@ -129,15 +129,30 @@ class Buckets:
     strength: float = field(
         default=0.0,
         validator=_at_least(0.0),
-        metadata=doc("weight of the penalty; 0 for the method's own: EWC 0.4, SI 1e-4, GEM margin 0.5"),
+        metadata=doc(
+            "weight of the penalty; 0 for the method's own: EWC 0.4, SI 1e-4, GEM margin 0.5",
+            when={"method": ("ewc", "si", "gem")},
+        ),
     )
-    lwf_alpha: float = field(default=2.0, metadata=doc("LwF: weight at the last bucket, growing linearly from 0"))
-    lwf_temperature: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("LwF: temperature"))
-    cope_temperature: float = field(default=0.1, validator=validators.gt(0.0), metadata=doc("CoPE: temperature"))
+    lwf_alpha: float = field(
+        default=2.0, metadata=doc("LwF: weight at the last bucket, growing linearly from 0", when={"method": "lwf"})
+    )
+    lwf_temperature: float = field(
+        default=1.0, validator=validators.gt(0.0), metadata=doc("LwF: temperature", when={"method": "lwf"})
+    )
+    cope_temperature: float = field(
+        default=0.1, validator=validators.gt(0.0), metadata=doc("CoPE: temperature", when={"method": "cope"})
+    )
     cope_momentum: float = field(
-        default=0.99, validator=_at_least(0.0), metadata=doc("CoPE: how slowly prototypes move")
+        default=0.99,
+        validator=_at_least(0.0),
+        metadata=doc("CoPE: how slowly prototypes move", when={"method": "cope"}),
     )
-    predict_batch: int = field(default=512, validator=_at_least(1), metadata=doc("samples scored at a time"))
+    predict_batch: int = field(
+        default=512,
+        validator=_at_least(1),
+        metadata=doc("samples scored at a time", harmless="each sample is scored by itself"),
+    )
 
 
 @frozen(kw_only=True)

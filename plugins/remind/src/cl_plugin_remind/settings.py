@@ -92,7 +92,11 @@ class BaseTraining:
         metadata=doc("arithmetic of base training; bfloat16: where it is safe, weights stay float32"),
     )
     tf32: bool = field(
-        default=True, metadata=doc("on CUDA, TensorFloat-32 in convolutions and products; nothing changes on the CPU")
+        default=True,
+        metadata=doc(
+            "on CUDA, TensorFloat-32 in convolutions and products; nothing changes on the CPU",
+            unseen="arithmetic of CUDA devices",
+        ),
     )
     base_momentum: float = field(
         default=0.9, validator=not_negative, metadata=doc("momentum of base training", source="code")
@@ -107,7 +111,9 @@ class BaseTraining:
         metadata=doc("step: divide by ten every base_lr_step epochs; one-cycle: rise to the highest rate, then fall"),
     )
     base_lr_step: int = field(
-        default=15, validator=positive, metadata=doc("epochs between divisions by ten", source="code")
+        default=15,
+        validator=positive,
+        metadata=doc("epochs between divisions by ten", source="code", when={"base_schedule": "step"}),
     )
     base_augment: str = field(
         default="imagenet",
@@ -125,7 +131,9 @@ class Streaming(BaseTraining):
     )
     buffer: bool = field(default=True, metadata=doc("keep codes at all; false: fine-tuning without quantisation"))
     mixup: bool = field(default=True, metadata=doc("mix pairs of replayed feature maps", source="sec. 4"))
-    mixup_alpha: float = field(default=0.1, metadata=doc("parameter of the Beta distribution", source="sec. 5"))
+    mixup_alpha: float = field(
+        default=0.1, metadata=doc("parameter of the Beta distribution", source="sec. 5", when={"mixup": True})
+    )
     crops: bool = field(default=True, metadata=doc("random resized crops of feature maps", source="sec. 4"))
     lr_mode: str = field(
         default="step_lr_per_class",
@@ -136,16 +144,30 @@ class Streaming(BaseTraining):
         default=0.1, validator=positive, metadata=doc("rate of a class' first examples", source="sec. 5")
     )
     end_lr: float = field(
-        default=0.001, validator=positive, metadata=doc("rate after lr_samples examples of a class", source="sec. 5")
+        default=0.001,
+        validator=positive,
+        metadata=doc(
+            "rate after lr_samples examples of a class", source="sec. 5", when={"lr_mode": "step_lr_per_class"}
+        ),
     )
     lr_step: int = field(
-        default=100, validator=positive, metadata=doc("examples of a class between falls", source="sec. 5")
+        default=100,
+        validator=positive,
+        metadata=doc("examples of a class between falls", source="sec. 5", when={"lr_mode": "step_lr_per_class"}),
     )
-    lr_samples: int = field(default=1300, validator=positive, metadata=doc("examples of a class until end_lr"))
+    lr_samples: int = field(
+        default=1300,
+        validator=positive,
+        metadata=doc("examples of a class until end_lr", when={"lr_mode": "step_lr_per_class"}),
+    )
     momentum: float = field(default=0.9, validator=not_negative, metadata=doc("momentum", source="code"))
     weight_decay: float = field(default=1e-5, validator=not_negative, metadata=doc("weight decay", source="code"))
     capture: bool = field(
-        default=True, metadata=doc("on CUDA, record the step as one graph and play it; nothing changes on the CPU")
+        default=True,
+        metadata=doc(
+            "on CUDA, record the step as one graph and play it; nothing changes on the CPU",
+            harmless="the same step, played from a recording",
+        ),
     )
     grad_clip: float | None = field(
         default=None, metadata=doc("largest gradient norm of the upper part; none: no clipping")
@@ -165,7 +187,11 @@ class Streaming(BaseTraining):
         default="", metadata=doc("folder that clk remind import-legacy wrote: buffer and classifier to go on from")
     )
     authors_files: bool = field(
-        default=False, metadata=doc("write the authors' result and weight files beside the run's own")
+        default=False,
+        metadata=doc(
+            "write the authors' result and weight files beside the run's own",
+            harmless="only what is written beside the results",
+        ),
     )
 
 
@@ -283,7 +309,11 @@ class Vqa:
     batch_size: int = field(
         default=64, validator=positive, metadata=doc("batch of base training (TDIUC: 512)", source="code")
     )
-    predict_batch: int = field(default=512, validator=positive, metadata=doc("questions a prediction step"))
+    predict_batch: int = field(
+        default=512,
+        validator=positive,
+        metadata=doc("questions a prediction step", harmless="each question is answered by itself"),
+    )
     test_interval: int = field(
         default=8,
         validator=not_negative,
@@ -297,12 +327,19 @@ class Vqa:
         metadata=doc("word vectors: GloVe's text, the authors' .npy table, or a .pkl word -> vector; empty: random"),
     )
     dictionary: str = field(
-        default="", metadata=doc("the authors' dictionary_*.pkl for a .npy table; empty: the one beside it")
+        default="",
+        metadata=doc("the authors' dictionary_*.pkl for a .npy table; empty: the one beside it", when={"words": True}),
     )
     average: bool = field(default=False, metadata=doc("evaluate an exponential average of the weights"))
-    average_decay: float = field(default=0.999, metadata=doc("decay of that average", source="code"))
+    average_decay: float = field(
+        default=0.999, metadata=doc("decay of that average", source="code", when={"average": True})
+    )
     authors_files: bool = field(
-        default=False, metadata=doc("write the authors' result and weight files beside the run's own")
+        default=False,
+        metadata=doc(
+            "write the authors' result and weight files beside the run's own",
+            harmless="only what is written beside the results",
+        ),
     )
     freeze_words: bool = field(
         default=True, metadata=doc("MAC and S-MAC keep their word vectors as they are", source="code")
