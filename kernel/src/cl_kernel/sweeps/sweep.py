@@ -20,6 +20,7 @@ from attrs import field, frozen
 from cl_kernel.compatibility import renamed_keys
 from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName
 from cl_kernel.registry import Registry, discover, resolve
+from cl_kernel.running.effects import refuse_without_effect
 from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, framework_of, plan
 from cl_kernel.running.settings import as_plain
 from cl_kernel.running.training import telling
@@ -175,6 +176,7 @@ def tasks_of(registry: Registry, spec: Spec, output: Path) -> list[Task]:
         request = request_for(values, f"sweep {spec.name}")
         try:
             planned = plan(registry, request)
+            refuse_without_effect(planned)
         except ClkError as error:
             if spec.unfit == "fail":
                 named = ", ".join(f"{k}={v}" for k, v in shown.items())
