@@ -6,10 +6,11 @@ Shapes: n a batch, S the edge of an image.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from attrs import define, field
@@ -17,10 +18,11 @@ from attrs import define, field
 from cl_kernel.contract.errors import BadInput, BadSetting
 from cl_kernel.contract.interfaces import Contents, Samples
 from cl_kernel.contract.stream import Field, Stream
-from cl_kernel.data.samples import ArraySamples, class_incremental, subset
+from cl_kernel.data.samples import class_incremental, subset
 from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace, Images
 from cl_kernel.library.pictures import is_picture, open_picture
 from cl_kernel.running.resources import Resources
+from cl_kernel.storage.cache import NotWritable
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 
@@ -85,11 +87,32 @@ class EncodedImages:
 
 
 @define(eq=False)
-class DecodedImages(ArraySamples):
-    """Samples decoded beforehand; what they hold is still told by the encoded images."""
+class KeptImages:
+    """Some rows of encoded images, all of them decoded when the first is asked for and kept from then on."""
 
     encoded: EncodedImages
     rows: np.ndarray
+    _images: np.ndarray | None = field(default=None)
+
+    in_memory: ClassVar[bool] = True
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """As of the encoded images."""
+        return self.encoded.spec
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Rows of each field: one fancy index a field, once decoded."""
+        fields = list(fields or self.spec)
+        if "image" in fields and self._images is None:
+            self._images = self.encoded.take(self.rows, ["image"])["image"]
+        return {
+            name: self._images[rows] if name == "image" else self.encoded.labels[self.rows[rows]]  # type: ignore[index]
+            for name in fields
+        }
 
     def identify(self, files: Contents, rows: np.ndarray | None = None) -> str:
         """As of the encoded images."""
@@ -268,16 +291,33 @@ def _stream(
 
 
 def _readable(encoded: EncodedImages, resources: Resources, limit: float) -> Samples:
-    """All images decoded now when they are small; under ``skip`` those that cannot be read are left out."""
+    """All images decoded now when they are small; under ``skip`` those that cannot be read are left out.
+
+    Which of them can be read is remembered in the cache: a run that finds features of theirs need not decode them.
+    """
     small = len(encoded) * encoded.size**2 * 3 <= limit
     if not small and resources.on_bad_sample != "skip":
         return encoded
+    known = resources.artefact("readable-pictures", size=encoded.size, images=encoded)
+    if (found := known.found()) is not None and len(rows := np.load(found / "rows.npy")) == len(encoded):
+        return KeptImages(encoded, rows) if small else encoded
+    rows, images = _decoded(encoded, resources, keep=small)
+    with contextlib.suppress(NotWritable):
+        known.make(lambda folder: np.save(folder / "rows.npy", rows))
+    if not small:
+        return subset(encoded, rows)
+    empty = np.empty((0, encoded.size, encoded.size, 3), np.uint8)
+    return KeptImages(encoded, rows, images=np.stack(images) if images else empty)
+
+
+def _decoded(encoded: EncodedImages, resources: Resources, *, keep: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Rows of images that can be read, and the images themselves if they are to be kept."""
     kept, images = [], []
 
     def attempt(row: int) -> np.ndarray | BadInput:
         try:
             image = encoded.decode(row)
-            return image if small else image[:0]
+            return image if keep else image[:0]
         except BadInput as error:
             return error
 
@@ -287,11 +327,6 @@ def _readable(encoded: EncodedImages, resources: Resources, limit: float) -> Sam
                 resources.bad_sample(image.where, image.what)
                 continue
             kept.append(row)
-            if small:
+            if keep:
                 images.append(image)
-    rows = np.array(kept, np.int64)
-    if not small:
-        return subset(encoded, rows)
-    empty = np.empty((0, encoded.size, encoded.size, 3), np.uint8)
-    arrays = {"image": np.stack(images) if images else empty, "class": encoded.labels[rows]}
-    return DecodedImages(encoded.spec, arrays, encoded=encoded, rows=rows)
+    return np.array(kept, np.int64), images
