@@ -15,9 +15,15 @@ from cl_kernel.library.datasets.folder_settings import Folder, HuggingFace
 from cl_kernel.library.datasets.folders import EncodedImages, build_folder, build_hugging_face
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.session import Request, plan, run_plan
+from cl_kernel.storage.cache import Cache
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("ant", "bee", "cat", "dog")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -153,3 +159,28 @@ def test_a_hugging_face_data_set_becomes_the_same_stream(tree: Path, tmp_path: P
         build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), label="colour"), resources())
     with pytest.raises(BadInput, match="no split 'extra'"):
         build_hugging_face(HuggingFace(path=str(tmp_path / "tree-hf"), train="extra"), resources())
+
+
+def test_a_limit_takes_the_first_images_of_each_class_on_both_sides(tree: Path) -> None:
+    whole = build_folder(Folder(path=str(tree), n_stages=4, size=8), resources())
+    few = build_folder(Folder(path=str(tree), n_stages=4, size=8, limit=2), resources())
+    assert [len(stage.train) for stage in few.stages] == [2] * 4 and len(few.test) == 8
+    for a, b in zip(whole.stages, few.stages, strict=True):
+        images = {image.tobytes() for image in a.train.take(np.arange(len(a.train)))["image"]}
+        assert {image.tobytes() for image in b.train.take(np.arange(2))["image"]} < images
+
+
+def test_pictures_that_were_read_once_are_not_decoded_by_the_next_run(tree: Path, tmp_path: Path) -> None:
+    shared = Resources(cache=Cache(tmp_path / "cache"))
+    first = build_folder(Folder(path=str(tree), n_stages=2, size=8), shared)
+    again = build_folder(Folder(path=str(tree), n_stages=2, size=8), Resources(cache=Cache(tmp_path / "cache")))
+    held = [stream.stages[0].train.identify(shared.files) for stream in (first, again)]
+    assert held[0] == held[1]
+    rows = np.arange(5)
+    one, two = (stream.stages[0].train.take(rows)["image"] for stream in (first, again))
+    assert np.array_equal(one, two)
+    late = build_folder(Folder(path=str(tree), n_stages=2, size=8), Resources(cache=Cache(tmp_path / "cache")))
+    shutil.rmtree(tree)
+    assert len(late.stages[0].train.take(rows, ["class"])["class"]) == 5  # nothing was decoded so far
+    with pytest.raises(BadInput, match="cannot be decoded"):
+        late.stages[0].train.take(rows)

@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("compare runs in one table", "cl_kernel.reports.commands:compare"),
     "report": ("one HTML page about one or more runs", "cl_kernel.reports.commands:report"),
     "list": ("list what plugins offer", "cl_kernel.cli.show:list_offers"),
+    "model": (
+        "layers of a network, what crosses at each and what it takes",
+        "cl_kernel.library.backbones.command:model",
+    ),
     "plugins": ("list plugins, broken ones with the reason", "cl_kernel.cli.show:plugins"),
     "data": ("list or prepare data sets", "cl_kernel.cli.data:data"),
     "cache": ("list or remove what runs share in the cache", "cl_kernel.cli.cache:cache"),

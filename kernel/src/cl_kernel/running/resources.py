@@ -51,6 +51,7 @@ class Resources:
     folder: Path | None = None
     locator: Callable[[Asset, Sequence[Path]], Path | None] = field(default=find_asset, repr=False)
     skipped: dict[str, str] = field(factory=dict)
+    said: list[str] = field(factory=list)
     files: Files = field(init=False, repr=False)
     identity: str = "content"
     features: str = "shared"
@@ -90,6 +91,11 @@ class Resources:
             where=f"data roots: {looked}",
             fix=f"get it from {asset.origin} and pass --data-root DIR" if asset.origin else "pass --data-root DIR",
         )
+
+    def say(self, text: str) -> None:
+        """Something worth knowing of what was built, once in the log of the run."""
+        if text not in self.said:
+            self.said.append(text)
 
     def bad_sample(self, what: str, error: Exception | str) -> None:
         """A sample cannot be used: raise, or count it and go on, as ``--on-bad-sample`` says.

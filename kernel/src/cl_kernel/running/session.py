@@ -247,6 +247,8 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
 
     options = planned.options
     built = build(planned, resources)
+    for text in resources.said:
+        emit(events.Noted(text=text, values={}))
     stream = built.stream
     _same_data(run.path, stream, resume)
     ctx = running.StreamContext(

@@ -138,10 +138,9 @@ def split_batches(
     network: Split, samples: Samples, device: torch.device, on_bad: BadSample | None = None, n_workers: int = 1
 ) -> Batches:
     """Batches as the learning part reads them: shared features of a pretrained frozen part, else computed here."""
-    if network.sharing is not None:
-        features = network.sharing.of(network.lower, samples, device)
-        if features is not None:
-            return Batches(features, device, on_bad=on_bad, n_workers=n_workers)
+    features = None if network.sharing is None else network.sharing.of(network.lower, samples, device)
+    if features is not None:
+        return Batches(features, device, on_bad=on_bad, n_workers=n_workers)
     return Batches(samples, device, transform=frozen_part(network), on_bad=on_bad, n_workers=n_workers)
 
 

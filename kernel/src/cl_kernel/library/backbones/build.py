@@ -5,7 +5,6 @@ Shapes: B batch, C channels, H W image, K classes.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from cl_kernel.contract.errors import BadInput, BadSetting, Mismatch
 from cl_kernel.contract.stream import Field
 from cl_kernel.library.backbones import sources
 from cl_kernel.library.backbones.cutting import cut_at, head_name, replace_head
-from cl_kernel.library.backbones.preprocessing import preprocess
+from cl_kernel.library.backbones.preprocessing import Preprocess, Wants, preprocess
 from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.torch.loaders import input_name, input_shape
 from cl_kernel.torch.split import Split
@@ -28,7 +27,6 @@ from cl_kernel.torch.state import assign, read_weights
 if TYPE_CHECKING:
     from cl_kernel.running.resources import Resources
 
-log = logging.getLogger(__name__)
 KEYWORDS = ("default", "none", "hub")
 
 
@@ -54,12 +52,22 @@ def build(
     front = preprocess(settings, made.wants.with_settings(settings), channels)
     example = torch.zeros(2, channels, height, width)
     _try(network, front, example, n_outputs)
-    log.info("preprocessing: %s, mean %s, std %s", front, front.mean.flatten().tolist(), front.std.flatten().tolist())
+    resources.say(preprocessing_of(settings, made.wants, front, side))
     at = head if settings.cut == "head" else settings.cut
     if not at or not settings.frozen:
         return Split(None, nn.Sequential(front, network))
     lower, upper = cut_at(network, at)
     return Split(nn.Sequential(front, lower), upper, pretrained=settings.weights != "none")
+
+
+def preprocessing_of(settings: Backbone, wants: Wants, front: Preprocess, side: int) -> str:
+    """What stands in front of the network, in words, and where that comes from."""
+    values = (", ".join(f"{value:.4g}" for value in tensor.flatten().tolist()) for tensor in (front.mean, front.std))
+    mean, std = values
+    edge = f"resized to {front.side} ({front.interpolation})" if front.side else f"{side} as the data set gives them"
+    trained = f"; trained at {wants.side}" if wants.side else ""
+    source = "settings" if settings.mean or settings.std else wants.source or "none known of these weights"
+    return f"preprocessing: (pixels / 255 - [{mean}]) / [{std}], edge {edge}{trained} ({source})"
 
 
 build_efficientnet_lite0 = partial(build, sources.efficientnet_lite0)

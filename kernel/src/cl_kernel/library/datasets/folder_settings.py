@@ -32,6 +32,11 @@ class Images:
         validator=[validators.gt(0.0), validators.lt(1.0)],
         metadata=doc("part of each class kept for testing when the data have no test split", counted=ROWS),
     )
+    limit: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata=doc("images of a class that a side takes, the first ones; 0: all", counted=ROWS),
+    )
     keep_mb: float = field(
         default=256.0,
         validator=validators.ge(0.0),

@@ -265,6 +265,7 @@ def _stream(
     """:param shuffled_as: name of the random order of samples, which does not depend on what a folder is called."""
 
     def samples(side: Side) -> Samples:
+        side = _limited(side, settings.limit) if settings.limit else side
         encoded = EncodedImages(side[0], side[1], side[2], len(names), settings.size, resources.n_workers)
         return _readable(encoded, resources, settings.keep_mb * 1e6)
 
@@ -288,6 +289,13 @@ def _stream(
         order=settings.order or None,
         shuffle=resources.rng(shuffled_as or name, "order"),
     )
+
+
+def _limited(side: Side, limit: int) -> Side:
+    """The first ``limit`` images of each class."""
+    labels, read, held = side
+    kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]))
+    return labels[kept], lambda row: read(int(kept[row])), lambda files, rows: held(files, kept[rows])
 
 
 def _readable(encoded: EncodedImages, resources: Resources, limit: float) -> Samples:

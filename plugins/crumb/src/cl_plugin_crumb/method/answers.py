@@ -16,7 +16,7 @@ from torch import Tensor
 from cl_kernel import Samples, StreamContext
 from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch.loaders import Batches, input_name, label_name, to_input
-from cl_kernel.torch.split import Split
+from cl_kernel.torch.split import Split, split_batches
 from cl_plugin_crumb.data.images import ImageFiles, styled
 from cl_plugin_crumb.evaluate.records import DISTURBED, Records
 from cl_plugin_crumb.network.codebook import Codebook
@@ -105,7 +105,10 @@ class Answers:
         key = (id(getattr(samples, "base", samples)), None if rows is None else rows.tobytes())
         if self._test is None or self._test[0] != key:
             moving = self.network.lower.training or self.options.extractor_epochs
-            made = Batches(samples, self.device, transform=self.network.features, limit=0 if moving else 1 << 30)
+            if moving:
+                made = Batches(samples, self.device, transform=self.network.features, limit=0)
+            else:
+                made = split_batches(self.network, samples, self.device)
             self._test = (key, made)
         return self._test[1]
 

@@ -31,7 +31,7 @@ from cl_kernel import (
 from cl_kernel.methods.seen_classes import SeenClasses
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, input_name, label_name
-from cl_kernel.torch.split import Split, build_network
+from cl_kernel.torch.split import Split, build_network, split_batches
 from cl_plugin_crumb.data.images import styled
 from cl_plugin_crumb.evaluate.records import Records
 from cl_plugin_crumb.method.answers import Answers
@@ -267,11 +267,12 @@ class CrumbLearner:
     def _batches(self, samples: Samples, ctx: StreamContext, *, cached: bool = True) -> Batches:
         """Batches of maps; for samples in memory the maps are computed once for all epochs."""
         following = self.network.lower.training  # batch norm of the frozen part follows the data: nothing to cache
-        transform = self.network.features if cached else None
+        if cached and not following:
+            return split_batches(self.network, samples, self.device, ctx.bad_sample, max(1, ctx.resources.n_workers))
         return Batches(
             samples,
             self.device,
-            transform=transform,
+            transform=self.network.features if cached else None,
             on_bad=ctx.bad_sample,
             n_workers=max(1, ctx.resources.n_workers),
             limit=0 if following else 1 << 30,

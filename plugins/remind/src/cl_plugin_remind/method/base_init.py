@@ -9,6 +9,7 @@ from attrs import define, field
 from cl_kernel import Identity, Mismatch, Setup, Stage, StreamContext, Tree
 from cl_kernel.torch import state
 from cl_kernel.torch.device import resolve
+from cl_kernel.torch.shared_features import Sharing
 from cl_plugin_remind.method.base import BaseTrainer
 from cl_plugin_remind.method.parts import Brain, set_tf32
 from cl_plugin_remind.network.resnet import Base
@@ -24,7 +25,11 @@ def build_brain(setup: Setup) -> Brain:
     if setup.model is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model remind:resnet18")
     state.seed_torch(setup.resources.rng("torch"))
-    return Brain.of(setup.model(setup.stream.spec, setup.stream.n_classes), resolve(setup.resources.device))
+    model = setup.model(setup.stream.spec, setup.stream.n_classes)
+    brain = Brain.of(model, resolve(setup.resources.device))
+    if brain.keeps_lower and model.pretrained:
+        brain.sharing = Sharing(setup.resources)
+    return brain
 
 
 @define(eq=False, repr=False)

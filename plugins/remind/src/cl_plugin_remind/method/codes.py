@@ -21,7 +21,7 @@ from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches, as_tensor
 from cl_plugin_remind.method import pq
 from cl_plugin_remind.method.codec import PqCodec
-from cl_plugin_remind.method.parts import Brain, as_codec_input, item_numbers, stage_batches, through
+from cl_plugin_remind.method.parts import Brain, as_codec_input, feature_batches, item_numbers, stage_batches, through
 from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL
 
 KEEP_BYTES = 1 << 31
@@ -127,9 +127,7 @@ class Codes:
     def _test_codes(self, base: Samples, missing: np.ndarray) -> Iterator[Any]:
         if not len(missing):
             return
-        source = Batches(
-            base, self.brain.device, transform=self.brain.features, n_workers=max(1, self.resources.n_workers), limit=0
-        )
+        source = feature_batches(self.brain, base, self.resources.n_workers, limit=0)
         if self.quantised:
             artefact = self._artefact("remind-test-codes", samples=subset(base, missing))
             yield from self._read(artefact.make(lambda f: self._write(f, source(missing, self.batch_size)))).codes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from cl_kernel import Field, Memory, Stage, Stream, StreamContext
-from cl_kernel.torch.loaders import Batches, as_tensor, input_name, input_shape, label_name
+from cl_kernel import Field, Memory, Samples, Stage, Stream, StreamContext
+from cl_kernel.torch.loaders import RESIDENT_BYTES, Batches, as_tensor, input_name, input_shape, label_name
+from cl_kernel.torch.shared_features import Sharing
 from cl_kernel.torch.split import Split, as_split
 from cl_plugin_remind.method.codec import PqCodec
 from cl_plugin_remind.method.step import FEATURES, ITEM, LABEL
@@ -36,6 +37,7 @@ class Brain:
     upper: nn.Module
     device: torch.device
     keeps_lower: bool = False  # it came cut, with a lower part that is to stay as it is
+    sharing: Sharing | None = None  # features of a pretrained lower part, shared by runs
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> Brain:
@@ -55,7 +57,9 @@ class Brain:
     def open(self, *, whole: bool) -> None:
         """All of it learns, or only the upper part beneath which everything, norms included, stays as it is."""
         self.whole.requires_grad_(True).train()
-        if not whole:
+        if whole:
+            self.sharing = None
+        else:
             self.lower.requires_grad_(False).eval()
 
     def freeze(self, *, upper_trains: bool) -> None:
@@ -103,12 +107,26 @@ def as_codec_input(memory: Memory, features: Tensor) -> Any:
 
 def stage_batches(brain: Brain, stage: Stage, ctx: StreamContext) -> Batches:
     """A stage's samples as features at the cut; unreadable ones follow ``--on-bad-sample``."""
+    return feature_batches(brain, stage.train, ctx.resources.n_workers, on_bad=ctx.bad_sample)
+
+
+def feature_batches(
+    brain: Brain,
+    samples: Samples,
+    n_workers: int,
+    *,
+    on_bad: Callable[[str, Exception], None] | None = None,
+    limit: int = RESIDENT_BYTES,
+) -> Batches:
+    """Samples as features at the cut: those that runs share, else computed here."""
+    features = None if brain.sharing is None else brain.sharing.of(brain.lower, samples, brain.device)
     return Batches(
-        stage.train,
+        samples if features is None else features,
         brain.device,
-        transform=brain.features,
-        on_bad=ctx.bad_sample,
-        n_workers=max(1, ctx.resources.n_workers),
+        transform=brain.features if features is None else None,
+        on_bad=on_bad,
+        n_workers=max(1, n_workers),
+        limit=limit,
     )
 
 
