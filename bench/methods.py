@@ -104,8 +104,8 @@ def cell(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{mean:.1f} ± {half:.1f}"
 
 
-def theirs(python: str, folder: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Avalanche's runs, versions first."""
+def theirs(python: str, folder: Path, methods: Sequence[str]) -> None:
+    """Avalanche's runs into ``avalanche.jsonl``, versions first."""
     output = folder / "avalanche.jsonl"
     subprocess.run(
         [python, str(HERE / "_avalanche_methods.py"), str(folder), str(output), ",".join(methods)],
@@ -114,7 +114,6 @@ def theirs(python: str, folder: Path, methods: Sequence[str]) -> list[dict[str, 
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    return [json.loads(line) for line in output.read_text().splitlines()]
 
 
 def main() -> None:
@@ -122,8 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--avalanche", default=os.environ.get("CLK_AVALANCHE_PYTHON", ""), metavar="PYTHON")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--exported", type=Path, default=None, metavar="DIR", help="keep what Avalanche gets and gave")
     namespace = parser.parse_args()
-    if not namespace.avalanche:
+    if not namespace.avalanche and not namespace.exported:
         sys.stdout.write("methods: no interpreter with avalanche-lib given (--avalanche PYTHON); nothing measured\n")
         return
     import torch
@@ -131,9 +131,12 @@ def main() -> None:
     torch.set_num_threads(1)
     registry, methods = discover(), namespace.methods.split(",")
     with tempfile.TemporaryDirectory() as place:
-        for seed in SEEDS:
-            export(registry, Path(place), seed)
-        peers = theirs(namespace.avalanche, Path(place), methods)
+        folder = namespace.exported or Path(place)
+        if not (folder / "avalanche.jsonl").exists():
+            for seed in SEEDS:
+                export(registry, folder, seed)
+            theirs(namespace.avalanche, folder, methods)
+        peers = [json.loads(line) for line in (folder / "avalanche.jsonl").read_text().splitlines()]
     mine = [ours(registry, method, seed) for method in methods for seed in SEEDS]
     rows = []
     for method in methods:
