@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("run a grid of experiments, here or on a cluster", "cl_kernel.sweeps.commands:sweep"),
     "runs": ("list runs", "cl_kernel.cli.show:runs"),
     "show": ("show a test's settings and where each value comes from, or a run", "cl_kernel.cli.show:show"),
+    "score": ("score a finished run again, by other metrics or on other data", "cl_kernel.cli.score:score"),
     "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.reports.metrics_command:metrics"),
     "compare": ("compare runs in one table", "cl_kernel.reports.commands:compare"),
     "report": ("one HTML page about one or more runs", "cl_kernel.reports.commands:report"),

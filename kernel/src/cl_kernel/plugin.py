@@ -202,6 +202,13 @@ def clk_metrics() -> Sequence[Metric]:
             build="cl_kernel.library.metrics.classification:build_confusion",
         ),
         Metric(
+            name="calibration",
+            summary="expected calibration error: how far confidence is from being right",
+            build="cl_kernel.library.metrics.calibration:build",
+            higher_is_better=False,
+            prefers_right=False,
+        ),
+        Metric(
             name="miou",
             summary="mean intersection over union: old, new and all classes",
             build="cl_kernel.library.metrics.segmentation:build",

@@ -305,6 +305,9 @@ def show_outcome(console: Console, outcome: Any) -> None:
     if cost.get("memory_bytes"):
         line += f", replay memory {cost['memory_examples']} examples in {size(cost['memory_bytes'])}"
     console.print(line)
+    if kept := {what: n for what, n in cost.get("kept", {}).items() if what != "examples"}:
+        told = ", ".join(f"{what} {size(n)}" for what, n in kept.items())
+        console.print(f"kept beyond the network: {size(sum(cost['kept'].values()))} in all; beside examples: {told}")
     if results.get("skipped"):
         console.print(f"skipped {len(results['skipped'])} bad samples, named in metrics.json")
     console.print(f"results in {outcome.folder}: metrics.json, settings.yaml, plots/")

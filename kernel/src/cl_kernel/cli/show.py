@@ -10,7 +10,7 @@ from typing import Any
 from cl_kernel.cli.console import Console, duration
 from cl_kernel.cli.run import add_run_arguments, request_from
 from cl_kernel.contract.errors import UnknownName
-from cl_kernel.registry import KINDS, describe, discover
+from cl_kernel.registry import KINDS, describe, discover, resolve
 
 Handler = Callable[[Namespace, Console], int]
 
@@ -101,7 +101,7 @@ def plugins(parser: ArgumentParser) -> Handler:
 
 def show(parser: ArgumentParser) -> Handler:
     """Show a test's settings with origins, or a run."""
-    parser.add_argument("name", nargs="?", default="", help="test or run folder")
+    parser.add_argument("name", nargs="?", default="", help="test, run folder, or sweep file (FILE.yaml)")
     add_run_arguments(parser)
 
     def handle(namespace: Namespace, console: Console) -> int:
@@ -109,6 +109,9 @@ def show(parser: ArgumentParser) -> Handler:
 
         if namespace.name and (Path(namespace.name) / "run.json").exists():
             return _show_run(Path(namespace.name), console)
+        if namespace.name.endswith((".yaml", ".yml")):
+            of_sweep: Callable[[Path, Console], int] = resolve("cl_kernel.sweeps.differences:show")
+            return of_sweep(Path(namespace.name), console)
         if namespace.name:
             namespace.test = namespace.name
         registry = discover()

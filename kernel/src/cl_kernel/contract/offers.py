@@ -218,6 +218,7 @@ class Metric:
     :param output: the prediction it reads (``"scores"``, ``"class"``, ``"mask"``, ``"answer"``).
     :param target: the sample field it compares with.
     :param higher_is_better: False for losses and distances.
+    :param prefers_right: False where a right answer need not score better than a wrong one, as for calibration.
     :param range: lowest and highest possible value.
     """
 
@@ -227,6 +228,7 @@ class Metric:
     output: str = "scores"
     target: str = "class"
     higher_is_better: bool = True
+    prefers_right: bool = True
     range: tuple[float, float] = (0.0, 1.0)
     settings: type | None = None
     requires: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from cl_kernel.methods.base import (
     pack_copy,
     positive,
     regain_copy,
+    size_of,
     variant,
 )
 from cl_kernel.methods.exemplar_sets import ExemplarSets, embed, nearest_mean_scores, score_layer
@@ -141,6 +142,10 @@ class Aan(Training[Settings]):
             return nearest_mean_scores(embed(self.upper, inputs)[0], means).nan_to_num(-1.0)
 
         yield from self.predict_with(samples, score)
+
+    def reserve(self) -> int:
+        """The old network with both its branches."""
+        return 2 * size_of(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """Whether there are two branches, exemplars, generator, old network."""

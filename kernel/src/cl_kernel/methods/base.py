@@ -94,6 +94,9 @@ class Remembering(Steps):
     )
 
 
+BOOKKEEPING = ("rng", "sets", "bias", "branched", "old_branched")
+"""Of what a method keeps: generators, slot numbers and flags, which grow with nothing."""
+WORDS = {"old": "old network", "keeper": "importances", "kept": "consolidated scores"}
 VARIANTS = ("paper", "crumb")
 
 
@@ -154,6 +157,20 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
+def size_of(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def bytes_of(tree: Tree) -> int:
+    """Bytes of the arrays of a packed tree."""
+    if isinstance(tree, np.ndarray):
+        return int(tree.nbytes)
+    if isinstance(tree, Mapping):
+        return sum(map(bytes_of, tree.values()))
+    return sum(map(bytes_of, tree)) if isinstance(tree, list | tuple) else 0
+
+
 class Training(Generic[S]):
     """Network, optimiser, memory, classes seen and position in the stage; prediction and state for every method.
 
@@ -163,13 +180,15 @@ class Training(Generic[S]):
     """
 
     remembers: ClassVar[bool] = False
+    reserve_each: ClassVar[int] = 0
+    """Bytes kept outside the memory for each of its examples."""
 
     def __init__(self, settings: S, setup: Setup) -> None:
         from cl_kernel.torch.split import TestCache, build_network
 
         self.settings = settings
         self.network, self.device = build_network(setup)
-        self.n_classes = setup.stream.n_classes
+        self.n_classes, self.n_stages = setup.stream.n_classes, len(setup.stream.stages)
         self.keeps_features = not isinstance(settings, Remembering) or settings.keep == "features"
         self._memory = self._make_memory(setup) if self.remembers else None
         self.optimizer = self.make_optimizer()
@@ -179,7 +198,7 @@ class Training(Generic[S]):
 
     def _make_memory(self, setup: Setup) -> Memory:
         fields = self.remembered_fields(setup.stream.spec)
-        memory = setup.memory(fields) if setup.memory is not None else None
+        memory = setup.memory(fields, self.reserve(), self.reserve_each) if setup.memory is not None else None
         if memory is None:
             raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
         return memory
@@ -364,6 +383,15 @@ class Training(Generic[S]):
     def kept(self) -> dict[str, Tree]:
         """What a method keeps beyond the common state, packed."""
         return {}
+
+    def holds(self) -> dict[str, int]:
+        """Bytes kept beyond the network and the memory, by what they are."""
+        sizes = {WORDS.get(k, k): bytes_of(tree) for k, tree in self.kept().items() if k not in BOOKKEEPING}
+        return {name: size for name, size in sizes.items() if size}
+
+    def reserve(self) -> int:
+        """The most that :meth:`holds` comes to in this run, as far as it does not grow with the memory."""
+        return 0
 
     def regain(self, tree: Tree) -> None:
         """Take :meth:`kept` back from a whole state."""

@@ -21,7 +21,17 @@ import numpy as np
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, positive, regain_copy, share, variant
+from cl_kernel.methods.base import (
+    Remembering,
+    Training,
+    frozen_copy,
+    pack_copy,
+    positive,
+    regain_copy,
+    share,
+    size_of,
+    variant,
+)
 from cl_kernel.methods.exemplar_sets import ExemplarSets
 from cl_kernel.methods.lazy import F, torch
 
@@ -224,6 +234,10 @@ class Bic(Training[Settings]):
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """Corrected scores over the classes seen."""
         return self.predict_with(samples, lambda x: self._corrected(self.seen.scores(self.upper(x))))
+
+    def reserve(self) -> int:
+        """The old network."""
+        return size_of(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """Exemplars, bias layers, generator, old network."""

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
 from cl_kernel.methods.base import Remembering, Training, positive, share
-from cl_kernel.methods.exemplar_sets import embed
+from cl_kernel.methods.exemplar_sets import embed, n_features
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -119,6 +119,10 @@ class Cope(Training[Settings]):
         far = torch.zeros_like(next(iter(self.prototypes.values())))
         stacked = torch.stack([self.prototypes.get(c, far) for c in self.seen.order])
         return self.predict_with(samples, lambda x: F.normalize(embed(self.upper, x)[0], dim=1) @ stacked.t())
+
+    def reserve(self) -> int:
+        """A prototype of each class."""
+        return 4 * self.n_classes * n_features(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """Prototypes."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from cl_kernel.contract.errors import Mismatch
-from cl_kernel.methods.base import Steps, Training
+from cl_kernel.methods.base import Steps, Training, size_of
 from cl_kernel.methods.exemplar_sets import score_layer
 from cl_kernel.methods.lazy import nn, torch
 
@@ -107,6 +107,10 @@ class Cwr(Training[Settings]):
         with torch.no_grad():
             self.head.weight.copy_(weight)
             self._bias.copy_(bias)
+
+    def reserve(self) -> int:
+        """Consolidated weights of the score layer, and a count of each class."""
+        return size_of(score_layer(self.upper)) + 8 * self.n_classes
 
     def kept(self) -> dict[str, Tree]:
         """Kept score weights, and how often each class was seen."""

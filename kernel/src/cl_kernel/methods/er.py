@@ -172,6 +172,10 @@ class Replaying:
         """``scores`` float32 [n, K] (logits) and ``class`` int64 [n], batch by batch."""
         yield from self._tests.predict(self.network, samples, self.device, self.settings.predict_batch)
 
+    def holds(self) -> dict[str, int]:
+        """Nothing beyond the network and the memory."""
+        return {}
+
     def state(self) -> Tree:
         """Weights, optimiser, memory, generators and position in the stage."""
         from cl_kernel.torch import state

@@ -112,6 +112,10 @@ class Ewc(Consolidation):
             return fisher(model, batches, n_active, self.labels, rng)
         return batch_fisher(model, batches, n_active)
 
+    def n_copies(self, n_stages: int) -> int:
+        """An importance and an anchor for each stage."""
+        return 2 * n_stages
+
     def keep(self, anchor: Anchor) -> None:
         """Every stage's anchor stays."""
         self.anchors = [*self.anchors, anchor]

@@ -88,6 +88,11 @@ def score_layer(network: nn.Module) -> nn.Module:
     return layers[-1]
 
 
+def n_features(network: nn.Module) -> int:
+    """How many features enter the score layer."""
+    return int(next(score_layer(network).parameters()).shape[1])
+
+
 def embed(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """What enters the score layer, averaged over a map, and the scores: [B, D] and [B, K]; with gradient."""
     caught: list[Tensor] = []

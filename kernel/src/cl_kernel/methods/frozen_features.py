@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from cl_kernel.methods.base import Reading, predictions
-from cl_kernel.methods.exemplar_sets import embed, score_layer
+from cl_kernel.methods.exemplar_sets import embed, n_features, score_layer
 from cl_kernel.methods.lazy import torch
 from cl_kernel.methods.seen_classes import SeenClasses
 
@@ -92,6 +92,16 @@ class OnePass(Generic[R]):
         yield from predictions(
             self.network, self.device, samples, lambda x: score(self.features(x)), order, self.n_classes, size
         )
+
+    def holds(self) -> dict[str, int]:
+        """Bytes of the statistics."""
+        size = sum(value.numel() * value.element_size() for value in self.statistics.values())
+        return {"statistics": size} if size else {}
+
+    def reserve(self) -> int:
+        """Bytes of the statistics, known before the first sample."""
+        blank = self.blank(n_features(self.network.upper))
+        return sum(value.numel() * value.element_size() for value in blank.values())
 
     def state(self) -> Tree:
         """Weights, statistics, classes seen, position."""

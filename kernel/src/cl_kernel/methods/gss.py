@@ -40,6 +40,7 @@ class Gss(Training[Settings]):
     """Replay of examples chosen for their gradients."""
 
     remembers: ClassVar[bool] = True
+    reserve_each: ClassVar[int] = 8
 
     def __init__(self, settings: Settings, setup: Setup) -> None:
         super().__init__(settings, setup)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
 
-from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, regain_copy, variant
+from cl_kernel.methods.base import Remembering, Training, frozen_copy, pack_copy, regain_copy, size_of, variant
 from cl_kernel.methods.exemplar_sets import ExemplarSets, embed, nearest_mean_scores
 from cl_kernel.methods.lazy import F, torch
 from cl_kernel.methods.lwf import sigmoid_loss
@@ -111,6 +111,10 @@ class Icarl(Training[Settings]):
             return nearest_mean_scores(embed(self.upper, inputs)[0], means).nan_to_num(-1.0)
 
         yield from self.predict_with(samples, score)
+
+    def reserve(self) -> int:
+        """The old network."""
+        return size_of(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """Exemplar order, generator, old network."""

@@ -7,7 +7,7 @@ Shapes: n a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
@@ -41,8 +41,11 @@ class Joint:
     device: torch.device
     initial: Tree
     optimizer: torch.optim.Optimizer = field(init=False)
+    n_bytes: Sequence[int]
+    """Of the samples of each stage."""
     epoch: int = 0
     position: int = 0
+    n_learnt: int = 0
     _tests: TestCache = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -76,6 +79,15 @@ class Joint:
                 ctx.step(loss=loss.detach())
             self.epoch, self.position = self.epoch + 1, 0
         self.epoch = self.position = 0
+        self.n_learnt = stage.index + 1
+
+    def holds(self) -> dict[str, int]:
+        """All samples seen so far."""
+        return {"samples": sum(self.n_bytes[: self.n_learnt])}
+
+    def reserve(self) -> int:
+        """The samples of the whole stream."""
+        return sum(self.n_bytes)
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, K] (logits) and ``class`` int64 [n], batch by batch."""
@@ -91,6 +103,7 @@ class Joint:
             "generators": state.pack_generators(),
             "epoch": self.epoch,
             "position": self.position,
+            "n_learnt": self.n_learnt,
         }
 
     def grow(self, tree: Tree) -> Tree:
@@ -105,6 +118,7 @@ class Joint:
         state.restore(self.optimizer, tree["optimizer"])
         state.restore_generators(tree["generators"])
         self.epoch, self.position = int(tree["epoch"]), int(tree["position"])
+        self.n_learnt = int(tree.get("n_learnt", 0))
 
 
 def build(settings: Settings, setup: Setup) -> Joint:
@@ -113,4 +127,5 @@ def build(settings: Settings, setup: Setup) -> Joint:
     from cl_kernel.torch.state import pack
 
     network, device = build_network(setup)
-    return Joint(settings, network, device, pack(network))
+    each = sum(spec.nbytes for spec in setup.stream.spec.values())
+    return Joint(settings, network, device, pack(network), [each * len(stage.train) for stage in setup.stream.stages])

@@ -27,6 +27,7 @@ from cl_kernel.methods.base import (
     pack_copy,
     positive,
     regain_copy,
+    size_of,
     variant,
 )
 from cl_kernel.methods.lazy import F, torch
@@ -98,6 +99,10 @@ class Lwf(Training[Settings]):
         if old is None or not old.shape[1]:
             return loss
         return loss + self.settings.strength * distillation(scores, old, self.settings.temperature)
+
+    def reserve(self) -> int:
+        """The old network."""
+        return size_of(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """The old network."""

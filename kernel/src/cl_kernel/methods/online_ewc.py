@@ -48,6 +48,10 @@ class OnlineEwc(ewc.Ewc):
         """The Fisher information of this stage on top of the earlier ones'."""
         return added(super().importance(model, batches, n_active, rng), self.anchors, self.decay)
 
+    def n_copies(self, n_stages: int) -> int:
+        """One importance and one anchor."""
+        return 2
+
     def keep(self, anchor: Anchor) -> None:
         """The newest anchor replaces the one before."""
         self.anchors = [anchor]

@@ -158,6 +158,10 @@ class Consolidation:
         """How much each parameter matters, earlier stages included where they add up."""
         raise NotImplementedError
 
+    def n_copies(self, n_stages: int) -> int:
+        """How many values a parameter are kept after so many stages."""
+        return 2
+
     def keep(self, anchor: Anchor) -> None:
         """The newest anchor replaces the one before."""
         self.anchors = [anchor]
@@ -193,8 +197,8 @@ class Penalised(Training[Penalty]):
     """Plain training with a penalty for leaving what earlier stages needed."""
 
     def __init__(self, settings: Penalty, setup: Setup, consolidation: Consolidation) -> None:
-        super().__init__(settings, setup)
         self.consolidation = consolidation
+        super().__init__(settings, setup)
 
     def learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One stage: epochs of steps; what matters is measured at its end (or after every epoch)."""
@@ -213,6 +217,11 @@ class Penalised(Training[Penalty]):
                 keeper.end(self.upper, labelled, len(self.seen), ctx.rng("importance", stage.index, epoch))
                 if epoch < n_epochs - 1:
                     keeper.begin(self.upper)
+
+    def reserve(self) -> int:
+        """Importances and anchors."""
+        learning = sum(p.numel() * p.element_size() for p in trainable(self.upper).values())
+        return self.consolidation.n_copies(self.n_stages) * learning
 
     def kept(self) -> dict[str, Tree]:
         """What is remembered of earlier stages."""

@@ -106,6 +106,10 @@ class Si(Consolidation):
         """This stage's contributions on top of the earlier ones'."""
         return added(self.path.importance(model), self.anchors)
 
+    def n_copies(self, n_stages: int) -> int:
+        """Importance, anchor, and the account of the stage under way."""
+        return 4
+
     def state(self) -> dict[str, Any]:
         """The anchor and the account."""
         return {**super().state(), "omega": self.path.omega, "start": self.path.start}

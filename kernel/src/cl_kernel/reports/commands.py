@@ -13,7 +13,16 @@ from cl_kernel.contract.errors import RunConflict
 if TYPE_CHECKING:
     from cl_kernel.reports.compare import Group
 
-PLAIN_COLUMNS = ("score", "average_incremental_accuracy", "forgetting", "memory bytes", "score per kB", "seconds")
+PLAIN_COLUMNS = (
+    "score",
+    "task-aware",
+    "average_incremental_accuracy",
+    "forgetting",
+    "memory bytes",
+    "kept bytes",
+    "score per kB",
+    "seconds",
+)
 """What a table for people shows when no column is named; CSV and JSON hold all."""
 Handler = Callable[[Namespace, Console], int]
 
@@ -41,6 +50,7 @@ def compare(parser: ArgumentParser) -> Handler:
         console.json(
             {
                 "rows": comparing.summary_rows(groups, columns),
+                "warnings": comparing.unlike(groups),
                 "paired": [
                     {
                         key: getattr(test, key)
@@ -58,6 +68,8 @@ def compare(parser: ArgumentParser) -> Handler:
         if namespace.format == "table" and namespace.output is None:
             show_groups(console, groups, namespace.column or PLAIN_COLUMNS)
             _show_tests(console, tests)
+            for line in comparing.unlike(groups):
+                console.print(line)
             for group, expected in found:
                 for e in expected:
                     console.print(f"published, for {group.label}: {e.metric} {e.value} {e.where}")

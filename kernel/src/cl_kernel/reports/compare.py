@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import util
@@ -134,6 +135,8 @@ def numbers(run: Run, metric: str) -> dict[str, float]:
         found["memory examples"] = cost["memory_examples"]
         if found.get("score") is not None:
             found["score per kB"] = found["score"] / cost["memory_bytes"] * 1000
+    if kept := cost.get("kept"):
+        found["kept bytes"] = sum(kept.values())
     found |= {"seconds": cost.get("seconds"), "peak bytes": cost.get("peak_bytes")}
     return {name: float(value) for name, value in found.items() if value is not None}
 
@@ -262,6 +265,37 @@ def paired_tests(groups: Sequence[Group], against: str = "") -> list[Paired]:
         best = named[0] if named else max(mine, key=lambda g: statistics.fmean(g.values("score").values()))
         tests += [paired(group, best) for group in mine if group is not best]
     return tests
+
+
+def unlike(groups: Sequence[Group]) -> list[str]:
+    """Lines about what makes the rows of one profile no fair comparison: data, network, passes, bytes kept."""
+    lines = []
+    for profile in dict.fromkeys(group.profile for group in groups):
+        mine = [group for group in groups if group.profile == profile]
+        keys = list(dict.fromkeys(key for group in mine for key in group.identity if FAIR.match(key)))
+        for key in keys:
+            rows = {group.label: group.identity[key] for group in mine if key in group.identity}
+            if len({repr(value) for value in rows.values()}) > 1:
+                lines.append(_differ(key, {label: str(value) for label, value in rows.items()}))
+        kept = {group.label: statistics.fmean(v.values()) for group in mine if (v := group.values("kept bytes"))}
+        kept = {label: size for label, size in kept.items() if size}
+        if kept and max(kept.values()) > 1.01 * min(kept.values()):
+            how = "--budget SIZE makes them equal"
+            told = {label: f"{size:,.0f}" for label, size in kept.items()}
+            lines.append(f"{_differ('bytes kept beyond the network', told)} ({how})")
+    return lines
+
+
+FAIR = re.compile(r"(dataset|model)(\..*)?\Z|stream\..*|learner\.(n_|first_)?epochs\Z")
+"""Settings whose difference is more than the method."""
+
+
+def _differ(what: str, values: Mapping[str, str]) -> str:
+    by_value: dict[str, list[str]] = {}
+    for label, value in values.items():
+        by_value.setdefault(value, []).append(label)
+    told = "; ".join(f"{value} for {', '.join(labels)}" for value, labels in by_value.items())
+    return f"rows differ in {what}: {told}"
 
 
 # ---- published figures ----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from cl_kernel.data.scenarios import arrange
 from cl_kernel.data.stream_options import StreamOptions
 from cl_kernel.registry import Offer, resolve
 from cl_kernel.running import settings as config
+from cl_kernel.running.budget import budget_of, what_is_left, within
 from cl_kernel.running.identify import identified
 from cl_kernel.running.plan import Plan
 from cl_kernel.running.resources import Resources, Setup
@@ -52,6 +53,8 @@ def build(planned: Plan, resources: Resources) -> Built:
         source=_built(planned, "source", resources) if "source" in pieces else None,
     )
     learner = _built(planned, "learner", setup)
+    if planned.options.budget:
+        within(learner, memories, budget_of(planned.options.budget), planned.pieces["learner"][0].name)
     return Built(stream, learner, [_scorer(offer, stream) for offer in planned.metrics], memories)
 
 
@@ -118,15 +121,17 @@ def _built(planned: Plan, section: str, *others: Any) -> Any:
         return resolve(offer.record.build)(planned.resolved.sections.get(section), *others)
 
 
-def _memory_factory(
-    planned: Plan, resources: Resources, n_samples: int, made: list[Any]
-) -> Callable[[Mapping[str, Any]], Any]:
-    def build(fields: Mapping[str, Any]) -> Any:
+def _memory_factory(planned: Plan, resources: Resources, n_samples: int, made: list[Any]) -> Callable[..., Any]:
+    def build(fields: Mapping[str, Any], reserve: int = 0, each: int = 0) -> Any:
         from cl_kernel.memory import build_memory
 
         codec = _built(planned, "codec", fields, resources)
         policy = partial(_built, planned, "policy")
-        capacity = planned.options.memory or str(planned.pieces["learner"][0].record.defaults.get("memory", "200"))
+        options, learner = planned.options, planned.pieces["learner"][0]
+        capacity: Any = options.memory or str(learner.record.defaults.get("memory", "200"))
+        if options.budget and not options.memory:
+            room = budget_of(options.budget) - reserve - sum(memory.nbytes for memory in made)
+            capacity = what_is_left(room, reserve, each, codec, learner.name)
         memory = build_memory(policy, codec, capacity, resources.rng("memory", len(made)), n_examples=n_samples)
         made.append(memory)
         return memory

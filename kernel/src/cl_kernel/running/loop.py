@@ -20,6 +20,7 @@ from cl_kernel.contract.interfaces import Learner, Tree
 from cl_kernel.contract.stream import Stage, Stream
 from cl_kernel.memory import Memory
 from cl_kernel.running import accuracy_matrix as matrix
+from cl_kernel.running import budget
 from cl_kernel.running.finite import Lookout
 from cl_kernel.running.resources import Resources
 from cl_kernel.running.scoring import Scorer, score
@@ -155,6 +156,7 @@ class StreamContext(RunContext):
     evaluate_all: bool = True
     initial_scores: bool = False
     stop_at_step: int = 0
+    budget: int = 0
     checkpoint_bytes: int = 0
     _began: float = field(factory=time.monotonic, init=False)
     _next_save: float = field(default=0.0, init=False)
@@ -289,6 +291,7 @@ def run_stream(ctx: StreamContext, resume: Tree | None = None) -> dict[str, Any]
             started = time.monotonic()
             ctx.emit(events.StageStarted(stage=stage.index, name=stage.name, n_samples=len(stage.train)))
             ctx.learner.learn(stage, ctx)
+            budget.check(budget.held(ctx.learner, ctx.memories), ctx.budget, stage.index)
             scored = ctx.score(ctx.due_sets(), stage.index, run.path / "scores" / f"stage-{stage.index:03d}.tree")
             progress.rows.append(scored)
             progress.stage += 1
@@ -371,6 +374,7 @@ def results(ctx: StreamContext, *, finished: bool) -> dict[str, Any]:
         "peak_bytes": peak_memory(),
         "checkpoint_bytes": ctx.checkpoint_bytes,
         **memory_cost(ctx.memories),
+        "kept": budget.held(ctx.learner, ctx.memories),
         **(price() if (price := getattr(ctx.learner, "cost", None)) is not None else {}),
     }
     return content

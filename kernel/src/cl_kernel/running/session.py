@@ -19,6 +19,7 @@ from cl_kernel.contract.errors import ClkError, Interrupted, MissingAsset, RunCo
 from cl_kernel.contract.stream import Stream
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running import settings as config
+from cl_kernel.running.budget import budget_of
 from cl_kernel.running.build import build
 from cl_kernel.running.effects import refuse_without_effect
 from cl_kernel.running.plan import (
@@ -263,6 +264,7 @@ def _stream(planned: Plan, run: RunFolder, resources: Resources, emit: Listener,
         evaluate_all=options.evaluate == "all",
         initial_scores=options.initial_scores,
         stop_at_step=options.stop_at_step,
+        budget=budget_of(options.budget) if options.budget else 0,
     )
     checkpoint = run.load_checkpoint() if resume else None
     emit(

@@ -36,6 +36,12 @@ def sweep(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--output", type=Path, default=None, metavar="DIR", help="folder of all runs (default: runs/NAME)"
     )
+    parser.add_argument(
+        "--select",
+        default="",
+        metavar="METRIC",
+        help="choose settings by this metric on validation samples, then score the chosen ones on the test samples",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the tasks, run nothing")
 
     def handle(namespace: Namespace, console: Console) -> int:
@@ -45,7 +51,7 @@ def sweep(parser: ArgumentParser) -> Handler:
         spec = read_spec(namespace.file)
         given = {"executor": namespace.executor, "n_jobs": namespace.n_jobs}
         spec = evolve(spec, **{key: value for key, value in given.items() if value not in ("", None)})
-        return go(discover(), spec, namespace, console)
+        return (choose if namespace.select else go)(discover(), spec, namespace, console)
 
     return handle
 
@@ -67,16 +73,38 @@ def run_all(parser: ArgumentParser) -> Handler:
 
 def go(registry: Registry, spec: Spec, namespace: Namespace, console: Console) -> int:
     """Run a sweep, or list its tasks with ``--dry-run``."""
-    from cl_kernel.sweeps.sweep import outcome_of, run_sweep, tasks_of, write_spec
+    from cl_kernel.sweeps.sweep import tasks_of
 
     output = (namespace.output or Path("runs") / spec.name).resolve()
     registry.find("executor", spec.executor)
     tasks = tasks_of(registry, spec, output)
     if namespace.dry_run:
-        states = [{"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder) for t in tasks]
-        _list(console, spec, tasks, states)
-        console.json(_content(tasks, states))
-        return 0
+        return dry(registry, spec, tasks, console)
+    outcomes = carry_out(registry, spec, tasks, output, namespace, console)
+    compared = _results(console, output, tasks)
+    console.json({"folder": str(output), "tasks": _content(tasks, outcomes), "results": compared})
+    console.print(f"results in {output}: results.csv, results.json; next: clk report {output}")
+    return any_failed(outcomes)
+
+
+def dry(registry: Registry, spec: Spec, tasks: Sequence[Task], console: Console) -> int:
+    """What would run, how far it is, and in which settings the learners differ."""
+    from cl_kernel.sweeps.differences import show_differences
+    from cl_kernel.sweeps.sweep import outcome_of
+
+    states = [{"status": "refused", "error": t.refused} if t.refused else outcome_of(t.folder) for t in tasks]
+    _list(console, spec, tasks, states)
+    show_differences(console, registry, tasks)
+    console.json(_content(tasks, states))
+    return 0
+
+
+def carry_out(
+    registry: Registry, spec: Spec, tasks: Sequence[Task], output: Path, namespace: Namespace, console: Console
+) -> list[dict[str, Any]]:
+    """Run what is not finished, with a live table; the outcome of each task."""
+    from cl_kernel.sweeps.sweep import run_sweep, write_spec
+
     output.mkdir(parents=True, exist_ok=True)
     write_spec(output / "sweep.yaml", spec)
     board = Board(spec, tasks, console)
@@ -88,15 +116,47 @@ def go(registry: Registry, spec: Spec, namespace: Namespace, console: Console) -
         console.say("stopped; what ran has saved itself, and the same command goes on")
         raise
     _list(console, spec, tasks, outcomes)
-    compared = _results(console, output, tasks)
-    console.json({"folder": str(output), "tasks": _content(tasks, outcomes), "results": compared})
-    failed = [outcome for outcome in outcomes if outcome["status"] in ("failed", "interrupted")]
-    if failed:
+    if any_failed(outcomes):
+        failed = [outcome for outcome in outcomes if outcome["status"] in ("failed", "interrupted")]
         console.print(
             f"{len(failed)} of {len(tasks)} tasks did not finish; once mended, the same command tries them again"
         )
-    console.print(f"results in {output}: results.csv, results.json; next: clk report {output}")
-    return 1 if failed else 0
+    return outcomes
+
+
+def any_failed(outcomes: Sequence[Mapping[str, Any]]) -> int:
+    """Exit code: 1 where a task did not finish."""
+    return int(any(outcome["status"] in ("failed", "interrupted") for outcome in outcomes))
+
+
+def choose(registry: Registry, spec: Spec, namespace: Namespace, console: Console) -> int:
+    """Run everything on validation samples, choose, and score the chosen settings on the test samples."""
+    from cl_kernel.storage.files import write_json
+    from cl_kernel.sweeps import select
+    from cl_kernel.sweeps.sweep import tasks_of
+
+    output = (namespace.output or Path("runs") / spec.name).resolve()
+    higher = select.direction(registry, namespace.select, select.COLUMNS)
+    trying = select.on_validation(spec, namespace.select, registry)
+    tasks = tasks_of(registry, trying, output / "tried")
+    if namespace.dry_run:
+        return dry(registry, trying, tasks, console)
+    outcomes = carry_out(registry, trying, tasks, output / "tried", namespace, console)
+    all_tried = select.tried(tasks, lambda folder: select.score_of(folder, namespace.select))
+    winners = select.chosen(all_tried, higher=higher)
+    if not winners:
+        console.print("nothing finished, so nothing can be chosen")
+        return 1
+    last, choice = select.final(trying, tasks, winners)
+    finals = tasks_of(registry, last, output / "chosen")
+    outcomes += carry_out(registry, last, finals, output / "chosen", namespace, console)
+    tested = select.by_choice(finals, choice, lambda folder: select.score_of(folder, namespace.select))
+    content = select.selection(all_tried, winners, tested, namespace.select)
+    write_json(output / "selection.json", content)
+    select.show(console, content)
+    console.json({"folder": str(output), **content})
+    console.print(f"everything tried is in {output}/selection.json; next: clk compare {output}/chosen")
+    return any_failed(outcomes)
 
 
 def everything(registry: Registry, namespace: Namespace) -> Spec:
