@@ -1,9 +1,14 @@
-"""One thread a test, and a quiet import of the native libraries."""
+"""One thread a test; tests find the helpers beside them."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -245,6 +245,7 @@ def clk_commands() -> Sequence[Command]:
     table = (
         ("label-files", "write the label arrays of a class order", "images:label_files"),
         ("train-base", "train the base network, alone or under torchrun", "images:train_base"),
+        ("layers", "outputs of named layers of a base network", "images:layers"),
         ("prepare", "CLEVR or TDIUC annotations to HDF5", "questions:prepare"),
         ("features", "image features of CLEVR or TDIUC", "questions:features"),
         ("encode", "these features as codes of a product quantiser", "questions:encode"),

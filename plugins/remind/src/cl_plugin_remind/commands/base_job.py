@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ import torch
 
 from cl_kernel import BadInput, BadSetting, Samples, Stream
 from cl_kernel.torch import distributed, evaluate, state
+from cl_kernel.torch.device import resolve
+from cl_kernel.torch.features import extract
+from cl_kernel.torch.loaders import to_input
 from cl_kernel.torch.state import read_file
+from cl_plugin_remind.data.folders import ImageFiles
 from cl_plugin_remind.method.base import BaseTrainer
 from cl_plugin_remind.method.parts import set_tf32
 from cl_plugin_remind.network.resnet import BASES, Base, ResNet
@@ -49,7 +53,7 @@ def run(
         raise BadSetting("there is no checkpoint to evaluate", where="--evaluate", fix="--resume CHECKPOINT --evaluate")
     with distributed.started(device) as where:
         state.seed_torch(generator(seed, "weights"))
-        base = _network(network, stream).to(where)
+        base = _network(network, stream.spec["image"].shape[0] or 0, stream.n_classes).to(where)
         if where.type == "cuda":
             set_tf32(settings.tf32)
             base = base.to(memory_format=torch.channels_last)
@@ -64,22 +68,46 @@ def run(
         return _train(trainer, base, stream, path, network.base_arch, best, n_workers, say)
 
 
-def _network(network: Network, stream: Stream) -> Base:
-    """The whole network for the images and classes of a stream, with random weights."""
+def layer_outputs(
+    files: ImageFiles,
+    network: Network,
+    checkpoint: str,
+    names: Sequence[str],
+    path: Path,
+    *,
+    limit: int = 0,
+    batch_size: int = 128,
+    device: str = "auto",
+) -> dict[str, list[int]]:
+    """Write the outputs of named layers of a base network to an ``.npz`` file, with the images' classes.
+
+    :param names: as ``layer4.0``; what lies above the last one is not computed.
+    :return: layer -> shape, the images first.
+    :raises UnknownName: for a layer the network has not. :raises BadInput: for a checkpoint that does not fit.
+    """
+    where = resolve(device)
+    base = _network(network, files.spec["image"].shape[0] or 0, len(files.classes)).to(where)
+    load_base(base.model, checkpoint)
+    rows = np.arange(min(limit or len(files), len(files)))
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for at in range(0, len(rows), batch_size):
+        images = to_input(files.take(rows[at : at + batch_size], ["image"])["image"], files.spec["image"], where)
+        for name, output in extract(base.model, base.normalise(images), names).items():
+            parts[name].append(output.cpu().numpy())
+    arrays = {name: np.concatenate(found) for name, found in parts.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays, classes=files.labels[rows])  # type: ignore[arg-type]
+    return {name: list(array.shape) for name, array in arrays.items()}
+
+
+def _network(network: Network, side: int, n_classes: int) -> Base:
+    """The whole network for images of a side and a number of classes, with random weights."""
     blocks = list(network.blocks)
     if BASES[network.base_arch] == "layer4.0":
         blocks[3] = 1
-    image = stream.spec["image"].shape
-    small = network.stem_kind == "small" or (network.stem_kind == "auto" and (image[0] or 0) < 96)
+    small = network.stem_kind == "small" or (network.stem_kind == "auto" and side < 96)
     return Base(
-        ResNet(
-            stream.n_classes,
-            stem=network.stem,
-            small=small,
-            widths=network.widths,
-            blocks=blocks,
-            strides=network.strides,
-        )
+        ResNet(n_classes, stem=network.stem, small=small, widths=network.widths, blocks=blocks, strides=network.strides)
     )
 
 

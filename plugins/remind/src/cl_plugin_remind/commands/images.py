@@ -1,4 +1,4 @@
-"""Label files of a class order, and training of a base network."""
+"""Label files of a class order, training of a base network, and what its layers say."""
 
 from __future__ import annotations
 
@@ -86,6 +86,43 @@ def train_base(parser: ArgumentParser) -> Handler:
         for key, value in found.items():
             console.print(f"{key}: {value}")
         console.json(found)
+        return 0
+
+    return handle
+
+
+def layers(parser: ArgumentParser) -> Handler:
+    """Outputs of named layers for images of a folder, from a base network."""
+    parser.add_argument("--images", required=True, help="folder with train/<class> and val/<class>")
+    parser.add_argument("--checkpoint", required=True, help="base checkpoint, ours or the authors'")
+    parser.add_argument("--layer", action="append", required=True, metavar="NAME", help="e.g. layer4.0; repeatable")
+    parser.add_argument("--output", type=Path, required=True, help=".npz: a float array a layer, and the classes")
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--limit", type=int, default=0, help="only so many images; 0: all")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--side", type=int, default=224, help="side of the images")
+    parser.add_argument("--resize", type=int, default=256, help="short side before the centre crop")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the network")
+
+    def handle(options: Namespace, console: Any) -> int:
+        from cl_plugin_remind.commands.base_job import layer_outputs
+        from cl_plugin_remind.data.folders import ImageFiles
+
+        files = ImageFiles.scan(Path(options.images) / options.split, options.resize, options.side)
+        shapes = layer_outputs(
+            files,
+            _settings(options.set)[0],
+            options.checkpoint,
+            options.layer,
+            options.output,
+            limit=options.limit,
+            batch_size=options.batch,
+            device=options.device,
+        )
+        for name, shape in shapes.items():
+            console.print(f"{name}: {shape}")
+        console.json(shapes)
         return 0
 
     return handle
