@@ -13,7 +13,7 @@ from cl_kernel.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
-ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT, re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT[TEXT.index("## What the original has") :], re.MULTILINE)
 RUN = re.search(r"`RUN` stands for `(.*?)`", TEXT).group(1)  # type: ignore[union-attr]
 LONG = "arms.yaml"  # 41 runs, for which the table of the ablation stands
 STEPS = ["run.plots=false", "learner.first_epochs=1"]

@@ -15,7 +15,7 @@ from cl_kernel.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
-ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT, re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT[TEXT.index("## Checklist") :], re.MULTILINE)
 SMALL = re.search(r"`SMALL` stands for\n`(.*?)`", TEXT).group(1)  # type: ignore[union-attr]
 NET = re.search(r"`NET`\nfor `(.*?)`", TEXT).group(1)  # type: ignore[union-attr]
 BASE = ["learner.base_epochs=1", "learner.replay_samples=4"]

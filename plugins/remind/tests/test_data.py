@@ -338,7 +338,7 @@ def test_a_turned_jpeg_is_shown_upright(tmp_path: Path) -> None:
     assert np.array_equal(turned, plain[::-1, ::-1])
 
 
-def test_one_resampling_shows_what_two_steps_show(tmp_path: Path) -> None:
+def test_squares_are_those_of_pillow_within_a_level(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "a").mkdir()
     picture = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((500, 375), 3)

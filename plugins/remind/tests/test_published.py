@@ -62,7 +62,7 @@ def test_a_published_tree_runs_its_paper_profile_and_resumes(
     whole = run(**asked, output=tmp_path / "whole", settings={**short, **more})
     with pytest.raises(Interrupted):
         run(**asked, output=tmp_path / "stopped", settings={**short, **more, "run.stop_at_step": 2})
-    assert main(["resume", str(tmp_path / "stopped"), "--no-comparisons"]) == 0
+    assert main(["resume", str(tmp_path / "stopped")]) == 0
     again = json.loads((tmp_path / "stopped" / "metrics.json").read_text())
     assert again["finished"] and whole.results["finished"]
     for digest in ("digest", "state_digest"):

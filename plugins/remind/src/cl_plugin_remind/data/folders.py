@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from attrs import define, field
+from torch.nn import functional
 
 from cl_kernel import BadInput, Field, MissingAsset, Resources, Stage, Stream, subset
 from cl_kernel.library.pictures import eight_bits, is_picture, open_picture
@@ -26,6 +28,8 @@ from cl_plugin_remind.method.augment import Drawn
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import ImageNet
 
+DECODING = 2
+"""Raised when the same file gives other pixels than before."""
 JPEG, HEAD, ORIENTATION = b"\xff\xd8", 1 << 17, 0x0112
 MOST_PIXELS = 1 << 26
 """Of what is decoded without Pillow, which has its own limit."""
@@ -50,6 +54,19 @@ def decoded_jpeg(content: bytes) -> np.ndarray | None:
     except (ValueError, RuntimeError):
         return None
     return pixels
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture uint8 [H, W, 3] at another size: Pillow's bilinear filter, within a level, in half its time.
+
+    torch has the filter vectorised for bytes (https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.interpolate).
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # channels last: the colours of a pixel side by side
+    return (
+        functional.interpolate(batch, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1)[0].numpy()
+    )
 
 
 def _turned(content: bytes) -> bool:
@@ -200,7 +217,7 @@ class ImageFiles:
         """Digest of the rows' picture files, their classes and how they are decoded."""
         rows = np.arange(len(self)) if rows is None else rows
         pictures = files.digests([self.root / self.paths[row] for row in rows.tolist()])
-        decoding = (self.resize, self.side, self.reduced)
+        decoding = (DECODING, self.resize, self.side, self.reduced)
         return files.content(decoding, self.classes, pictures, files.array(self.labels, rows))
 
     def take_augmented(
@@ -216,17 +233,16 @@ class ImageFiles:
             except BadInput as error:
                 bad.append((self.paths[row], error))
                 continue
-            top, left, height, width = chance.crops(1, picture.height, picture.width)[0].tolist()
-            picture = picture.resize((self.side, self.side), 2, (left, top, left + width, top + height))
-            image = np.asarray(picture)
+            top, left, height, width = chance.crops(1, *picture.shape[:2])[0].tolist()
+            image = resized(picture[top : top + height, left : left + width], self.side, self.side)
             images.append(image[:, ::-1] if numbers < 0.5 else image)
             kept.append(row)
         if not kept:
             return {}
         return {"image": np.stack(images), "class": self.labels[kept]}
 
-    def open(self, row: int, short: int = 0) -> Any:
-        """The whole picture, RGB.
+    def open(self, row: int, short: int = 0) -> np.ndarray:
+        """The whole picture, uint8 [H, W, 3].
 
         :param short: shortest side that is needed; where ``reduced`` is set a JPEG that is at least twice as large is
             decoded at a half, a quarter or an eighth of its size. 0: the whole size.
@@ -239,12 +255,12 @@ class ImageFiles:
             content = path.read_bytes()
             if not self.reduced:
                 pixels = decoded_jpeg(content)
-                return open_picture(content, name=str(path)) if pixels is None else Image.fromarray(pixels)
+                return np.array(open_picture(content, name=str(path))) if pixels is None else pixels
             picture = Image.open(BytesIO(content))
             if short:
                 scale = short / min(picture.size)
                 picture.draft("RGB", (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
-            return eight_bits(picture)
+            return np.array(eight_bits(picture))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"the image cannot be read: {error}", where=str(path)) from error
 
@@ -256,18 +272,21 @@ class ImageFiles:
         return image
 
     def _decode(self, row: int) -> np.ndarray:
-        """Short side to ``resize``, then the centre square, in one resampling of what the square shows."""
+        """Short side to ``resize``, then the centre square; what lies outside a smaller picture is black."""
         picture = self.open(row, self.resize)
-        short = min(picture.size)
-        scale = self.resize / short
-        width, height = (self.resize if edge == short else max(self.resize, int(edge * scale)) for edge in picture.size)
-        left, top = round((width - self.side) / 2), round((height - self.side) / 2)
-        if left < 0 or top < 0:  # the square is larger than the resized picture: its border is black
-            whole = picture.resize((width, height), 2)
-            return np.asarray(whole.crop((left, top, left + self.side, top + self.side)))
-        across, down = picture.width / width, picture.height / height
-        window = (left * across, top * down, (left + self.side) * across, (top + self.side) * down)
-        return np.asarray(picture.resize((self.side, self.side), 2, window))
+        short = min(picture.shape[:2])
+        height, width = (
+            self.resize if edge == short else max(self.resize, int(edge * self.resize / short))
+            for edge in picture.shape[:2]
+        )
+        whole = resized(picture, height, width)
+        top, left = round((height - self.side) / 2), round((width - self.side) / 2)
+        if top >= 0 and left >= 0:
+            return np.ascontiguousarray(whole[top : top + self.side, left : left + self.side])
+        square = np.zeros((self.side, self.side, 3), np.uint8)
+        seen = whole[max(top, 0) : top + self.side, max(left, 0) : left + self.side]
+        square[max(-top, 0) : max(-top, 0) + seen.shape[0], max(-left, 0) : max(-left, 0) + seen.shape[1]] = seen
+        return square
 
     def _take(
         self, rows: np.ndarray, fields: Sequence[str], read: Callable[[int], np.ndarray]
