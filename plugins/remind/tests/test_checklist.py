@@ -16,8 +16,7 @@ from cl_kernel.cli.main import main
 ROOT = Path(__file__).parents[3]
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT[TEXT.index("## Checklist") :], re.MULTILINE)
-SMALL = re.search(r"`SMALL` stands for\n`(.*?)`", TEXT).group(1)  # type: ignore[union-attr]
-NET = re.search(r"`NET`\nfor `(.*?)`", TEXT).group(1)  # type: ignore[union-attr]
+NET = re.search(r"`NET` stands for `(.*?)`", TEXT, re.DOTALL).group(1)  # type: ignore[union-attr]
 BASE = ["learner.base_epochs=1", "learner.replay_samples=4"]
 LESS = {
     "shapes": ["dataset.n_train=16", "dataset.n_test=4", *BASE],
@@ -30,9 +29,8 @@ LESS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checklist")
-    imagenet(folder, folder="DIR", sizes=(40, 8), pixels=(40, 32))
+    imagenet(folder, folder="DATA", sizes=(40, 8), pixels=(40, 32))
     clevr(folder)
-    (folder / "CLEVR_v1.0").rename(folder / "DATA")
     (folder / "order.txt").write_text("n01491361\nn01440764\nn01443537\nn01484850\n")
     words = ["what", "is", "the", "colour", "of", "how", "many", "are", "there"]
     (folder / "glove.txt").write_text("\n".join(f"{word} {' '.join(['0.1'] * 16)}" for word in words))
@@ -42,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shortened(command: str) -> list[str]:
     """The words of a command, with settings for less data behind those it has."""
-    words = shlex.split(command.replace("SMALL", SMALL).replace("NET", NET))
+    words = shlex.split(command.replace("NET", NET))
     if "train-base" in words:
         return [*words, "--workers", "1", "--set", "base_epochs=1"]
     if words[:2] != ["clk", "run"]:
