@@ -24,9 +24,10 @@ NEAR = 0.01
 """How far a score of an earlier test set may lie from the recorded one when a finished network is taken up."""
 
 
-def longer_request(request: Request, settings: Mapping[str, Any]) -> Request:
+def longer_request(request: Request, settings: Mapping[str, Any], also: Mapping[str, Any]) -> Request:
     """The request of a run whose stream goes on.
 
+    :param also: settings of other pieces that somebody answers for.
     :raises BadSetting: for a setting that is not the data set's, or when there is none.
     """
     if other := [name for name in settings if not name.startswith("dataset.")]:
@@ -41,7 +42,14 @@ def longer_request(request: Request, settings: Mapping[str, Any]) -> Request:
             where="clk extend",
             fix="--set dataset.KEY=VALUE, as dataset.directions=[right,left,up] (clk show RUN lists what it has)",
         )
-    return attrs.evolve(request, overrides=(*request.overrides, (ORIGIN, dict(settings))))
+    return attrs.evolve(request, overrides=(*request.overrides, (ORIGIN, {**settings, **also})))
+
+
+def stages_and_more(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that :func:`longer_request` added last: the data set's, and others."""
+    added = request.overrides[-1][1]
+    both = ({k: v for k, v in added.items() if k.startswith("dataset.") == mine} for mine in (True, False))
+    return next(both), next(both)
 
 
 def check_finished(run: RunFolder) -> None:

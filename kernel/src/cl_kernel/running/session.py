@@ -352,6 +352,7 @@ def extend(
     folder: Path,
     settings: Mapping[str, Any],
     *,
+    also: Mapping[str, Any] | None = None,
     data_roots: Sequence[Path | str] = (),
     listen: Sequence[Listener] = (),
     comparisons: bool = True,
@@ -363,11 +364,12 @@ def extend(
     that, and that the learner can take further stages, has been seen. Killed inside, :func:`resume` goes on.
 
     :param settings: of the data set, dotted, as ``{"dataset.directions": ["right", "left", "up"]}``.
+    :param also: settings of other pieces, for a plugin's command that knows what they do to the stages learnt.
     :raises RunConflict: when the run is not finished, the stages differ, or the learner has no room for more.
     """
     from cl_kernel.running.extend import longer_request
 
-    asked = longer_request(request_of(folder, data_roots), settings)
+    asked = longer_request(request_of(folder, data_roots), settings, also or {})
     planned = plan(registry, asked if comparisons else attrs.evolve(asked, alone=True))
     compared = comparison_plans(registry, planned)
     places = {label: comparison_folder(folder, label) for label in compared}
@@ -427,11 +429,15 @@ def reproduce(
             where=str(folder),
             fix=f"clk resume {folder}",
         )
+    from cl_kernel.running.extend import stages_and_more
+
     first, *longer = requests_of(folder, data_roots)
     again = run_plan(registry, plan(registry, first), output, base=base, listen=listen, comparisons=False)
     for request in longer:
-        settings = request.overrides[-1][1]
-        again = extend(registry, again.folder, settings, data_roots=data_roots, listen=listen, comparisons=False)
+        settings, also = stages_and_more(request)
+        again = extend(
+            registry, again.folder, settings, also=also, data_roots=data_roots, listen=listen, comparisons=False
+        )
     changed = [key for key in ("digest", "state_digest") if stored.get(key) != again.results.get(key)]
     data = differences(stored.get("identity", {}), again.results.get("identity", {})) if "identity" in stored else []
     return again, [*(f"data: {line}" for line in data), *changed]

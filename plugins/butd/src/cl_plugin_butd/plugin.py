@@ -337,6 +337,16 @@ def clk_commands() -> Sequence[Command]:
             build="cl_plugin_butd.commands.compose:compose",
         ),
         Command(
+            name="export-task",
+            summary="write single tasks of a finished run as files",
+            build="cl_plugin_butd.commands.tasks:export_task",
+        ),
+        Command(
+            name="import-task",
+            summary="add tasks that another run learnt to a finished run",
+            build="cl_plugin_butd.commands.tasks:import_task",
+        ),
+        Command(
             name="figure",
             summary="draw finished runs of a stream: what was learnt, what is left of it",
             build="cl_plugin_butd.commands.figure:figure",

@@ -319,6 +319,10 @@ class Continual(Network):
             "prediction pictures a test set, with confusion matrices; 0 for neither", harmless="only what is reported"
         ),
     )
+    imported: tuple[str, ...] = field(
+        default=(),
+        metadata=doc("files of tasks that are taken over instead of learnt (clk butd import-task)", only="later tasks"),
+    )
     compound: tuple[str, ...] = field(
         default=(),
         metadata=doc(

@@ -6,6 +6,7 @@ Shapes: B batch, K answers, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +29,9 @@ from cl_plugin_butd.method.promise import Promise
 from cl_plugin_butd.method.schedule import cosine_rate, step_rate
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
+from cl_plugin_butd.network.one_task import OneTask, check_network, check_shapes, put, read_task
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cl_kernel import StreamContext
     from cl_plugin_butd.settings import Continual
 
@@ -39,6 +39,7 @@ FIELDS = ("image", "task", "argument", "existence", "class")
 OWN_PARTS = ("modulation", "masks", "classifier")
 """Methods whose later tasks leave the shared weights alone."""
 BASE = "butd-base"
+IMPORTED = "learner.imported"
 GREY = 255.0
 
 
@@ -65,7 +66,30 @@ def build(settings: Continual, setup: Setup) -> ContinualLearner:
     inputs = Inputs(settings.normalise, where, settings.channels_last)
     learner = ContinualLearner(settings, net, inputs, keeper, setup, state.pack(net.base()))
     learner.optimizer = learner.new_optimizer(0)
+    learner.imported = imported_tasks(settings, net, stream)
     return learner
+
+
+def imported_tasks(settings: Continual, net: ContinualCounterStream, stream: Stream) -> dict[str, OneTask]:
+    """Tasks that are taken over from files, by stage.
+
+    :raises BadInput: for a file given twice, of no stage to come, or that does not fit the network.
+    """
+    found: dict[str, OneTask] = {}
+    if settings.imported and settings.method not in OWN_PARTS:
+        raise BadSetting(f"{settings.method} keeps no task apart: nothing can be imported", where=IMPORTED)
+    for file in settings.imported:
+        one = read_task(Path(file).expanduser())
+        stage = next((s for s in stream.stages[1:] if list(s.info["direction"]) == list(one.direction)), None)
+        if stage is None:
+            raise BadInput(
+                f"no later stage asks what task {one.name!r} answers", where=file, fix="add its direction to the stream"
+            )
+        if stage.name in found:
+            raise BadInput(f"task {stage.name!r} is given twice", where=file, fix="give each task one file")
+        check_shapes(net, task_of(stage), one, file)
+        found[stage.name] = one
+    return found
 
 
 def network(settings: Continual, stream: Stream) -> ContinualCounterStream:
@@ -145,6 +169,7 @@ class ContinualLearner:
     start: dict[str, Any]
     optimizer: torch.optim.Optimizer = field(init=False)
     promise: Promise = field(factory=Promise)
+    imported: dict[str, OneTask] = field(factory=dict)
     position: list[int] = field(factory=lambda: [0, 0, 0])
     curve: list[list[float]] = field(factory=list)
 
@@ -158,6 +183,9 @@ class ContinualLearner:
             self.position = [stage.index, 0, 0]
             self.optimizer = self.new_optimizer(task)
             self.keeper.begin()
+        if stage.name in self.imported:
+            self._import(stage, ctx)
+            return
         if stage.index or not s.reuse or self.keeper.needs_plain_gradient():
             self._train(stage, ctx)
             return
@@ -170,6 +198,15 @@ class ContinualLearner:
                 self._take(folder, stage, ctx)
             else:
                 self._train(stage, ctx, base)
+
+    def _import(self, stage: Stage, ctx: StreamContext) -> None:
+        """Take over a task that another run learnt; every bit of it answers here as it did there."""
+        one = self.imported[stage.name]
+        ctx.phase(f"imported: {stage.name}")
+        check_network(self.net, one, IMPORTED)
+        put(self.net, task_of(stage), one)
+        self.promise.check(self.setup.stream, stage.index + 1, self._scores, str(self.inputs.device))
+        self.position = [stage.index + 1, 0, 0]
 
     def _train(self, stage: Stage, ctx: StreamContext, base: Artefact | None = None) -> None:
         """The steps of a stage that are left.
@@ -468,3 +505,6 @@ class ContinualLearner:
             for slot, named in state.unpack(tree["keeper"]).items()
         }
         self.keeper.load(tensors, int(tree["n_tasks"]))
+        if stage or epoch or step:
+            for name, one in self.imported.items():
+                check_network(self.net, one, f"{IMPORTED}, {name}")

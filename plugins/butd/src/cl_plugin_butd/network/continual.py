@@ -189,9 +189,10 @@ class ContinualCounterStream(nn.Module):
             earlier task reads is shared and stays as it is.
         """
         mine = [*self.modulations[task].parameters(), *self.heads[task].parameters()]
-        return [*mine, *self._embedding(task, train_argument=train_argument)]
+        return [*mine, *self.embedding(task, train_argument=train_argument)]
 
-    def _embedding(self, task: int, *, train_argument: bool) -> list[nn.Parameter]:
+    def embedding(self, task: int, *, train_argument: bool = True) -> list[nn.Parameter]:
+        """What only this task embeds: itself, or the arguments of a language that no earlier task speaks."""
         top, language = self.net.td.top, self.tasks[task].language
         if self.top_kind == "per-task":
             return list(top.task[task].parameters())
@@ -232,7 +233,7 @@ class ContinualCounterStream(nn.Module):
         counts = {
             "modulation": n,
             "head": sum(p.numel() for p in self.heads[task].parameters()),
-            "embedding": sum(p.numel() for p in self._embedding(task, train_argument=train_argument)),
+            "embedding": sum(p.numel() for p in self.embedding(task, train_argument=train_argument)),
             "statistics": sum(2 * norm.channels for norm in self.norms()),
         }
         found = {part: {"parameters": count, "bytes": 4 * count} for part, count in counts.items() if count}
