@@ -66,7 +66,14 @@ def run(tmp_path: Path, name: str, *, make: str = "make", learner: str = "ncm", 
         learner=learner,
         output=tmp_path / name,
         listen=[listen],
-        settings={"dataset.size": 16, "dataset.n_stages": 2, "run.device": "cpu", "run.plots": False, **settings},
+        settings={
+            "dataset.size": 16,
+            "dataset.n_stages": 2,
+            "model.cut": "head",
+            "run.device": "cpu",
+            "run.plots": False,
+            **settings,
+        },
         **replay,
     )
     return made.results, said[0] if said else ""

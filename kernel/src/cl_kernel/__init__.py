@@ -64,16 +64,8 @@ _PUBLIC = {
     "running.plan": ("Plan", "Request", "make_request", "plan"),
     "running.settings": ("parse_assignments",),
     "running.build": ("Built", "build", "build_stream"),
-    "running.session": (
-        "Outcome",
-        "default_cache",
-        "make_resources",
-        "reproduce",
-        "request_of",
-        "resume",
-        "run",
-        "run_plan",
-    ),
+    "running.session": ("Outcome", "default_cache", "make_resources", "reproduce", "request_of", "resume", "run_plan"),
+    "library.given": ("run",),
     "registry": ("Registry", "discover", "resolve"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

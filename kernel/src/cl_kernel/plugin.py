@@ -12,7 +12,7 @@ from cl_kernel.contract.hooks import hookimpl
 from cl_kernel.contract.interfaces import Companions
 from cl_kernel.contract.offers import Command, Dataset, Executor, Learner, Metric, Model, Plugin, Replay, Tracker
 from cl_kernel.library import settings, torch_settings
-from cl_kernel.library.backbones.settings import Backbone
+from cl_kernel.library.backbones.settings import Backbone, OwnNetwork
 from cl_kernel.library.datasets import folder_settings
 from cl_kernel.methods import catalogue as methods
 
@@ -66,6 +66,23 @@ def clk_datasets() -> Sequence[Dataset]:
                 example=f"cl_kernel.library.datasets.examples:write_{kind}s",
             )
             for name, what, kind in (("arrays", "images", "image"), ("vectors", "vectors", "vector"))
+        ),
+        *(
+            Dataset(
+                name=name,
+                summary=f"{kind}s that a callable of one's own gives: {name}:FILE.py:CALLABLE",
+                task=f"{kind} -> class",
+                build=f"cl_kernel.library.datasets.own:build_{kind}s",
+                settings=folder_settings.Own,
+                argument="path",
+                own=True,
+                example=f"cl_kernel.library.datasets.examples:{example}",
+                requires=("PIL",) if kind == "image" else (),
+            )
+            for name, kind, example in (
+                ("module", "image", "write_callable"),
+                ("module-vectors", "vector", "write_vector_callable"),
+            )
         ),
         Dataset(
             name="hf",
@@ -132,7 +149,7 @@ def _backbones() -> list[Model]:
             summary=summary,
             framework="torch",
             build=f"cl_kernel.library.backbones.build:{build}",
-            settings=Backbone,
+            settings=OwnNetwork if name == "module" else Backbone,
             argument="" if name == "efficientnet-lite0" else "name",
             requires=("torch", *requires),
         )

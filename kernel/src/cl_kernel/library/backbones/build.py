@@ -46,12 +46,16 @@ def build(
         raise Mismatch(f"the images are {height}x{width}, not square", where="--model", fix="--set model.size=224")
     made = source(settings, n_outputs, side)
     network = made.network
-    head = head_name(network)
+    head = head_name(network) if settings.new_head or settings.cut == "head" else ""
     _weigh(made, settings, head)
     _head(network, head, n_outputs, settings)
     front = preprocess(settings, made.wants.with_settings(settings), channels)
     example = torch.zeros(2, channels, height, width)
     _try(network, front, example, n_outputs)
+    if settings.name.startswith("cl_kernel.library.given:"):
+        resources.say(
+            "the network is an object of this process: to resume or reproduce the run, give it again in Python"
+        )
     resources.say(preprocessing_of(settings, made.wants, front, side))
     at = head if settings.cut == "head" else settings.cut
     if not at or not settings.frozen:
@@ -123,14 +127,14 @@ def _interpolated(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, T
 
 
 def _head(network: nn.Module, head: str, n_outputs: int, settings: Backbone) -> None:
-    layer = network.get_submodule(head)
-    assert isinstance(layer, nn.Linear)
     if settings.new_head:
         replace_head(network, head, n_outputs)
-    elif layer.out_features != n_outputs:
+        return
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    layer = linear[-1] if linear else None
+    if layer is not None and layer.out_features != n_outputs:
         raise Mismatch(
-            f"the classifier that comes with the weights has {layer.out_features} outputs, the data set {n_outputs} "
-            "classes",
+            f"the network's own classifier has {layer.out_features} outputs, the data set {n_outputs} classes",
             where="model.new_head=false",
             fix="model.new_head=true",
         )

@@ -46,3 +46,14 @@ class Backbone:
     drop: tuple[str, ...] = field(
         default=(), converter=tuple, metadata=doc("beginnings of tensor names that a weight file may hold too many")
     )
+
+
+@frozen(kw_only=True)
+class OwnNetwork(Backbone):
+    """A network of one's own, which learns as a whole unless it is cut."""
+
+    cut: str = field(
+        default="",
+        metadata=doc("first layer that learns, as 'clk model' lists them; head: the classifier; empty: all of them"),
+    )
+    new_head: bool = field(default=False, metadata=doc("a new classifier in place of the network's last linear layer"))

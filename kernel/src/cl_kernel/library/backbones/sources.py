@@ -7,11 +7,8 @@ Shapes: B batch, D features, K classes.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset, Unknow
 from cl_kernel.library.backbones import efficientnet_lite
 from cl_kernel.library.backbones.preprocessing import Wants
 from cl_kernel.library.backbones.settings import Backbone
+from cl_kernel.library.python_files import load_callable
 
 
 @frozen
@@ -252,44 +250,13 @@ def module(settings: Backbone, n_outputs: int, side: int) -> Made:
 
     The callable is given those of ``n_classes``, ``num_classes``, ``n_outputs`` and ``image_size`` that it names.
     """
-    place, _, name = settings.name.rpartition(":")
-    if not place or not name:
-        raise BadSetting(
-            f"{settings.name!r} does not read FILE.py:CALLABLE or MODULE:CALLABLE", where="--model module:..."
-        )
-    make = getattr(load_module(place), name, None)
-    if not callable(make):
-        raise UnknownName(f"{place} has no callable {name!r}", where="--model module:...")
+    make = load_callable(settings.name, where="--model module:...")
     values = {"n_classes": n_outputs, "num_classes": n_outputs, "n_outputs": n_outputs, "image_size": side}
     takes = inspect.signature(make).parameters
     network = make(**{key: value for key, value in values.items() if key in takes})
     if not isinstance(network, nn.Module):
         raise BadSetting(f"{settings.name} made a {type(network).__name__}, no torch.nn.Module", where="--model")
     return Made(network, Wants(source=settings.name))
-
-
-def load_module(place: str) -> Any:
-    """A Python file by path, or a module by name.
-
-    :raises MissingAsset: when there is neither. :raises BadInput: when it cannot be run.
-    """
-    if place.endswith(".py"):
-        path = Path(place).expanduser().resolve()
-        if not path.is_file():
-            raise MissingAsset(f"no file {path.name}", where=str(path))
-        spec = importlib.util.spec_from_file_location(f"_clk_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        made = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = made
-        try:
-            spec.loader.exec_module(made)
-        except Exception as error:
-            raise BadInput(f"cannot be run: {type(error).__name__}: {error}", where=str(path)) from error
-        return made
-    try:
-        return importlib.import_module(place)
-    except ImportError as error:
-        raise MissingAsset(f"no module {place!r}: {error}", where="this Python environment") from error
 
 
 def _not_here(settings: Backbone, file: str) -> MissingAsset:

@@ -14,7 +14,7 @@ import numpy as np
 from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset
 from cl_kernel.contract.stream import Field, Stage, Stream
 from cl_kernel.data.samples import ArraySamples, class_incremental, subset
-from cl_kernel.library.datasets.folder_settings import Arrays
+from cl_kernel.library.datasets.folder_settings import Arrays, Staged
 from cl_kernel.running.resources import Resources
 
 SPLITS = {"train": False, "test": True, "0": False, "1": True, "False": False, "True": True}
@@ -39,22 +39,33 @@ def build(kind: str, settings: Arrays, resources: Resources) -> Stream:
     :raises ClkError: naming the array that is missing or does not fit.
     """
     path = Path(settings.path).expanduser()
-    arrays = _read(path, settings)
-    y = _labels(arrays["y"], path)
-    names, labels = np.unique(y, return_inverse=True)
-    samples = ArraySamples(*_fields(arrays["x"], labels, len(names), path))
+    return stream_of(kind, _read(path, settings), path.stem, str(path), settings, resources)
+
+
+def stream_of(
+    kind: str, arrays: Mapping[str, np.ndarray], name: str, where: str, settings: Staged, resources: Resources
+) -> Stream:
+    """The stream of arrays x and y, and stage and split where wanted.
+
+    :param kind: ``image`` or ``vector``: what a sample is to be.
+    :param where: for messages, where the arrays come from.
+    """
+    check(arrays, where)
+    names, labels = np.unique(_labels(arrays["y"], where), return_inverse=True)
+    samples = ArraySamples(*_fields(arrays["x"], labels, len(names), where))
     if kind not in samples.spec:
-        other = {"image": "vectors", "vector": "arrays"}[kind]
         raise BadInput(
             f"x is {arrays['x'].dtype} of shape {arrays['x'].shape}, which is no {kind} a sample",
-            where=str(path),
-            fix=f"--dataset {other}:{path}",
+            where=where,
+            fix={"image": "--dataset vectors:FILE or module-vectors:", "vector": "--dataset arrays:FILE or module:"}[
+                kind
+            ],
         )
-    held = _held(arrays.get("split"), labels, settings.test_share, path)
+    held = _held(arrays.get("split"), labels, settings.test_share, where)
     if "stage" in arrays:
-        return _given(path.stem, samples, held, np.asarray(arrays["stage"]), [str(n) for n in names], path, resources)
+        return _given(name, samples, held, np.asarray(arrays["stage"]), [str(n) for n in names], where, resources)
     return class_incremental(
-        path.stem,
+        name,
         subset(samples, np.flatnonzero(~held)),
         subset(samples, np.flatnonzero(held)),
         [str(name) for name in names],
@@ -62,7 +73,7 @@ def build(kind: str, settings: Arrays, resources: Resources) -> Stream:
         sizes=settings.stage_sizes or None,
         order=settings.order or None,
         task=_task(samples),
-        shuffle=resources.rng(path.stem, "order"),
+        shuffle=resources.rng(name, "order"),
     )
 
 
@@ -80,35 +91,37 @@ def _read(path: Path, settings: Arrays) -> Mapping[str, np.ndarray]:
         ) from error
     if missing := {"x", "y"} - set(arrays):
         raise BadInput(f"no array {' and '.join(sorted(missing))}", where=str(path), fix="numpy.savez(FILE, x=x, y=y)")
-    n = len(arrays["x"]) if arrays["x"].ndim else 0
-    if n == 0:
-        raise BadInput("x holds no samples", where=str(path))
-    for name, array in arrays.items():
-        if array.ndim == 0 or len(array) != n:
-            raise BadInput(f"{name} has shape {array.shape}, but x has {n} samples", where=str(path))
     return arrays
 
 
-def _labels(y: np.ndarray, path: Path) -> np.ndarray:
+def check(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse arrays without samples or of different lengths."""
+    n = len(arrays["x"]) if arrays["x"].ndim else 0
+    if n == 0:
+        raise BadInput("x holds no samples", where=where)
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) != n:
+            raise BadInput(f"{name} has shape {array.shape}, but x has {n} samples", where=where)
+
+
+def _labels(y: np.ndarray, where: str) -> np.ndarray:
     if y.ndim != 1 or y.dtype.kind not in "iubUS":
         raise BadInput(
             f"y is {y.dtype} of shape {y.shape}; classes are integers or text, one a sample",
-            where=str(path),
+            where=where,
             fix="y.astype(int)",
         )
     return y
 
 
-def _fields(x: np.ndarray, labels: np.ndarray, n: int, path: Path) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
+def _fields(x: np.ndarray, labels: np.ndarray, n: int, where: str) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
     """Fields and arrays: uint8 with two or three axes a sample are images, numbers with one axis vectors."""
     kind = Field(shape=(), dtype="int64", kind="class", n=n)
     if x.ndim in (3, 4) and x.dtype == np.uint8:
         x = x[..., None] if x.ndim == 3 else x
         if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3, 4):
             raise BadInput(
-                f"x has shape {x.shape}: images have their channels last",
-                where=str(path),
-                fix="x.transpose(0, 2, 3, 1)",
+                f"x has shape {x.shape}: images have their channels last", where=where, fix="x.transpose(0, 2, 3, 1)"
             )
         return {"image": Field(shape=x.shape[1:], dtype="uint8", kind="image"), "class": kind}, {
             "image": x,
@@ -118,23 +131,23 @@ def _fields(x: np.ndarray, labels: np.ndarray, n: int, path: Path) -> tuple[dict
         x = x.astype(np.float32)
         if not np.isfinite(x).all():
             row = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-            raise BadInput(f"x[{row}] holds a value that is not finite", where=str(path))
+            raise BadInput(f"x[{row}] holds a value that is not finite", where=where)
         return {"vector": Field(shape=x.shape[1:], dtype="float32", kind="vector"), "class": kind}, {
             "vector": x,
             "class": labels.astype(np.int64),
         }
     raise BadInput(
         f"x is {x.dtype} of shape {x.shape}; images are uint8 [N, H, W] or [N, H, W, C], vectors numbers [N, D]",
-        where=str(path),
+        where=where,
     )
 
 
-def _held(split: np.ndarray | None, labels: np.ndarray, share: float, path: Path) -> np.ndarray:
+def _held(split: np.ndarray | None, labels: np.ndarray, share: float, where: str) -> np.ndarray:
     """Which samples are for testing: those that ``split`` says, or a share of each class, whatever the seed."""
     if split is not None:
         words = [str(value) for value in split.tolist()]
         if unknown := sorted(set(words) - set(SPLITS)):
-            raise BadInput(f"split says {unknown[0]!r}", where=str(path), fix="'train' or 'test', or 0 and 1")
+            raise BadInput(f"split says {unknown[0]!r}", where=where, fix="'train' or 'test', or 0 and 1")
         return np.array([SPLITS[word] for word in words])
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels).tolist():
@@ -149,12 +162,12 @@ def _given(
     held: np.ndarray,
     stage: np.ndarray,
     names: list[str],
-    path: Path,
+    where: str,
     resources: Resources,
 ) -> Stream:
     """Stages as the file numbers them; test set j holds the test samples of stage j."""
     if stage.ndim != 1 or stage.dtype.kind not in "iu":
-        raise BadInput(f"stage is {stage.dtype} of shape {stage.shape}; one integer a sample", where=str(path))
+        raise BadInput(f"stage is {stage.dtype} of shape {stage.shape}; one integer a sample", where=where)
     labels, shuffle = samples.arrays["class"], resources.rng(name, "order")
     test_rows = np.flatnonzero(held)
     stages, test_sets = [], {}
@@ -163,7 +176,7 @@ def _given(
         tested = np.flatnonzero(stage[test_rows] == number)
         for side, found in (("training", rows), ("test", tested)):
             if len(found) == 0:
-                raise BadInput(f"stage {number} has no {side} samples", where=str(path))
+                raise BadInput(f"stage {number} has no {side} samples", where=where)
         classes = tuple(np.unique(labels[rows]).tolist())
         stages.append(
             Stage(

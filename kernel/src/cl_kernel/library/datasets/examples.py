@@ -38,6 +38,40 @@ def write_vectors(folder: Path) -> dict[str, Any]:
     return _arrays(folder, _images().reshape(N_CLASSES * N_EACH, -1).astype(np.float32))
 
 
+def write_callable(folder: Path) -> dict[str, Any]:
+    """A Python file whose function gives pictures with their classes; the settings that name it."""
+    np.savez(folder / "data.npz", x=_images().reshape(-1, SIDE, SIDE, 3), y=np.repeat(np.arange(N_CLASSES), N_EACH))
+    (folder / "own.py").write_text(CALLABLE)
+    return {"dataset.path": f"{folder / 'own.py'}:pictures", "dataset.n_stages": 2}
+
+
+def write_vector_callable(folder: Path) -> dict[str, Any]:
+    """A Python file whose function gives vectors with their classes; the settings that name it."""
+    made = write_callable(folder)
+    return {**made, "dataset.path": f"{folder / 'own.py'}:vectors"}
+
+
+CALLABLE = '''"""Pictures and vectors beside this file."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FILE = np.load(Path(__file__).with_name("data.npz"))
+
+
+def pictures():
+    """(picture, class) of each sample."""
+    return [(Image.fromarray(x), int(y)) for x, y in zip(FILE["x"], FILE["y"])]
+
+
+def vectors():
+    """Vectors and classes."""
+    return {"x": FILE["x"].reshape(len(FILE["x"]), -1).astype("float32"), "y": FILE["y"]}
+'''
+
+
 def _arrays(folder: Path, x: np.ndarray) -> dict[str, Any]:
     np.savez(folder / "data.npz", x=x, y=np.repeat(np.arange(N_CLASSES), N_EACH))
     return {"dataset.path": str(folder / "data.npz"), "dataset.n_stages": 2}

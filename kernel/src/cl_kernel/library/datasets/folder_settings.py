@@ -68,13 +68,9 @@ class HuggingFace(Images):
 
 
 @frozen(kw_only=True)
-class Arrays:
-    """Arrays of one's own in a file of ``numpy.savez``."""
+class Staged:
+    """How samples of one's own become stages."""
 
-    path: str = field(
-        default="",
-        metadata=doc("the .npz file with x and y, and stage and split where wanted", counted="the samples in it"),
-    )
     n_stages: int = field(
         default=5,
         validator=validators.ge(1),
@@ -90,4 +86,28 @@ class Arrays:
         default=0.2,
         validator=[validators.gt(0.0), validators.lt(1.0)],
         metadata=doc("part of each class kept for testing when the file has no split", counted=ROWS),
+    )
+
+
+@frozen(kw_only=True)
+class Arrays(Staged):
+    """Arrays of one's own in a file of ``numpy.savez``."""
+
+    path: str = field(
+        default="",
+        metadata=doc("the .npz file with x and y, and stage and split where wanted", counted="the samples in it"),
+    )
+
+
+@frozen(kw_only=True)
+class Own(Staged):
+    """What a callable of one's own gives: arrays, a torch data set, or one of the library ``datasets``."""
+
+    path: str = field(
+        default="", metadata=doc("FILE.py:CALLABLE or package.module:CALLABLE", counted="the samples that it gives")
+    )
+    size: int = field(
+        default=0,
+        validator=validators.ge(0),
+        metadata=doc("pictures of Pillow: shorter side to this edge, then the centre; 0: as they are", unit="pixels"),
     )
