@@ -49,7 +49,7 @@ class Blobs:
 
     n_classes: int = field(default=10, validator=validators.ge(1), metadata=doc("number of classes", example=20))
     n_stages: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes", counted=ROWS)
+        default=5, validator=validators.ge(1), metadata=doc("stages; must divide the classes", counted=ROWS, example=2)
     )
     n_train: int = field(default=60, validator=validators.ge(1), metadata=doc("training samples a class"))
     n_test: int = field(default=40, validator=validators.ge(1), metadata=doc("test samples a class"))

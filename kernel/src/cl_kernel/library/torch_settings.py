@@ -17,7 +17,7 @@ class Mlp:
         validator=validators.deep_iterable(validators.ge(1)),
         metadata=doc("widths of the hidden layers"),
     )
-    cut: str = field(default="", metadata=doc("first layer that learns, hidden0 ... head; empty: all"))
+    cut: str = field(default="", metadata=doc("first layer that learns, hidden0 ... head; empty: all", example="head"))
 
 
 @frozen(kw_only=True)
@@ -30,7 +30,7 @@ class Convnet:
         validator=[validators.min_len(1), validators.deep_iterable(validators.ge(1))],
         metadata=doc("channels of each layer"),
     )
-    cut: str = field(default="", metadata=doc("first layer that learns, conv0 ... head; empty: all"))
+    cut: str = field(default="", metadata=doc("first layer that learns, conv0 ... head; empty: all", example="head"))
 
 
 @frozen(kw_only=True)

@@ -284,13 +284,22 @@ def _settings(groups: Sequence[Group]) -> str:
         run = next(iter(group.runs.values()))
         rows = [_setting(key, value, run.origins.get(key, "default")) for key, value in run.settings.items()]
         pieces = "".join(f"; {section} {name}" for section, name in run.info["pieces"].items())
-        about = f"test {run.info['test']}{pieces}; seeds {', '.join(map(str, sorted(group.runs)))}"
+        about = f"test {run.info['test']}{pieces}; {_data(group)}"
         table = _table(["setting", "value", "from"], rows, "settings")
         parts.append(
             f'<details class="card"><summary>{escape(group.label)}</summary>'
             f'<p class="meta">{escape(about)}</p>{table}</details>'
         )
     return "".join(parts)
+
+
+def _data(group: Group) -> str:
+    """Seeds, and the identities of the data that the runs saw."""
+    seen: dict[str, list[str]] = {}
+    for seed, run in sorted(group.runs.items()):
+        seen.setdefault(str(run.results.get("data", {}).get("fingerprint", "")), []).append(str(seed))
+    told = "; ".join(f"data {key} (seed {', '.join(seeds)})" for key, seeds in seen.items() if key)
+    return f"seeds {', '.join(map(str, sorted(group.runs)))}" + (f"; {told}" if told else "")
 
 
 def _setting(key: str, value: object, origin: str) -> str:

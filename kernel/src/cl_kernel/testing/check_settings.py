@@ -70,7 +70,7 @@ def each_setting_matters(subject: Subject) -> str:
             wrong.append(f"{offer.name}: {'; '.join(map(doubt.complaint, doubt.open))}")
     if wrong:
         raise Failed("settings without effect: " + " | ".join(wrong))
-    more = f"; not looked at, as they need data: {', '.join(skipped)}" if skipped else ""
+    more = f"; without data or weights to run with: {', '.join(skipped)}" if skipped else ""
     return f"{n} settings of {len(pieces) - len(skipped)} pieces, {len(settled)} declarations changed a result{more}"
 
 
@@ -91,8 +91,7 @@ def _look(subject: Subject, kind: str, offer: Offer, doubt: Doubt, settled: set[
         return _look_at_data(subject, offer, doubt, settled)
     looked = False
     for request in requests(subject, kind, offer):
-        looked = True
-        _vary(subject, request, doubt, settled)
+        looked |= _vary(subject, request, doubt, settled)
         if not doubt.open:
             break
     return looked
@@ -153,8 +152,12 @@ def _builds(subject: Subject, offer: Offer, base: Mapping[str, Any], roots: tupl
 # ---- runs --------------------------------------------------------------------------------------------------------
 
 
-def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[str, str]]) -> None:
-    """One short run as it is, then one for each setting that it reads and whose effect was never seen."""
+def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[str, str]]) -> bool:
+    """One short run as it is, then one for each setting that it reads and whose effect was never seen.
+
+    :return: whether the piece could be run here.
+    """
+    ran = False
     for needs, names in _by_needs(subject, request, doubt).items():
         extra = dict(needs)
         try:
@@ -162,7 +165,7 @@ def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[s
         except ClkError:
             continue
         if doubt.section not in planned.resolved.sections:
-            return
+            return ran
         read: set[str] = set()
         plain = planned.resolved.sections[doubt.section]
         planned.resolved.sections[doubt.section] = tracked(plain, read)
@@ -171,6 +174,7 @@ def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[s
             before = outcome(subject, planned, cache)
         except ClkError:
             continue
+        ran = True
         for name in names:
             attribute = doubt.open[name]
             if name in read or _moves_others(subject, request, extra, planned, doubt.section, attribute):
@@ -180,6 +184,7 @@ def _vary(subject: Subject, request: Request, doubt: Doubt, settled: set[tuple[s
                 elif _one(subject, request, extra, before, doubt, attribute, getattr(plain, name), cache):
                     doubt.settle(name)
                     settled.add(declaration(attribute))
+    return ran
 
 
 def _by_needs(subject: Subject, request: Request, doubt: Doubt) -> dict[tuple[tuple[str, Any], ...], list[str]]:

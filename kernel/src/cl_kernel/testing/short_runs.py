@@ -140,8 +140,11 @@ def possible(subject: Subject, request: Request, **changes: Any) -> Plan | None:
         check_installed(planned)
     except ClkError:
         return None
-    data = planned.pieces.get("dataset", (None, ""))[0]
-    return planned if data is not None and not data.record.assets and not data.record.own else None
+    data, model = (planned.pieces.get(kind, (None, ""))[0] for kind in ("dataset", "model"))
+    if data is None or data.record.assets or data.record.own:
+        return None
+    reads = "*" if model is None else model.record.takes
+    return planned if reads == "*" or reads in data.record.task.partition("->")[0].split() else None
 
 
 def short_plan(subject: Subject, request: Request, changes: Mapping[str, Any]) -> Plan:

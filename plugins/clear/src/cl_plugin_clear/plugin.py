@@ -51,6 +51,8 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_clear.data.release:build_pictures",
             settings=settings.Released,
             argument="path",
+            own=True,
+            revision=2,
         ),
         Dataset(
             name="folder-features",
@@ -59,6 +61,7 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_clear.data.release:build_features",
             settings=settings.Released,
             argument="path",
+            own=True,
         ),
     ]
     for name, (layout, summary) in RELEASES.items():

@@ -56,6 +56,8 @@ def clk_datasets() -> Sequence[Dataset]:
             settings=settings.Folder,
             profiles={"tiny": {"size": 32, "in_memory": True}},
             argument="path",
+            own=True,
+            revision=2,
             requires=("pandas", "PIL"),
         ),
         *(

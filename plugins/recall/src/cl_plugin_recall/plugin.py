@@ -68,6 +68,7 @@ def clk_datasets() -> Sequence[Dataset]:
             build="cl_plugin_recall.data.streams:build_folder",
             settings=Folder,
             argument="folder",
+            own=True,
         ),
         Dataset(
             name="ade20k",

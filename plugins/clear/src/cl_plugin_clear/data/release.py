@@ -14,7 +14,18 @@ import numpy as np
 from attrs import define, field, frozen
 from PIL import Image
 
-from cl_kernel import ArraySamples, Asset, BadInput, BadSetting, Field, MissingAsset, Stage, Stream, fingerprint
+from cl_kernel import (
+    ArraySamples,
+    Asset,
+    BadInput,
+    BadSetting,
+    Field,
+    MissingAsset,
+    Stage,
+    Stream,
+    fingerprint,
+    open_picture,
+)
 from cl_plugin_clear.data.labels import LABELED_IMAGES
 from cl_plugin_clear.data.members import bucket_number, load_features, members_of, read_class_names
 from cl_plugin_clear.data.split import train_test, train_test_by_class
@@ -168,11 +179,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 
     :raises BadInput: when it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadInput(f"cannot read a picture: {error}", where=str(path)) from error
+    picture = open_picture(path)
     width, height = picture.size
     if width <= height:
         new = size, max(size, int(size * height / width))

@@ -15,7 +15,7 @@ import numpy as np
 from attrs import define, field
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Field, Files, MissingAsset, Samples
+from cl_kernel import BadInput, BadSetting, Field, Files, MissingAsset, Samples, eight_bits
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -35,7 +35,7 @@ def read_image(path: Path, size: int, *, reduced: bool = False) -> np.ndarray:
         with Image.open(path) as image:
             if reduced:
                 image.draft("RGB", (size, size))
-            rgb = image.convert("RGB")
+            rgb = eight_bits(image)
             if rgb.size != (size, size):
                 rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(rgb)
