@@ -15,7 +15,7 @@ from cl_kernel.testing import check_plugin
 def test_each_setting_of_the_kernels_pieces_matters(record_property):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    (outcome,) = check_plugin("clk", only=["each_setting_matters"])
+    (outcome,) = check_plugin("clk", only=["each_setting_matters"], settings={"learner.epochs": 2})
     record_property("saw", outcome.message)
     assert outcome.passed, outcome.message
 

@@ -90,7 +90,10 @@ class Remembering(Steps):
     keep: str = field(
         default="features",
         validator=validators.in_(("sample", "features")),
-        metadata=doc("what is remembered: the samples themselves, or what crosses the cut of a cut network"),
+        metadata=doc(
+            "what is remembered: the samples themselves, or what crosses the cut of a cut network",
+            when={"model.cut": True},
+        ),
     )
 
 
@@ -283,14 +286,17 @@ class Training(Generic[S]):
         extra: tuple[Tensor, Tensor] | None,
         rows: np.ndarray | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of each batch of an epoch over new and extra examples, shuffled together.
+        """Inputs and labels of each batch of an epoch over new and extra examples, shuffled together; without
+        ``shuffle`` the new ones in the stream's order, then the extra ones.
 
         :param extra: inputs and labels, the same whenever the stage is taken up.
         :param rows: the new examples that take part; None for all.
         """
         rows = np.arange(len(stage.train)) if rows is None else rows
         n_new, n_extra = len(rows), 0 if extra is None else len(extra[1])
-        order = ctx.rng("order", stage.index, epoch).permutation(n_new + n_extra)[self.position :]
+        n = n_new + n_extra
+        order = ctx.rng("order", stage.index, epoch).permutation(n) if self.settings.shuffle else np.arange(n)
+        order = order[self.position :]
         size = self.settings.batch_size
         pieces = [order[at : at + size] for at in range(0, len(order), size)]
         news = batches.of([rows[piece[piece < n_new]] for piece in pieces])

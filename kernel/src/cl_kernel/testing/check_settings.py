@@ -196,11 +196,21 @@ def _by_needs(subject: Subject, request: Request, doubt: Doubt) -> dict[tuple[tu
         if missing.keys() & {"piece", *PIECES}:
             continue
         needs = {k if "." in k else f"{doubt.section}.{k}": _wanted(v) for k, v in missing.items()}
+        needs = {key: _on(planned, key) if value is True else value for key, value in needs.items()}
         groups.setdefault(tuple(sorted(needs.items())), []).append(name)
     for name, attribute in list(doubt.open.items()):
         if "piece" in unmet(planned, doubt.section, attribute.metadata.get("when", {})):
             doubt.settle(name)  # refused for this piece, so never without effect
     return {needs: names for needs, names in groups.items() if names}
+
+
+def _on(planned: Plan, key: str) -> Any:
+    """A value of a setting that is not off, empty or zero."""
+    settings = planned.resolved.sections[key.split(".", 1)[0]]
+    name = key.split(".", 1)[1]
+    attribute = getattr(attrs.fields(type(settings)), name)
+    hint = typing.get_type_hints(type(settings))[name]
+    return next((value for value in others(attribute, hint, getattr(settings, name)) if value), True)
 
 
 def _wanted(value: Any) -> Any:

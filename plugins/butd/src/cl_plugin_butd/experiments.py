@@ -81,13 +81,22 @@ PERSONS_NET = {
 TINY_HELD_OUT = {"dataset": "butd:held-out"}
 
 
+TINY_SPATIAL: Mapping[str, Mapping[str, Any]] = {
+    "6-sufficient": {},
+    "6-extended": {"dataset.n_train": 6000},
+    "24-sufficient": {"dataset.columns": 4},
+    "24-extended": {"dataset.columns": 4, "dataset.n_train": 6000},
+}
+"""What the toy data change: longer rows for more characters, more pictures for the extended sets."""
+
+
 def _spatial(name: str, variant: str, **training: Any) -> Experiment:
     return Experiment(
         name=name,
         summary=f"EMNIST spatial, {variant.replace('-', ' characters, ')}; held-out combinations are the test",
         settings={"learner": "butd:counter-stream"},
         profiles={
-            "tiny": TINY_HELD_OUT,
+            "tiny": {**TINY_HELD_OUT, **TINY_SPATIAL[variant]},
             "paper": {
                 "dataset": f"butd:emnist:{variant}",
                 **EMNIST_NET,

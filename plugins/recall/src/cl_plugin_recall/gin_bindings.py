@@ -77,7 +77,7 @@ def read_bindings(
     for path in paths:
         if not path.is_file():
             raise BadSetting(f"gin file {path} does not exist", where="--gin-file")
-    texts = [(str(path), path.read_text()) for path in paths]
+    texts = [(str(path), _text(path)) for path in paths]
     texts += [
         ("--gin-param", param if "TrainManager" in param.partition("=")[0] else f"TrainManager.{param}")
         for param in params
@@ -120,6 +120,13 @@ def read_bindings(
                 )
             found[name] = statement.value
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"gin file cannot be read: {error}", where=str(path)) from error
 
 
 def _included(origin: Path, name: str, within: Sequence[Path]) -> dict[str, Any]:
