@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,48 @@ def test_a_stage_of_old_classes_fits_no_bias_and_a_new_one_corrects_the_newest_o
     scores = np.concatenate([out["scores"] for out in made.predict(given.test)])
     expected = torch.cat([raw[:, :2], raw[:, 2:] * scale + shift], 1)
     np.testing.assert_allclose(scores[:, made.seen.order], expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+# ---- dark replay beside loops over samples ---------------------------------------------------
+
+
+def cross_entropy(scores: torch.Tensor, column: int) -> float:
+    return math.log(sum(math.exp(float(s)) for s in scores)) - float(scores[column])
+
+
+@pytest.mark.parametrize("name", ["der", "derpp"])
+def test_the_loss_is_over_all_columns_and_holds_the_remembered_scores(name: str) -> None:
+    given = stream([[3, 1], [0, 1]])
+    made = learner(name, given, capacity=100, epochs=1)
+    ctx = Ctx(list(given.stages))
+    made.learn(given.stages[0], ctx)
+    stage = given.stages[0]
+    inputs = torch.from_numpy(stage.train.arrays["vector"])
+    labels = torch.from_numpy(stage.train.arrays["class"])
+    scores = made.upper(inputs).detach()
+    columns = [[3, 1].index(int(c)) for c in labels]  # in order of appearance
+    expected = np.mean([cross_entropy(row, c) for row, c in zip(scores, columns, strict=True)])
+    assert float(made.labelled_loss(scores, labels)) == pytest.approx(expected, rel=1e-5)
+    drawn = made.memory.take(np.arange(6))
+    made.memory.sample = lambda n: drawn
+    now = made.upper(torch.from_numpy(drawn["vector"])).detach().numpy()
+    distance = np.mean(
+        [(a - b) ** 2 for x, y in zip(now, drawn["scores"], strict=True) for a, b in zip(x, y, strict=True)]
+    )
+    labelled = np.mean(
+        [cross_entropy(torch.from_numpy(x), [3, 1].index(int(c))) for x, c in zip(now, drawn["class"], strict=True)]
+    )
+    wanted = made.settings.alpha * distance + (made.settings.beta * labelled if name == "derpp" else 0.0)
+    assert float(made.dark_loss(stage).detach()) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("update", "n"), [("batch", 48), ("stage", 24)])
+def test_every_pass_offers_its_scores_or_the_stage_those_of_its_end(update: str, n: int) -> None:
+    given = stream([[0, 1]])
+    made = learner("der", given, capacity=100, epochs=2, update=update)
+    made.learn(given.stages[0], Ctx(list(given.stages)))
+    assert len(made.memory) == n
+    kept = made.memory.take(np.arange(n))
+    final = made.upper(torch.from_numpy(kept["vector"])).detach().numpy()
+    gap = np.abs(final - kept["scores"]).max(1)
+    assert gap.max() > 0.1 if update == "batch" else gap.max() < 1e-6

@@ -99,7 +99,13 @@ class Remembering(Steps):
 
 BOOKKEEPING = ("rng", "sets", "bias", "branched", "old_branched")
 """Of what a method keeps: generators, slot numbers and flags, which grow with nothing."""
-WORDS = {"old": "old network", "keeper": "importances", "kept": "consolidated scores"}
+WORDS = {
+    "old": "old network",
+    "own": "parts of tasks",
+    "owner": "owners of weights",
+    "keeper": "importances",
+    "kept": "consolidated scores",
+}
 VARIANTS = ("paper", "crumb")
 
 
@@ -201,7 +207,9 @@ class Training(Generic[S]):
 
     def _make_memory(self, setup: Setup) -> Memory:
         fields = self.remembered_fields(setup.stream.spec)
-        memory = setup.memory(fields, self.reserve(), self.reserve_each) if setup.memory is not None else None
+        if (beside := getattr(setup.memory, "beside", None)) is not None:
+            beside(self.reserve(), self.reserve_each)
+        memory = setup.memory(fields) if setup.memory is not None else None
         if memory is None:
             raise Mismatch("this learner needs a memory", where="--replay", fix="--replay class-balanced --memory 200")
         return memory

@@ -37,7 +37,7 @@ class DarkReplayWithLabels(der.DarkReplay[Settings]):
         """Both weighted losses."""
         loss = super().dark_loss(stage)
         inputs, labels = self.read(stage.train.spec, self.memory.sample(self.settings.replay_batch))
-        return loss + self.settings.beta * self.seen.cross_entropy(self.upper(inputs), labels)
+        return loss + self.settings.beta * self.labelled_loss(self.upper(inputs), labels)
 
 
 def build(settings: Settings, setup: Setup) -> DarkReplayWithLabels:

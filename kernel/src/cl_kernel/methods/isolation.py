@@ -17,7 +17,7 @@ from attrs import field, frozen, validators
 
 from cl_kernel.contract.errors import BadCheckpoint, Mismatch
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Steps, Training, make_optimizer
+from cl_kernel.methods.base import Steps, Training, make_optimizer, size_of
 from cl_kernel.methods.lazy import F, nn, torch
 
 if TYPE_CHECKING:
@@ -296,6 +296,10 @@ class Isolated(Training[S]):
         parts["norms"] = sum(_bytes(v) for n, v in last.items() if n in set(self._fresh_norms()))
         parts |= self.price()
         return {"bytes_per_task": sum(parts.values()), **{f"bytes_per_task_{name}": n for name, n in parts.items()}}
+
+    def reserve(self) -> int:
+        """A whole network a task, at most, and who owns what."""
+        return (self.n_stages + 1) * size_of(self.upper)
 
     def kept(self) -> dict[str, Tree]:
         """What the tasks own."""

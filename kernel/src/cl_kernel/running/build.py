@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.stream import Stream
@@ -49,7 +49,7 @@ def build(planned: Plan, resources: Resources) -> Built:
         stream=stream,
         resources=resources,
         model=_model_factory(planned, resources) if "model" in pieces else None,
-        memory=_memory_factory(planned, resources, n_samples, memories) if "codec" in pieces else None,
+        memory=Memories(planned, resources, n_samples, memories) if "codec" in pieces else None,
         source=_built(planned, "source", resources) if "source" in pieces else None,
     )
     learner = _built(planned, "learner", setup)
@@ -121,19 +121,32 @@ def _built(planned: Plan, section: str, *others: Any) -> Any:
         return resolve(offer.record.build)(planned.resolved.sections.get(section), *others)
 
 
-def _memory_factory(planned: Plan, resources: Resources, n_samples: int, made: list[Any]) -> Callable[..., Any]:
-    def build(fields: Mapping[str, Any], reserve: int = 0, each: int = 0) -> Any:
+@define
+class Memories:
+    """Makes the memories that a learner asks for, of the run's policy, codec and capacity."""
+
+    planned: Plan
+    resources: Resources
+    n_samples: int
+    made: list[Any]
+    _elsewhere: tuple[int, int] = (0, 0)
+
+    def beside(self, nbytes: int, each: int = 0) -> None:
+        """The learner keeps so many bytes elsewhere, and so many more for each example of its memory."""
+        self._elsewhere = (nbytes, each)
+
+    def __call__(self, fields: Mapping[str, Any]) -> Any:
+        """A memory of examples with these fields."""
         from cl_kernel.memory import build_memory
 
-        codec = _built(planned, "codec", fields, resources)
-        policy = partial(_built, planned, "policy")
-        options, learner = planned.options, planned.pieces["learner"][0]
+        codec = _built(self.planned, "codec", fields, self.resources)
+        policy = partial(_built, self.planned, "policy")
+        options, learner = self.planned.options, self.planned.pieces["learner"][0]
         capacity: Any = options.memory or str(learner.record.defaults.get("memory", "200"))
         if options.budget and not options.memory:
-            room = budget_of(options.budget) - reserve - sum(memory.nbytes for memory in made)
+            reserve, each = self._elsewhere
+            room = budget_of(options.budget) - reserve - sum(memory.nbytes for memory in self.made)
             capacity = what_is_left(room, reserve, each, codec, learner.name)
-        memory = build_memory(policy, codec, capacity, resources.rng("memory", len(made)), n_examples=n_samples)
-        made.append(memory)
-        return memory
-
-    return build
+        rng = self.resources.rng("memory", len(self.made))
+        self.made.append(build_memory(policy, codec, capacity, rng, n_examples=self.n_samples))
+        return self.made[-1]

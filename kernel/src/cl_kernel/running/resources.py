@@ -117,13 +117,13 @@ class Setup:
     """What a learner is built from. A part it has no room for, or that was not chosen, is None.
 
     :param model: ``(fields, n_outputs) -> object`` of the learner's framework.
-    :param memory: ``(fields, reserve=0, each=0) -> Memory``: the learner says what an example looks like, and how many
-        bytes it keeps elsewhere, in all and for each example; policy, codec and capacity are the run's.
+    :param memory: ``(fields) -> Memory``: the learner says what an example looks like; policy, codec and capacity
+        are the run's. A run with a budget also asks how much is kept elsewhere: ``memory.beside(bytes, each=0)``.
     :param source: what a replay of kind ``source`` built.
     """
 
     stream: Stream
     resources: Resources
     model: Callable[[Mapping[str, Field], int], Any] | None = None
-    memory: Callable[..., Memory] | None = None
+    memory: Callable[[Mapping[str, Field]], Memory] | None = None
     source: Any = None
