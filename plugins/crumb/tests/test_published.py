@@ -309,3 +309,46 @@ def test_parts_of_the_combined_set_may_lie_apart(tmp_path: Path) -> None:
     made = stream.build_combined(settings.Dirmap(scenario="class_iid", size=8), resources)
     assert len(made.stages) == 12
     assert made.test.take(np.arange(3))["image"].shape == (3, 8, 8, 3)
+
+
+# ---- task file lists ----
+
+
+def core50_by_lists(root: Path) -> tuple[Path, Callable[..., Any]]:
+    """Lists of CORe50 in the authors' folders, and a way to the stream of such lists or of other settings."""
+    core50_zip(root)
+    assert clk("data", "prepare", "crumb:core50", "--data-root", str(root)) == 0
+    words = ["crumb", "lists", "core50", "--dirmap", str(root / "core50_dirmap.csv"), "--scenario", "class_instance"]
+    assert clk(*words, "--runs", "2", "--output", str(root / "lists")) == 0
+    resources = Resources(roots=(root,), locator=discover().locate)
+
+    def build(**chosen: Any) -> Any:
+        return stream.build_core50(settings.Dirmap(scenario="class_instance", size=8, **chosen), resources)
+
+    return root / "lists" / "core50_task_filelists" / "class_instance", build
+
+
+def test_lists_give_the_stream_that_they_were_written_from(tmp_path: Path) -> None:
+    place, build = core50_by_lists(tmp_path)
+    by_settings, by_lists = build(order=1), build(order=1, lists=str(place / "run{run}" / "stream"))
+    files = Resources().files
+    for one, other in zip(by_settings.stages, by_lists.stages, strict=True):
+        assert one.train.base.identify(files, one.train.rows) == other.train.base.identify(files, other.train.rows)
+        assert (one.name, one.classes) == (other.name, other.classes)
+    assert len(by_settings.test) == len(by_lists.test)
+
+
+def test_lists_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    place, build = core50_by_lists(tmp_path)
+    with pytest.raises(MissingAsset, match="names the folder of one run"):
+        build(lists=str(place))
+    first = place / "run0" / "stream" / "train_task_00_filelist.txt"
+    lines = first.read_text().splitlines()
+    for line, message in (
+        ("s1/o1/C_01_01_999.png 0", r"line 1 names an image that the dirmap has not"),
+        ("s1/o1/C_01_01_010.png", r"line 1 is no line 'path label'"),
+        (lines[0].rpartition(" ")[0] + " 7", "stands for"),
+    ):
+        first.write_text("\n".join([line, *lines[1:]]))
+        with pytest.raises(BadInput, match=message):
+            build(lists=str(first.parent))

@@ -114,6 +114,14 @@ class Dirmap(Ordered):
         converter=tuple,
         metadata=doc("sessions held out; empty: the paper's", source="MorganBDT/crumb, dataloaders/task_setup.py"),
     )
+    lists: str = field(
+        default="",
+        metadata=doc(
+            "folder of task file lists, of the authors or of clk crumb lists: tasks, order and labels are theirs; "
+            "{run} in it stands for the number of the class order",
+            source="MorganBDT/crumb, dataloaders/task_setup.py",
+        ),
+    )
     clips_per_task: int = field(default=80, validator=positive, metadata=doc("clips a task, scenario instance"))
     images_per_task: int = field(default=1200, validator=positive, metadata=doc("images a task, scenario iid"))
     reduced: bool = field(

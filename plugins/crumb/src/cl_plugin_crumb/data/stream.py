@@ -14,7 +14,7 @@ import pandas as pd
 
 from cl_kernel import ArraySamples, BadInput, MissingAsset, Resources, Samples, Stage, Stream, fingerprint, subset
 from cl_plugin_crumb import settings as choices
-from cl_plugin_crumb.data import dirmap, lists, toy
+from cl_plugin_crumb.data import dirmap, list_files, lists, toy
 from cl_plugin_crumb.data.images import ImageFiles, image_fields
 
 
@@ -97,18 +97,9 @@ def build_dirmap(dataset: str, options: choices.Dirmap, resources: Resources) ->
     root, tables = _locate(dataset, options, resources)
     table = lists.prepare(dataset, tables)
     order = resources.seed if options.order < 0 else options.order
-    made = lists.make(
-        dataset,
-        table,
-        options.scenario,
-        run=order,
-        offline=options.offline,
-        test_sessions=options.test_sessions or None,
-        n_class=options.classes_per_task,
-        n_instance=options.clips_per_task,
-        task_size_iid=options.images_per_task,
-    )
-    everything = pd.concat([*own_rows(made, options.offline), made.test]).drop_duplicates("im_path")
+    made = _lists(dataset, table, options, order)
+    offline = options.offline and not options.lists
+    everything = pd.concat([*own_rows(made, offline), made.test]).drop_duplicates("im_path")
     paths = everything["im_path"].astype(str).tolist()
     if absent := [path for path in paths if not (root / path).is_file()][:1]:
         raise MissingAsset(
@@ -134,6 +125,23 @@ def build_dirmap(dataset: str, options: choices.Dirmap, resources: Resources) ->
         names,
         fingerprint(dataset, options.scenario, order, options.offline, *paths),
         {"scenario": options.scenario, "offline": options.offline, "run": order},
+    )
+
+
+def _lists(dataset: str, table: pd.DataFrame, options: choices.Dirmap, order: int) -> lists.Lists:
+    """The task lists that a folder holds, or those of the settings."""
+    if options.lists:
+        return list_files.read(Path(options.lists.replace("{run}", str(order))).expanduser(), table)
+    return lists.make(
+        dataset,
+        table,
+        options.scenario,
+        run=order,
+        offline=options.offline,
+        test_sessions=options.test_sessions or None,
+        n_class=options.classes_per_task,
+        n_instance=options.clips_per_task,
+        task_size_iid=options.images_per_task,
     )
 
 
