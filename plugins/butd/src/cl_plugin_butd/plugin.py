@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Metric, Plugin, hookimpl
@@ -58,6 +59,7 @@ def _torchvision(name: str, folder: str) -> Asset:
 
 EMNIST = _torchvision("EMNIST", "EMNIST")
 CIFAR100 = _torchvision("CIFAR100", "cifar-100-python")
+OMNIGLOT = _torchvision("Omniglot", "omniglot-py")
 PEOPLE = Asset(
     name="persons",
     summary="raw people: avatars_6_raw.npz, or .pkl converted by `clk butd import-legacy persons`",
@@ -193,7 +195,7 @@ def _grids() -> list[Dataset]:
         _grid(
             "omniglot",
             "Omniglot rows of six, a language a stage",
-            _torchvision("Omniglot", "omniglot-py"),
+            OMNIGLOT,
             OMNIGLOT_ROWS,
             build="cl_plugin_butd.data.streams:build_omniglot",
         ),
@@ -253,6 +255,19 @@ def _baseline(name: str) -> Learner:
     summary, published, small = BASELINES[name]
     tiny = {**settings.TINY_CONTINUAL, "method": name, **published, **small}
     return _continual(name, summary, {"*": {"method": name, **published}, "tiny": tiny})
+
+
+@hookimpl
+def clk_locate(asset: Asset, roots: Sequence[Path]) -> Path | None:
+    """EMNIST as NIST ships it, parts of Omniglot, CLEVR as unzipped."""
+    if asset not in (EMNIST, OMNIGLOT, CLEVR):
+        return None
+    from cl_plugin_butd.data.clevr import scenes_below
+    from cl_plugin_butd.data.sources import lies_in
+
+    if asset == CLEVR:
+        return next((root for root in roots if scenes_below(root) is not None), None)
+    return next((root for root in roots if lies_in(root, "emnist" if asset == EMNIST else "omniglot")), None)
 
 
 @hookimpl

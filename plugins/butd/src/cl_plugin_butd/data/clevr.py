@@ -35,15 +35,19 @@ def scenes_file(resources: Resources) -> Path:
     :raises MissingAsset: saying what to bring.
     """
     for root in resources.roots:
-        for folder in (root, root / "clevr", root / "CLEVR_v1.0"):
-            for name in SCENES:
-                if (folder / name).exists():
-                    return folder / name
+        if (found := scenes_below(root)) is not None:
+            return found
     raise MissingAsset(
         "CLEVR needs its scenes: no scenes.json",
         where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
         fix="unzip CLEVR_v1.0.zip (scenes/ and images/) and pass its folder: --data-root DIR",
     )
+
+
+def scenes_below(root: Path) -> Path | None:
+    """A file of scenes below a data root."""
+    places = (folder / name for folder in (root, root / "clevr", root / "CLEVR_v1.0") for name in SCENES)
+    return next((place for place in places if place.exists()), None)
 
 
 def describe(thing: dict[str, Any]) -> str:

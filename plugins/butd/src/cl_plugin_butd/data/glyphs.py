@@ -13,6 +13,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cl_kernel import BadInput, MissingAsset, fingerprint
+from cl_plugin_butd.data import emnist as nist
 
 DIGITS = "digits"
 """The source that needs nothing but scikit-learn: 1,797 real handwritten digits."""
@@ -125,10 +126,18 @@ EMNIST_NAMES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
 
 
 def emnist(root: Path) -> Glyphs:
-    """EMNIST balanced, train then test, upright: 131,600 of 28 x 28, 47 classes of which 29 are used."""
-    parts = _torchvision("EMNIST", root, split="balanced")
-    images = np.concatenate([np.asarray(part.data).transpose(0, 2, 1) for part in parts])  # type: ignore[attr-defined]
-    labels = np.concatenate([np.asarray(part.targets) for part in parts])  # type: ignore[attr-defined]
+    """EMNIST balanced, train then test, upright: 131,600 of 28 x 28, 47 classes of which 29 are used.
+
+    As NIST ships it, or as torchvision keeps it.
+    """
+    read = None if (root / "EMNIST" / "raw").is_dir() else nist.reader(root)
+    if read is not None:
+        sides = read()
+    else:
+        parts = _torchvision("EMNIST", root, split="balanced")
+        sides = [(np.asarray(p.data), np.asarray(p.targets)) for p in parts]  # type: ignore[attr-defined]
+    images = np.concatenate([images.transpose(0, 2, 1) for images, _ in sides])
+    labels = np.concatenate([labels for _, labels in sides])
     return Glyphs(
         name="emnist",
         images=np.ascontiguousarray(images),
@@ -163,16 +172,35 @@ def cifar(name: str, root: Path) -> Glyphs:
     )
 
 
+OMNIGLOT_SETS = (
+    ("images_background", "images_evaluation"),
+    ("images_background",),
+    ("images_evaluation",),
+    ("images_background_small1", "images_background_small2"),
+    ("images_background_small1",),
+    ("images_background_small2",),
+)
+"""Sets of pictures that may be there, the largest first: the small ones are parts of the background set."""
+
+
+def omniglot_folders(root: Path) -> list[Path]:
+    """Unpacked sets of Omniglot below a data root, as torchvision, its authors or an archive leave them."""
+    for base in (root / "omniglot-py", root / "omniglot", root / "omniglot" / "python", root / "python", root):
+        for names in OMNIGLOT_SETS:
+            if all((base / name).is_dir() for name in names):
+                return [base / name for name in names]
+    return []
+
+
 def omniglot(root: Path) -> Glyphs:
-    """Omniglot, both sets: inverted and 28 x 28; classes are characters, languages are alphabets.
+    """Omniglot, both sets, one, or the small ones: inverted and 28 x 28; classes are characters, languages alphabets.
 
     Languages are numbered by their count of characters, fewest first (ties by name), 50 in all.
     """
     from PIL import Image
 
-    base = root / "omniglot-py"
-    folders = [base / "images_background", base / "images_evaluation"]
-    if not all(f.is_dir() for f in folders):
+    folders = omniglot_folders(root)
+    if not folders:
         raise MissingAsset(
             f"Omniglot is not below {root}",
             where="--data-root",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl_kernel import BadInput, MissingAsset, Resources
-from cl_plugin_butd.data import glyphs
+from cl_plugin_butd.data import emnist, glyphs
 
 RAW_FOLDER = {
     "emnist": "EMNIST",
@@ -26,13 +26,22 @@ def raw_root(resources: Resources, name: str, source: str) -> Path | None:
     if source == glyphs.DIGITS:
         return None
     for root in resources.roots:
-        if (root / name).exists():
+        if lies_in(root, source):
             return root
     raise MissingAsset(
         f"no raw files of {source} ({name})",
         where=f"data roots: {', '.join(map(str, resources.roots)) or 'none given'}",
         fix="pass --data-root DIR; `clk data list` says where to get them",
     )
+
+
+def lies_in(root: Path, source: str) -> bool:
+    """Whether raw files of a source lie below a data root, in any form that can be read."""
+    if (root / RAW_FOLDER[source]).exists():
+        return True
+    if source == "emnist":
+        return emnist.reader(root) is not None
+    return source == "omniglot" and bool(glyphs.omniglot_folders(root))
 
 
 def source_of(resources: Resources, source: str) -> glyphs.Glyphs:
