@@ -172,6 +172,15 @@ def test_a_planted_fault_is_found_by_the_check_made_for_it(fault: str, planted: 
     assert outcome.message
 
 
+def test_a_metric_that_only_describes_need_not_prefer_right_answers(planted: Callable[[str], str]) -> None:
+    FAULTS["a metric that describes"] = [
+        {"file": "plugin", "text": "higher_is_better=False", "instead": "higher_is_better=True, judges=False"}
+    ]
+    (outcome,) = check_plugin(planted("a metric that describes"), only=["metrics_prefer_right_answers"])
+    assert outcome.passed
+    assert outcome.applies, "the other metric still judges"
+
+
 def test_every_check_finds_a_planted_fault() -> None:
     assert set(CHECKS) - set(FOUND_BY.values()) == {"the_run_folder_is_complete", "settings_refuse_wrong_types"}
 

@@ -220,6 +220,8 @@ class Metric:
     :param higher_is_better: False for losses and distances.
     :param prefers_right: False where a right answer need not score better than a wrong one, as for calibration.
     :param range: lowest and highest possible value.
+    :param judges: whether right predictions score better than wrong ones; False for what only describes them, as
+        entropy or the share of abstentions.
     """
 
     name: str = field(validator=_name)
@@ -230,6 +232,7 @@ class Metric:
     higher_is_better: bool = True
     prefers_right: bool = True
     range: tuple[float, float] = (0.0, 1.0)
+    judges: bool = True
     settings: type | None = None
     requires: tuple[str, ...] = ()
     revision: int = field(default=1, validator=_revision)

@@ -187,7 +187,7 @@ def hooks_are_pure(subject: Subject) -> None:
     """Asked twice, the hooks give equal records."""
     from cl_kernel.registry import discover
 
-    again = discover(only=[subject.plugin])
+    again = discover(only=subject.allowed)
     for kind in KINDS:
         first, second = (
             [o.record for o in r.offers[kind] if o.plugin == subject.owner.name] for r in (subject.registry, again)

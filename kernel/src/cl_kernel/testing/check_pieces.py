@@ -105,6 +105,18 @@ def policies_resume(subject: Subject) -> None:
 
 
 @check
+def policies_fill_their_capacity(subject: Subject) -> None:
+    """After a long stream every slot is in use, or as many as the policy's ``full`` says."""
+    for name, make in policies(subject):
+        policy, rng = make(), np.random.default_rng(0)
+        for groups in np.array_split(newcomers(600), 30):
+            policy.place(groups, rng)
+        full = int(getattr(policy, "full", CAPACITY))
+        if len(policy) < full:
+            raise Failed(f"{name}: 600 newcomers leave {len(policy)} of {full} slots in use")
+
+
+@check
 def codecs_keep_what_they_say(subject: Subject) -> None:
     """Codecs for any field state their bytes exactly and give back the fields they were given."""
     found = [o for o in subject.offers("replay") if o.record.kind == "codec" and o.record.stores == "*"]
@@ -181,11 +193,11 @@ def metrics_are_pure_and_add_up(subject: Subject) -> None:
 
 @check
 def metrics_prefer_right_answers(subject: Subject) -> None:
-    """Right predictions score better than wrong ones, in the direction the record says."""
+    """Right predictions score better than wrong ones, in the direction the record says (or ``judges=False``)."""
     n_checked = 0
     for offer in subject.some("metric"):
         record, stream = offer.record, subject.stream()
-        if record.target not in stream.test.spec:
+        if not record.judges or record.target not in stream.test.spec:
             continue
         target = stream.test.take(np.arange(min(60, len(stream.test))), [record.target])[record.target]
         values = {}
@@ -203,7 +215,7 @@ def metrics_prefer_right_answers(subject: Subject) -> None:
                 )
             n_checked += 1
     if not n_checked:
-        raise NotApplicable("offers no metric for the data set of its test")
+        raise NotApplicable("offers no metric that judges the predictions of its test")
 
 
 def _outputs(output: str, target: np.ndarray, n_classes: int) -> dict[str, Any]:

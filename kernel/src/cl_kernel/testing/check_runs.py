@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cl_kernel.data.samples import subset
 from cl_kernel.storage.checkpoint import digest_tree
-from cl_kernel.testing.check_data import same
+from cl_kernel.testing.check_leaks import fault
 from cl_kernel.testing.subject import Failed, NotApplicable, Seen, Subject, blame, check, round_trip
 
 FILES = ("run.json", "settings.yaml", "environment.json", "events.jsonl", "metrics.json")
@@ -22,12 +21,6 @@ def matrices(seen: Seen) -> dict[str, np.ndarray]:
         name: np.array([[math.nan if v is None else v for v in row] for row in table["matrix"]], float)
         for name, table in seen.results["metrics"].items()
     }
-
-
-def fault(subject: Subject, name: str) -> None:
-    """Fail when this was noted while the test ran."""
-    if found := subject.streamed.ctx.faults.get(name):
-        raise Failed(found)
 
 
 @check
@@ -114,57 +107,20 @@ def every_stage_takes_steps(subject: Subject) -> None:
 
 
 @check
-def training_reads_no_test_data(subject: Subject) -> None:
-    """Test samples are read by scoring only."""
-    fault(subject, "test")
-
-
-@check
-def training_reads_no_later_stage(subject: Subject) -> None:
-    """A stage's training samples are not read before the stage."""
-    fault(subject, "future")
-
-
-@check
-def memories_keep_within_capacity(subject: Subject) -> None:
-    """No memory holds more examples or bytes than it may, at any step."""
-    if not subject.streamed.ctx.memories:
-        raise NotApplicable("keeps no memory in its test")
-    fault(subject, "capacity")
-    fault(subject, "bytes")
-
-
-@check
-def memories_give_back_what_they_took(subject: Subject) -> None:
-    """Examples drawn from the memory have the fields they were added with, and state their bytes exactly."""
-    memories = [memory for memory in subject.streamed.ctx.memories if len(memory)]
-    if not memories:
-        raise NotApplicable("keeps no memory in its test")
-    for memory in memories:
-        allocated = memory.nbytes - memory.codec.nbytes
-        if allocated != memory.capacity * memory.codec.bytes_per_example():
-            raise Failed(
-                f"the codec states {memory.codec.bytes_per_example()} bytes an example, "
-                f"{memory.capacity} slots take {allocated}"
-            )
-        with blame("drawing from the memory"):
-            drawn = memory.take(memory.draw(min(4, len(memory))))
-        if short := [name for name, array in drawn.items() if len(array) != min(4, len(memory))]:
-            raise Failed(f"drawn examples have {', '.join(short)} of another length")
+def every_training_sample_is_used(subject: Subject) -> None:
+    """No training sample is left out: stages that no batch divides, and one smaller than a batch, are read whole."""
+    ctx = subject.uneven.ctx
+    for index, counts in ctx.watch.counts.items():
+        if not ctx.steps_of.get(index):
+            raise Failed(f"a stage of {len(counts)} samples is learnt without a step: the last batch is dropped")
+        if missed := int((counts == 0).sum()):
+            raise Failed(f"of {len(counts)} samples of stage {index}, {missed} are never read: a batch is dropped")
 
 
 @check
 def same_seed_same_results(subject: Subject) -> None:
     """The command line in another process, with another number of workers and other hashing, gives the same."""
     _equal(subject, subject.run.results, subject.other_process, "another process")
-
-
-@check
-def another_seed_other_results(subject: Subject) -> None:
-    """Another seed gives another final state."""
-    key = "state_digest" if subject.streams else "digest"
-    if subject.run.results[key] == subject.other_seed.results[key]:
-        raise Failed("seeds 0 and 1 end in the same state: the seed reaches nothing")
 
 
 @check
@@ -191,55 +147,6 @@ def states_survive_a_checkpoint(subject: Subject) -> None:
         again = learner.state()
     if not equal or digest_tree(round_trip(again, subject.folder)) != digest_tree(back):
         raise Failed("loaded from its own state, the learner has another state")
-
-
-@check
-def predicting_changes_nothing(subject: Subject) -> None:
-    """Predicting twice gives the same, and leaves the learner as it was."""
-    ctx = subject.streamed.ctx
-    before = digest_tree(ctx.learner.state())
-    first, again = _predict(ctx, np.arange(_some(ctx))), _predict(ctx, np.arange(_some(ctx)))
-    if other := [name for name in first if not _close(first[name], again[name], 0.0)]:
-        raise Failed(f"predicting twice gives other {', '.join(other)}")
-    if digest_tree(ctx.learner.state()) != before:
-        raise Failed("predicting changes the learner's state")
-
-
-@check
-def predictions_follow_the_samples(subject: Subject) -> None:
-    """Samples in another order give the same predictions in that order."""
-    ctx = subject.streamed.ctx
-    rows = np.arange(_some(ctx))
-    straight, back = _predict(ctx, rows), _predict(ctx, rows[::-1])
-    for name, values in straight.items():
-        if len(values) != len(rows) or not _close(values, list(back[name])[::-1], 1e-3):
-            raise Failed(f"{name} of the same samples in another order differ")
-
-
-def _some(ctx: Any) -> int:
-    return min(24, len(ctx.stream.test))
-
-
-def _predict(ctx: Any, rows: np.ndarray) -> dict[str, list[Any]]:
-    outputs: dict[str, list[Any]] = {}
-    for batch in ctx.learner.predict(subset(ctx.stream.test, rows)):
-        for name, values in batch.items():
-            outputs.setdefault(name, []).extend(np.asarray(value) for value in values)
-    return outputs
-
-
-def _close(a: list[Any], b: list[Any], tolerance: float) -> bool:
-    if tolerance == 0.0:
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return len(a) == len(b) and all(
-        np.shape(x) == np.shape(y)
-        and (
-            np.allclose(x, y, tolerance, tolerance)
-            if np.asarray(x).dtype.kind == "f"
-            else np.mean(np.asarray(x) != np.asarray(y)) <= 0.01
-        )
-        for x, y in zip(a, b, strict=True)
-    )
 
 
 def _scores(results: Any) -> Any:

@@ -13,15 +13,31 @@ from cl_kernel.contract.errors import UnknownName
 from cl_kernel.testing import (
     check_data,
     check_inputs,
+    check_leaks,
+    check_memories,
     check_offers,
     check_pieces,
+    check_predictions,
     check_resuming,
     check_runs,
+    check_seeds,
     check_settings,
 )
 from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
 
-MODULES = (check_offers, check_data, check_inputs, check_pieces, check_runs, check_resuming, check_settings)
+MODULES = (
+    check_offers,
+    check_data,
+    check_inputs,
+    check_pieces,
+    check_runs,
+    check_leaks,
+    check_memories,
+    check_seeds,
+    check_predictions,
+    check_resuming,
+    check_settings,
+)
 ORDER = [module.__name__ for module in MODULES]
 for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
     CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does

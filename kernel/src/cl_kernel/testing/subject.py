@@ -7,26 +7,30 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from attrs import define, evolve, field
 
-from cl_kernel.contract.errors import Interrupted
+from cl_kernel.contract.errors import ClkError, Interrupted
 from cl_kernel.contract.stream import Stream
-from cl_kernel.registry import Offer, Owner, Registry, discover, resolve
+from cl_kernel.data.samples import subset
+from cl_kernel.registry import Offer, Owner, Registry, discover, entry_points, resolve
+from cl_kernel.running import build as building
 from cl_kernel.running import loop as running
-from cl_kernel.running.build import build_stream
+from cl_kernel.running.identify import identified
 from cl_kernel.running.plan import Plan, Request, plan
 from cl_kernel.running.session import Outcome, make_resources, run_plan
 from cl_kernel.running.settings import flatten
-from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
+from cl_kernel.storage.checkpoint import load_tree, save_tree
+from cl_kernel.testing import borrowed
+from cl_kernel.testing.watch import Watch, Watched
 
 
 class Failed(Exception):
@@ -98,74 +102,6 @@ class Seen:
     left_behind: list[str]
 
 
-class _Guard:
-    """Samples that tell when they are read."""
-
-    def __init__(self, base: Any, told: Callable[[], None]) -> None:
-        self._base, self._told = base, told
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
-
-    def __len__(self) -> int:
-        return len(self._base)
-
-    def take(self, rows: np.ndarray, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """As the base."""
-        self._told()
-        taken: dict[str, np.ndarray] = self._base.take(rows, fields)
-        return taken
-
-
-class Watched(running.StreamContext):
-    """A context that notes what a learner does: test data read, later stages read, memory, states."""
-
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        self.faults: dict[str, str] = {}
-        self.steps_of: dict[int, int] = {}
-        self._scoring = False
-        self._kept: tuple[Any, str] | None = None
-        self._guard(self.stream, "test", self._test_read)
-        for stage in self.stream.stages:
-            self._guard(stage, "train", partial(self._train_read, stage.index))
-
-    def _guard(self, owner: Any, name: str, told: Callable[[], None]) -> None:
-        object.__setattr__(owner, name, _Guard(getattr(owner, name), told))  # the record is frozen
-
-    def _test_read(self) -> None:
-        if not self._scoring and self.progress.stage < len(self.stream.stages):  # afterwards ``finish`` may look
-            self.faults.setdefault("test", f"test samples were read while learning stage {self.progress.stage}")
-
-    def _train_read(self, index: int) -> None:
-        if index > self.progress.stage and not self._scoring:
-            self.faults.setdefault("future", f"samples of stage {index} were read in stage {self.progress.stage}")
-
-    def score(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As the context; test data may be read."""
-        self._scoring = True
-        try:
-            return super().score(*args, **kwargs)
-        finally:
-            self._scoring = False
-
-    def step(self, **values: Any) -> None:
-        """As the context, looking around first."""
-        stage = self.progress.stage
-        self.steps_of[stage] = n = self.steps_of.get(stage, 0) + 1
-        for memory in self.memories:
-            if len(memory) > memory.capacity:
-                self.faults.setdefault("capacity", f"{len(memory)} examples in {memory.capacity} slots")
-            if memory.budget is not None and memory.nbytes > memory.budget:
-                self.faults.setdefault("bytes", f"{memory.nbytes} bytes of a budget of {memory.budget}")
-        if n == 2 and self._kept is None:
-            tree = self.learner.state()
-            self._kept = (tree, digest_tree(tree))
-        elif n in (3, 6) and self._kept is not None and digest_tree(self._kept[0]) != self._kept[1]:
-            self.faults.setdefault("alias", f"a state changed {n - 2} steps after it was taken")
-        super().step(**values)
-
-
 @define(eq=False, slots=False)
 class Subject:
     """One plugin, one of its tests, settings that make it short.
@@ -187,8 +123,20 @@ class Subject:
 
     @once
     def registry(self) -> Registry:
-        """The kernel and this plugin alone."""
-        return discover(only=[self.plugin])
+        """The kernel, this plugin and the plugins that its distribution requires, nothing else."""
+        return discover(only=self.allowed)
+
+    @once
+    def allowed(self) -> list[str]:
+        """Names of the plugin and of those that its distribution requires, and they."""
+        entries, found, waiting = list(entry_points()), [self.plugin], [self.plugin]
+        while waiting:
+            name = waiting.pop()
+            dist = next((entry.dist for entry in entries if entry.name == name), None)
+            required = {_normal(text) for text in (dist.requires if dist else None) or ()}
+            more = [e.name for e in entries if e.dist and _normal(e.dist.name) in required and e.name not in found]
+            found, waiting = [*found, *more], [*waiting, *more]
+        return found
 
     @once
     def owner(self) -> Owner:
@@ -213,8 +161,16 @@ class Subject:
     @property
     def request(self) -> Request:
         """The run of the checks."""
-        quick = {"run.plots": False, "run.checkpoint_every_s": 10**6}
-        return Request(test=self.test, plugin=self.plugin, overrides=(("check", {**quick, **flatten(self.settings)}),))
+        quick = {"run.plots": False, "run.checkpoint_every_s": 10**6, "run.n_workers": 0}
+        values = {**quick, **self.pieces, **flatten(self.settings)}
+        return Request(test=self.test, plugin=self.plugin, overrides=(("check", values),))
+
+    @once
+    def pieces(self) -> Mapping[str, Any]:
+        """Pieces of the kernel that make a run of a plugin without a test of its own."""
+        if self.test or self.offers("test"):
+            return {}
+        return borrowed.pieces(self.registry, self.offers, self.settings)
 
     def plan(self, **extra: Any) -> Plan:
         """The run of the checks with extra dotted settings."""
@@ -227,8 +183,8 @@ class Subject:
 
         :raises NotApplicable: when the plugin has no test and no pieces that make one.
         """
-        if not self.test and not self.offers("test") and "dataset" not in self.settings:
-            _nothing("offers no test to run")
+        if not self.test and not self.offers("test") and "dataset" not in {**self.pieces, **self.settings}:
+            _nothing("offers no test to run, and no piece that fits the kernel's streams")
         with blame("the test cannot be planned"):
             planned = self.plan()
         return planned.experiment is None or not planned.experiment.record.run
@@ -253,7 +209,7 @@ class Subject:
     @once
     def other_process(self) -> Mapping[str, Any]:
         """Results of the same run by the command line in a process of its own, with another number of workers."""
-        values = {**self.request.overrides[0][1], "run.n_workers": 0}
+        values = {**self.request.overrides[0][1], "run.n_workers": 2}
         arguments = ["--plugin", self.plugin, "--no-comparisons", "--json", "--output", str(self.folder / "process")]
         arguments += ["--test", self.test] if self.test else []
         for key, value in values.items():
@@ -279,6 +235,45 @@ class Subject:
             raise Failed(f"asked to stop after step {stop}, the run went on to its end")
         return self._watched("resumed", resume=True)
 
+    @once
+    def other_test_data(self) -> Mapping[str, Any]:
+        """Results of the same with other test samples: half of them, each twice."""
+        assert self.streamed
+
+        def halved(stream: Stream, *_: Any) -> Stream:
+            return evolve(stream, test=subset(stream.test, np.arange(len(stream.test)) // 2))
+
+        with self._streams_made_by(halved), blame("a run with half of the test samples"):
+            return self._execute("halved", **{"run.initial_scores": True}).results
+
+    @once
+    def uneven(self) -> Seen:
+        """Two stages whose sizes no batch divides: the first has a prime number of samples, the second three.
+
+        :raises NotApplicable: when the plugin refuses such stages.
+        """
+        n_stages = len(self.streamed.ctx.stream.stages)
+
+        def cut(stream: Stream, offer: Offer, settings: Any, resources: Any) -> Stream:
+            sizes = [largest_prime(len(stream.stages[0].train)), 3]
+            stages = [
+                evolve(stage, train=subset(stage.train, np.arange(min(n, len(stage.train)))), identity=None)
+                for stage, n in zip(stream.stages, sizes, strict=False)
+            ]
+            names = list(stream.test_sets)
+            kept = names[: len(stages)] if len(names) == n_stages else names
+            sets = {name: stream.test_sets[name] for name in kept}
+            shorter = evolve(stream, stages=stages, test_sets=sets, identity=None)
+            return identified(shorter, offer.name, offer.record.revision, settings, resources.files)
+
+        try:
+            with self._streams_made_by(cut):
+                return self._watched("uneven")
+        except Failed as error:
+            if isinstance(error.__cause__, ClkError):
+                _nothing(f"refuses stages of a few samples: {error.__cause__.what}")
+            raise
+
     def stream(self, **extra: Any) -> Stream:
         """The test's data set, built anew."""
         if not self.streams:
@@ -286,7 +281,9 @@ class Subject:
         planned = self.plan(**extra)
         resources = make_resources(self.registry, planned, None, lambda _: None)
         with self.cache_named("stream"), blame("the data set cannot be built"):
-            return build_stream(planned.pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources)
+            return building.build_stream(
+                planned.pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources
+            )
 
     def example(self, offer: Offer, folder: Path | None = None) -> Mapping[str, Any] | None:
         """Settings of a small data set of that form, written now into an empty folder; None when none can be."""
@@ -301,7 +298,7 @@ class Subject:
     def environment(self) -> dict[str, str]:
         """Of processes of their own: this plugin alone, this process' import path, hashing as chance has it."""
         path = os.pathsep.join(dict.fromkeys([*os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]))
-        own = {"CLK_PLUGINS": self.plugin, "CLK_CACHE": str(self.folder / "cache" / "process")}
+        own = {"CLK_PLUGINS": ",".join(self.allowed), "CLK_CACHE": str(self.folder / "cache" / "process")}
         return {**os.environ, **own, "PYTHONHASHSEED": "random", "PYTHONPATH": path}
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -333,11 +330,22 @@ class Subject:
             else:
                 os.environ["CLK_CACHE"] = before
 
+    @contextlib.contextmanager
+    def _streams_made_by(self, change: Callable[..., Stream]) -> Iterator[None]:
+        """Whoever builds a stream meanwhile gets ``change(stream, offer, settings, resources)``."""
+        plain = building.build_stream
+        building.build_stream = lambda *given: change(plain(*given), *given)
+        try:
+            yield
+        finally:
+            building.build_stream = plain
+
     def _watched(self, name: str, *, resume: bool = False, **extra: Any) -> Seen:
         made: list[Watched] = []
+        watch = Watch()
 
         def make(**kwargs: Any) -> Watched:
-            made.append(Watched(**kwargs))
+            made.append(Watched(**kwargs).attend(watch))
             return made[-1]
 
         inside = self.folder / "cwd"
@@ -345,12 +353,18 @@ class Subject:
         plain, running.StreamContext = running.StreamContext, make  # type: ignore[misc, assignment]
         before, printed, started = _rng_state(), io.StringIO(), time.monotonic()
         try:
-            with contextlib.chdir(inside), contextlib.redirect_stdout(printed), blame("the run fails"):
+            with (
+                self._streams_made_by(lambda stream, *_: watch.guard(stream)),
+                contextlib.chdir(inside),
+                contextlib.redirect_stdout(printed),
+                blame("the run fails"),
+            ):
                 outcome = self._execute(name, resume=resume, **extra)
         finally:
             running.StreamContext = plain  # type: ignore[misc]
+        watch.paused = True  # from here on the checks read
         if made:
-            made[0]._scoring = True  # from here on the checks read
+            made[0].final = made[0].learner.state()
         return Seen(
             str(outcome.results["digest"]),
             outcome.results,
@@ -361,6 +375,21 @@ class Subject:
             before != _rng_state(),
             sorted(str(path.relative_to(inside)) for path in inside.rglob("*")),
         )
+
+
+def _normal(requirement: str) -> str:
+    """The name in a requirement of the unconditional kind, as the index writes it; empty for one of an extra."""
+    name = "" if "extra ==" in requirement else re.split(r"[\s<>=!~;\[(@]", requirement.strip(), maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def largest_prime(limit: int) -> int:
+    """The largest prime that is not above ``limit``; ``limit`` itself below 3.
+
+    >>> largest_prime(48)
+    47
+    """
+    return next((n for n in range(limit, 2, -1) if all(n % k for k in range(2, int(n**0.5) + 1))), limit)
 
 
 def round_trip(tree: Any, folder: Path) -> Any:
