@@ -248,6 +248,8 @@ class Learner:
         before the run.
     :param defaults: the pieces it takes when none is named, e.g. ``{"model": "mlp", "replay": "reservoir"}``.
     :param metrics: metric names recorded when none is named; the first fills the accuracy matrix.
+    :param looks_back: why samples of earlier stages are read again or held outside a memory, as ``"the upper bound"``;
+        empty: they are not.
     :param configurations: ``(name, gin_files, gin_params, profile) -> Mapping`` of dotted settings, for learners that
         have named configurations (``--config``, laid over the test's) or read gin (``--gin-file``, ``--gin-param``,
         laid over everything).
@@ -263,6 +265,7 @@ class Learner:
     accepts: tuple[str, ...] = field(default=())
     defaults: Mapping[str, str] = field(factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
+    looks_back: str = ""
     configurations: str = field(default="", validator=_optional_target)
     _settings: type | str | None = field(default=None, validator=_settings_class)
     profiles: Mapping[str, Mapping[str, Any]] = field(factory=dict)

@@ -247,7 +247,16 @@ def _learner(name: str, summary: str, build: str, schema: type, **more: Any) -> 
 
 def _continual(name: str, summary: str, profiles: dict[str, Values]) -> Learner:
     """A learner of a stream of instructions on the continual network."""
-    return _learner(name, summary, "continual:build", settings.Continual, metrics=SCORES, profiles=profiles)
+    return _learner(
+        name,
+        summary,
+        "continual:build",
+        settings.Continual,
+        metrics=SCORES,
+        profiles=profiles,
+        looks_back="earlier directions ask about the same pictures, which stay on the device, and are asked again to "
+        "show that their answers have not changed",
+    )
 
 
 def _baseline(name: str) -> Learner:
