@@ -76,7 +76,7 @@ def test_runs_that_did_not_finish_are_named_and_left_out(finished_runs: Path, tm
 def test_paired_tests_equal_those_of_scipy_on_the_same_numbers(finished_runs: Path) -> None:
     stats = pytest.importorskip("scipy.stats")
     without, kept = groups_of(finished_runs)
-    (test,) = compare.paired_tests([without, kept])
+    (test,) = compare.paired_tests([without, kept], kept.label)
     a, b = (list(group.values("score").values()) for group in (without, kept))
     assert (test.label, test.against, test.n) == (without.label, kept.label, 3)
     assert test.difference == pytest.approx(np.mean(a) - np.mean(b))
@@ -89,7 +89,7 @@ def test_without_scipy_the_difference_stays_and_the_note_says_how_to_get_the_res
     finished_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare.util, "find_spec", lambda name: None)
-    (test,) = compare.paired_tests(groups_of(finished_runs))
+    (test,) = compare.paired_tests(groups_of(finished_runs), "reservoir raw")
     assert test.t_test is None
     assert "cl-kernel[stats]" in test.note
 
@@ -97,7 +97,7 @@ def test_without_scipy_the_difference_stays_and_the_note_says_how_to_get_the_res
 def test_groups_of_different_data_are_not_tested_against_each_other(finished_runs: Path) -> None:
     without, kept = groups_of(finished_runs)
     elsewhere = evolve(kept, identity={**kept.identity, "dataset.n_train": 31})
-    assert compare.paired_tests([without, elsewhere]) == []
+    assert compare.paired_tests([without, elsewhere], elsewhere.label) == []
     with pytest.raises(UnknownName, match="row"):
         compare.paired_tests([without, kept], against="nobody")
 
@@ -161,8 +161,19 @@ def test_published_figures_stand_only_beside_the_unchanged_experiment(finished_r
 def test_the_command_prints_every_format_and_json(finished_runs: Path, clk) -> None:
     found = clk.json("compare", finished_runs)
     assert [row["run"] for row in found["rows"]] == ["no memory", "reservoir raw"]
-    assert found["paired"][0]["n"] == 3
-    assert "no memory" in clk("compare", finished_runs).stdout
+    assert found["paired"] == [], "tests are against a row that the user names"
+    tested = clk.json("compare", finished_runs, "--against", "no memory")["paired"]
+    assert [(test["label"], test["against"], test["n"]) for test in tested] == [("reservoir raw", "no memory", 3)]
+    done = clk("compare", finished_runs)
+    assert "no memory" in done.stdout
+    assert "--against ROW" in done.stderr
     assert "unknown column" in clk("compare", finished_runs, "--column", "scoer", code=2).stderr
     clk("compare", finished_runs, "--format", "latex", "--output", "table.tex")
     assert (clk.folder / "table.tex").read_text().startswith("\\begin{tabular}")
+
+
+def test_an_upper_bound_is_never_the_best(finished_runs: Path) -> None:
+    kept = groups_of(finished_runs)[1]
+    assert not kept.is_upper_bound
+    assert evolve(kept, identity={**kept.identity, "learner": "clk:joint"}).is_upper_bound
+    assert evolve(kept, identity={**kept.identity, "label": "offline"}).is_upper_bound

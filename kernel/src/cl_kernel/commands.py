@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score a finished run again, by other metrics or on other data", "cl_kernel.cli.score:score"),
     "metrics": ("metrics of a run, also by other frameworks' conventions", "cl_kernel.reports.metrics_command:metrics"),
     "compare": ("compare runs in one table", "cl_kernel.reports.commands:compare"),
+    "plot": ("a figure of several runs for a paper", "cl_kernel.reports.plot_command:plot"),
     "report": ("one HTML page about one or more runs", "cl_kernel.reports.commands:report"),
     "list": ("list what plugins offer", "cl_kernel.cli.show:list_offers"),
     "model": (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel.cli.console import Console
-from cl_kernel.contract.errors import RunConflict
+from cl_kernel.contract.errors import RunConflict, UnknownName
 
 if TYPE_CHECKING:
     from cl_kernel.reports.compare import Group
@@ -32,9 +32,6 @@ def compare(parser: ArgumentParser) -> Handler:
     _add_common(parser)
     parser.add_argument("--format", choices=("table", "csv", "markdown", "latex"), default="table")
     parser.add_argument("--column", action="append", default=[], metavar="NAME", help="only these columns; repeatable")
-    parser.add_argument(
-        "--against", default="", metavar="ROW", help="row to test the others against (default: the best)"
-    )
     parser.add_argument("--output", type=Path, default=None, metavar="FILE", help="write there instead of printing")
 
     def handle(namespace: Namespace, console: Console) -> int:
@@ -42,7 +39,7 @@ def compare(parser: ArgumentParser) -> Handler:
         from cl_kernel.reports import compare as comparing
         from cl_kernel.storage.files import write_text
 
-        groups = _groups(namespace, console)
+        groups = groups_of(namespace, console)
         columns = comparing.columns_of(groups, namespace.column)
         tests = comparing.paired_tests(groups, namespace.against)
         registry = discover()
@@ -70,6 +67,8 @@ def compare(parser: ArgumentParser) -> Handler:
             _show_tests(console, tests)
             for line in comparing.unlike(groups):
                 console.print(line)
+            if not tests and any(len(group.runs) > 1 for group in groups) and len(groups) > 1:
+                console.say("paired tests over seeds: name the row to test against, --against ROW")
             for group, expected in found:
                 for e in expected:
                     console.print(f"published, for {group.label}: {e.metric} {e.value} {e.where}")
@@ -107,10 +106,10 @@ def report(parser: ArgumentParser) -> Handler:
         from cl_kernel.reports.page import build_page
         from cl_kernel.storage.files import write_text
 
-        groups = _groups(namespace, console)
+        groups = groups_of(namespace, console)
         output = namespace.output or namespace.runs[0] / "report.html"
         title = namespace.title or namespace.runs[0].resolve().name
-        page = build_page(groups, discover(), title)
+        page = build_page(groups, discover(), title, namespace.against)
         write_text(output, page)
         console.print(f"wrote {output}")
         console.json({"report": str(output), "nbytes": len(page.encode()), "runs": sum(len(g.runs) for g in groups)})
@@ -122,9 +121,14 @@ def report(parser: ArgumentParser) -> Handler:
 def _add_common(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of a sweep")
     parser.add_argument("--metric", default="", metavar="NAME", help="metric (default: each run's first)")
+    parser.add_argument("--against", default="", metavar="ROW", help="test the other rows against this one, by seeds")
 
 
-def _groups(namespace: Namespace, console: Console) -> list[Group]:
+def groups_of(namespace: Namespace, console: Console) -> list[Group]:
+    """Groups of the finished runs that a command names; what is left out is said.
+
+    :raises RunConflict: when none is finished.
+    """
     from cl_kernel.reports import compare as comparing
 
     runs, unfinished = comparing.find_runs(namespace.runs)
@@ -134,6 +138,18 @@ def _groups(namespace: Namespace, console: Console) -> list[Group]:
     if not groups:
         raise RunConflict("no finished run to look at", where=", ".join(map(str, namespace.runs)), fix="clk resume RUN")
     return groups
+
+
+def chosen(groups: Sequence[Group], names: Sequence[str], where: str) -> list[Group]:
+    """Groups by label, in the order asked for.
+
+    :raises UnknownName: for a label that none has.
+    """
+    known = {group.label: group for group in groups}
+    for name in names:
+        if name not in known:
+            raise UnknownName.of("row", name, known, where=where)
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def by_profile(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from cl_kernel.contract.errors import RunConflict, UnknownName
 from cl_kernel.contract.offers import Expected
@@ -30,6 +30,8 @@ _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 )
+UPPER_BOUNDS = ("joint", "offline", "cumulative", "upper-bound", "upper bound")
+"""Learners and comparison runs of these names train on everything at once: what could be reached, never the best."""
 PIECES = ("test", "label", "dataset", "learner", "model", "policy", "codec", "source")
 HARMLESS = NEUTRAL | {"run.seed", "run.device", "run.on_bad_sample", "run.initial_scores", "metrics"}
 """What may be overridden without a run ceasing to be the published experiment."""
@@ -44,6 +46,7 @@ class Run:
     settings: Mapping[str, Any]
     origins: Mapping[str, str]
     results: Mapping[str, Any]
+    arm: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,10 +68,26 @@ class Group:
     shown: dict[str, Any] = field(factory=dict)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """Data set, its settings and those of the stream."""
+        return {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith(("dataset.", "stream."))}
+
+    @property
     def stream(self) -> str:
         """Which other groups may be tested against this one: same data, same metric, same profile."""
-        data = {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith(("dataset.", "stream."))}
-        return content_key({"profile": self.profile, "metric": self.metric, **data})
+        return content_key({"profile": self.profile, "metric": self.metric, **self.data})
+
+    @property
+    def arm(self) -> str:
+        """The name that the sweep file gives to all of these runs; empty when they have none or several."""
+        names = {run.arm for run in self.runs.values()}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether these runs trained on everything at once, by the name of their learner or comparison run."""
+        names = (str(self.identity.get("label", "")), _short(self.identity.get("learner", "")))
+        return any(name.lower() in UPPER_BOUNDS for name in names)
 
     def values(self, column: str) -> dict[int, float]:
         """Seed -> value of a column, where there is one."""
@@ -90,8 +109,16 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             continue
         settings, origins = read_settings(path.parent / "settings.yaml")
         results = read_json(path.parent / "metrics.json")
-        runs.append(Run(folder=path.parent, info=info, settings=settings, origins=origins, results=results))
+        run = Run(folder=path.parent, info=info, settings=settings, origins=origins, results=results)
+        runs.append(evolve(run, arm=_arm(run)))
     return runs, unfinished
+
+
+def _arm(run: Run) -> str:
+    """What the sweep file calls a run; a comparison run has its own label."""
+    if run.info.get("label") or not (run.folder / "task.json").exists():
+        return ""
+    return " ".join(map(str, read_json(run.folder / "task.json").get("arm", {}).values()))
 
 
 def _run_files(paths: Iterable[Path]) -> Iterable[Path]:
@@ -164,7 +191,18 @@ def group_runs(runs: Sequence[Run], metric: str = "") -> list[Group]:
 
 
 def name_groups(groups: Sequence[Group]) -> None:
-    """Label each group by what tells it apart from the others given."""
+    """Label each group by the name that its sweep gives it, else by what tells it apart from the others given."""
+    _name_by_settings(groups)
+    for arm in dict.fromkeys(group.arm for group in groups if group.arm):
+        same = [group for group in groups if group.arm == arm]
+        shown = [group.shown for group in same]
+        if len(same) > 1:  # several sweeps, or several data sets, with an arm of this name
+            _name_by_settings(same)
+        for group, told in zip(same, shown, strict=True):
+            group.label, group.shown = f"{arm} {group.label}" if len(same) > 1 else arm, told
+
+
+def _name_by_settings(groups: Sequence[Group]) -> None:
     keys = list(dict.fromkeys(key for group in groups for key in group.identity))
     keys.sort(key=lambda key: PIECES.index(key) if key in PIECES else len(PIECES))
     varied = [key for key in keys if len({repr(group.identity.get(key)) for group in groups}) > 1]
@@ -249,21 +287,19 @@ def paired(group: Group, against: Group, column: str = "score") -> Paired:
     )
 
 
-def paired_tests(groups: Sequence[Group], against: str = "") -> list[Paired]:
-    """Each group against the best of its stream, or against the one named.
+def paired_tests(groups: Sequence[Group], against: str) -> list[Paired]:
+    """Each group against the one named, where they ran on the same data; none without a name.
 
     :raises UnknownName: when no group has that name.
     """
-    if against and not any(group.label == against for group in groups):
+    if not against:
+        return []
+    if not any(group.label == against for group in groups):
         raise UnknownName.of("row", against, [group.label for group in groups], where="--against")
     tests = []
-    for stream in dict.fromkeys(group.stream for group in groups):
-        mine = [group for group in groups if group.stream == stream and group.values("score")]
-        named = [group for group in mine if group.label == against]
-        if len(mine) < 2 or (against and not named):
-            continue
-        best = named[0] if named else max(mine, key=lambda g: statistics.fmean(g.values("score").values()))
-        tests += [paired(group, best) for group in mine if group is not best]
+    for reference in (group for group in groups if group.label == against and group.values("score")):
+        mine = [group for group in groups if group.stream == reference.stream and group.values("score")]
+        tests += [paired(group, reference) for group in mine if group is not reference]
     return tests
 
 

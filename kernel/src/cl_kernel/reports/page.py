@@ -18,6 +18,7 @@ import attrs
 from cl_kernel.registry import Registry
 from cl_kernel.reports import charts, compare
 from cl_kernel.reports.compare import Group
+from cl_kernel.reports.series import forgetting_curve, over_seeds
 from cl_kernel.storage.run_folder import read_json
 
 MAX_PICTURES = 24
@@ -36,8 +37,11 @@ COLUMNS = (
 )
 
 
-def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
-    """The page, complete."""
+def build_page(groups: Sequence[Group], registry: Registry, title: str, against: str = "") -> str:
+    """The page, complete.
+
+    :param against: label of the group that the others are tested against; empty: no tests.
+    """
     style = (Path(__file__).parent / "page.css").read_text()
     n_runs = sum(len(group.runs) for group in groups)
     body = [
@@ -57,7 +61,7 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str) -> str:
             own = [group for group in mine if group.stream == stream]
             told = {k.partition(".")[2]: v for k, v in own[0].shown.items() if k.startswith("dataset.")}
             body.append(_stream(own, [f"{name}={value}" for name, value in told.items()]))
-        body += [_tests(mine), _pictures(mine), _settings(mine), "</section>"]
+        body += [_tests(mine, against), _pictures(mine), _settings(mine), "</section>"]
     body.append(_environments(groups))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -81,7 +85,7 @@ def _overview(groups: Sequence[Group]) -> str:
     columns = [name for name in COLUMNS if name in known] or known
     best: dict[str, tuple[float, str]] = {}
     for group in groups:
-        if values := group.values("score"):
+        if (values := group.values("score")) and not group.is_upper_bound:
             mean = statistics.fmean(values.values())
             if mean > best.get(group.stream, (float("-inf"), ""))[0]:
                 best[group.stream] = (mean, group.label)
@@ -98,7 +102,7 @@ def _overview(groups: Sequence[Group]) -> str:
             row.append(f"<td{bar}>{escape(text) or '–'}</td>")
         rows.append(f"<tr{mark}>{''.join(row)}</tr>")
     metrics = ", ".join(dict.fromkeys(group.metric for group in groups if group.metric))
-    note = f"score: {metrics} on all test samples seen, after the last stage; the best in bold"
+    note = f"score: {metrics} on all test samples seen, after the last stage; the best in bold, upper bounds aside"
     table = _table(["run", "seeds", *columns], rows)
     below = f"<figcaption>{escape(note)}</figcaption>" if metrics else ""
     return f'<div class="card">{table}{below}</div>'
@@ -121,17 +125,17 @@ def _published(groups: Sequence[Group], registry: Registry) -> str:
     return f'<h3>Beside the publication</h3><div class="card">{table}</div>'
 
 
-def _tests(groups: Sequence[Group]) -> str:
+def _tests(groups: Sequence[Group], against: str) -> str:
     rows = [
         f'<tr><td class="name">{escape(test.label)}</td><td class="text">{escape(test.against)}</td><td>{test.n}</td>'
         f"<td>{test.difference:+.4f}</td><td>{_p(test.t_test)}</td><td>{_p(test.wilcoxon)}</td>"
         f'<td class="text">{escape(test.note)}</td></tr>'
-        for test in compare.paired_tests(groups)
+        for test in compare.paired_tests(groups, against if any(g.label == against for g in groups) else "")
         if test.n > 1
     ]
     if not rows:
         return ""
-    header = ["run", "against the best", "seeds", "difference", "paired t, p", "Wilcoxon, p", "note"]
+    header = ["run", "against", "seeds", "difference", "paired t, p", "Wilcoxon, p", "note"]
     return f'<details class="card"><summary>Paired tests over seeds</summary>{_table(header, rows)}</details>'
 
 
@@ -193,33 +197,8 @@ def _figure(title: str, content: str, caption: str = "") -> str:
 
 def _line(group: Group, index: int, curve: Callable[[Mapping[str, Any]], Sequence[float | None]]) -> charts.Line:
     curves = [curve(run.results["metrics"][group.metric]) for run in group.runs.values()]
-    means, spreads = _mean_and_spread(curves)
+    means, spreads = over_seeds(curves)
     return charts.Line(label=group.label, index=index, mean=means, spread=spreads)
-
-
-def _mean_and_spread(rows: Sequence[Sequence[float | None]]) -> tuple[list[float | None], list[float | None]]:
-    means: list[float | None] = []
-    spreads: list[float | None] = []
-    for values in zip(*rows, strict=False):
-        known = [value for value in values if value is not None]
-        mean, spread = compare.mean_std(known) if known else (None, None)
-        means.append(mean)
-        spreads.append(spread)
-    return means, spreads
-
-
-def forgetting_curve(matrix: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """After each stage i: mean over j < i of ( max_{j<=l<i} R[l, j] - R[i, j] ); None where unmeasured."""
-    curve: list[float | None] = []
-    for i, row in enumerate(matrix):
-        falls = []
-        for j in range(min(i, len(row))):
-            before = [value for value in (earlier[j] for earlier in matrix[j:i]) if value is not None]
-            now = row[j]
-            if before and now is not None:
-                falls.append(max(before) - now)
-        curve.append(statistics.fmean(falls) if falls and len(row) == len(matrix) else None)
-    return curve
 
 
 def _heat(group: Group) -> str:
@@ -232,7 +211,7 @@ def _heat(group: Group) -> str:
     )
     rows = []
     for i in range(min(len(table) for table in tables)):
-        means, spreads = _mean_and_spread([table[i] for table in tables])
+        means, spreads = over_seeds([table[i] for table in tables])
         cells = "".join(_cell(mean, spread, len(columns)) for mean, spread in zip(means, spreads, strict=True))
         rows.append(f'<tr><th title="{escape(results["stages"][i])}">{i + 1}</th>{cells}</tr>')
     table = f'<table class="heat"><tr><th></th>{head}</tr>{"".join(rows)}</table>'

@@ -17,8 +17,8 @@ from cl_kernel.reports.compare import Group, mean_std
 from cl_kernel.reports.series import forgetting_curve, over_seeds
 from cl_kernel.running.plan import importable
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c45ab3", "#56b4e9", "#e6a100", "#1a1a1a", "#8c8c8c")
-"""After Okabe and Ito (2008), yellow left out as too light on paper, purple and grey moved apart from the others."""
+PALETTE = ("#1a1a1a", "#00b5f2", "#b22c00", "#693cf2", "#d89d61", "#671f7f")
+"""Chosen by search: any two stay apart also for protanopia, deuteranopia and tritanopia (a test simulates them)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (8, 2)))
 WIDTHS = {"single": 3.35, "double": 6.9}
@@ -105,14 +105,18 @@ def draw(groups: Sequence[Group], kind: str, path: Path, *, width: float, title:
     :raises MissingAsset: without matplotlib.
     """
     if not importable("matplotlib"):
-        raise MissingAsset("figures need the package matplotlib", where="clk plot", fix="pip install 'cl-kernel[plots]'")
+        raise MissingAsset(
+            "figures need the package matplotlib", where="clk plot", fix="pip install 'cl-kernel[plots]'"
+        )
     import matplotlib
 
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(width, 0.66 * min(width, 5.0) + 0.12 * _legend_rows(groups, width)), layout="constrained")
+        figure = Figure(
+            figsize=(width, 0.66 * min(width, 5.0) + 0.12 * _legend_rows(groups, width)), layout="constrained"
+        )
         DRAWERS[kind](figure, groups)
         if title:
             figure.suptitle(title, fontsize=9)
@@ -140,7 +144,7 @@ def look(index: int) -> dict[str, Any]:
 def _curves(figure: Any, groups: Sequence[Group]) -> None:
     axes = figure.subplots()
     for k, group in enumerate(groups):
-        _line(axes, k, group, lambda table: [next(iter(row.values())) for row in table["seen"]])
+        _line(axes, k, _aside(k, len(groups)), group, lambda table: [next(iter(row.values())) for row in table["seen"]])
     _stages(axes, groups)
     axes.set_ylabel(f"{groups[0].metric} on all classes seen")
     _legend(figure, axes, groups)
@@ -149,19 +153,27 @@ def _curves(figure: Any, groups: Sequence[Group]) -> None:
 def _forgetting(figure: Any, groups: Sequence[Group]) -> None:
     axes = figure.subplots()
     for k, group in enumerate(groups):
-        _line(axes, k, group, lambda table: forgetting_curve(table["matrix"]))
+        _line(axes, k, _aside(k, len(groups)), group, lambda table: forgetting_curve(table["matrix"]))
     _stages(axes, groups)
     axes.set_ylabel("forgetting")
     axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     _legend(figure, axes, groups)
 
 
-def _line(axes: Any, k: int, group: Group, read: Callable[[Mapping[str, Any]], Sequence[float | None]]) -> None:
+def _aside(k: int, n: int) -> float:
+    """How far the method at place ``k`` of ``n`` stands beside the stage, in stages."""
+    return (k - (n - 1) / 2) * min(0.06, 0.36 / n)
+
+
+def _line(
+    axes: Any, k: int, aside: float, group: Group, read: Callable[[Mapping[str, Any]], Sequence[float | None]]
+) -> None:
     means, spreads = over_seeds([read(run.results["metrics"][group.metric]) for run in group.runs.values()])
     points = [(i + 1, m, s or 0.0) for i, (m, s) in enumerate(zip(means, spreads, strict=True)) if m is not None]
     if not points:
         return
     x, y, spread = zip(*points, strict=True)
+    x = tuple(place + aside for place in x)  # markers that would cover each other stand side by side
     how = look(k)
     if any(spread):
         low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
@@ -193,7 +205,7 @@ def _scatter(column: str, label: str) -> Callable[[Any, Sequence[Group]], None]:
                     linestyle="none", capsize=2, elinewidth=0.8, markersize=5,
                 )  # fmt: skip
             else:
-                text = f"{group.label} (no memory)"
+                text = group.label if "no memory" in group.label else f"{group.label} (no memory)"
                 axes.axhline(y, label=text, color=how["color"], linestyle=how["linestyle"], linewidth=1)
         if xs and min(xs) > 0 and max(xs) > 8 * min(xs):
             axes.set_xscale("log")

@@ -24,7 +24,8 @@ from cl_kernel.running.effects import refuse_without_effect
 from cl_kernel.running.plan import NEUTRAL, SHORT, Plan, Request, framework_of, plan
 from cl_kernel.running.settings import as_plain
 from cl_kernel.running.training import telling
-from cl_kernel.storage.files import content_key, write_text
+from cl_kernel.storage.files import content_key, write_json, write_text
+from cl_kernel.storage.run_folder import read_json
 from cl_kernel.sweeps.tasks import outcome_of, run_task
 
 __all__ = ["Spec", "Task", "outcome_of", "read_spec", "run_sweep", "run_task", "tasks_of", "write_spec"]
@@ -72,13 +73,17 @@ class Spec:
 
 @frozen(kw_only=True)
 class Task:
-    """One run of a sweep: what was varied, where it lies, and how to run it as plain values."""
+    """One run of a sweep: what was varied, where it lies, and how to run it as plain values.
+
+    :param arm: what the sweep file calls it: axis of the grid -> name of the arm, where arms have names.
+    """
 
     values: Mapping[str, Any]
     folder: Path
     request: Request
     refused: str = ""
     framework: str = "numpy"
+    arm: Mapping[str, str] = field(factory=dict)
 
     def plain(self, spec: Spec) -> dict[str, Any]:
         """What :func:`run_task` takes."""
@@ -89,6 +94,7 @@ class Task:
             "comparisons": spec.comparisons,
             "threads": spec.threads,
             "retries": spec.retries,
+            "arm": dict(self.arm),
         }
 
 
@@ -195,6 +201,7 @@ def tasks_of(registry: Registry, spec: Spec, output: Path) -> list[Task]:
                 folder=output / _folder_name(planned, key),
                 request=request,
                 framework=framework_of(planned),
+                arm={key: shown[key] for key, options in spec.grid.items() if isinstance(options, dict)},
             ),
         )
     return list(tasks.values())
@@ -245,6 +252,7 @@ def run_sweep(
             outcomes[index] = {"status": "refused", "error": task.refused}
         elif (found := outcome_of(task.folder))["status"] == "finished":
             outcomes[index] = found | {"skipped": True}
+            _rename(task, spec)
         else:
             waiting.append(index)
             continue
@@ -263,6 +271,13 @@ def run_sweep(
                 outcomes[waiting[at]] = {key: value for key, value in outcome.items() if key != "files"}
                 tell(task, outcomes[waiting[at]])
     return outcomes
+
+
+def _rename(task: Task, spec: Spec) -> None:
+    """A finished run is called what the file calls it now."""
+    described = task.folder / "task.json"
+    if described.exists() and read_json(described).get("arm") != dict(task.arm):
+        write_json(described, task.plain(spec))
 
 
 def _fetch(folder: Path, files: Mapping[str, str]) -> None:

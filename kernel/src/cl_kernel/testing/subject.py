@@ -236,15 +236,15 @@ class Subject:
         return self._watched("resumed", resume=True)
 
     @once
-    def other_test_data(self) -> Mapping[str, Any]:
-        """Results of the same with other test samples: half of them, each twice."""
+    def other_test_data(self) -> Seen:
+        """The same with other test samples: half of them, each twice."""
         assert self.streamed
 
         def halved(stream: Stream, *_: Any) -> Stream:
             return evolve(stream, test=subset(stream.test, np.arange(len(stream.test)) // 2))
 
-        with self._streams_made_by(halved), blame("a run with half of the test samples"):
-            return self._execute("halved", **{"run.initial_scores": True}).results
+        with self._streams_made_by(halved), blame("with half of the test samples"):
+            return self._watched("halved", **{"run.initial_scores": True})
 
     @once
     def uneven(self) -> Seen:
