@@ -254,7 +254,7 @@ class Subject:
         """
         n_stages = len(self.streamed.ctx.stream.stages)
 
-        def cut(stream: Stream, offer: Offer, settings: Any, resources: Any) -> Stream:
+        def cut(stream: Stream, offer: Offer, settings: Any, resources: Any, *_: Any) -> Stream:
             sizes = [largest_prime(len(stream.stages[0].train)), 3]
             stages = [
                 evolve(stage, train=subset(stage.train, np.arange(min(n, len(stage.train)))), identity=None)
