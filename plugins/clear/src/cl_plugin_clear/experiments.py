@@ -167,6 +167,15 @@ def _pipelines() -> Iterator[Experiment]:
         summary="the table of methods on drifting feature vectors, over seeds",
         profiles={"tiny": {}, "paper": {}},
     )
+    drift = {"epochs": 30, "lr_step": 1000, "batch_size": 64, "lr": 0.1, "n_seeds": 3}
+    yield Experiment(
+        name="alpha-grid",
+        aliases=("clear/alpha-grid",),
+        run="cl_plugin_clear.evaluate.drift:run_grid",
+        options=settings.AlphaGrid,
+        summary="nine alphas of the biased reservoir, retrained and fine-tuned, over seeds, on feature vectors",
+        profiles={"tiny": {f"experiment.{name}": value for name, value in drift.items()}, "paper": {}},
+    )
     small = {"arch": "tiny", "epochs": 2, "batch_size": 32, "queue": 256, "image_size": 32, "dim": 32}
     yield Experiment(
         name="moco-b0",

@@ -189,6 +189,23 @@ class DriftTable:
 
 
 @frozen(kw_only=True)
+class AlphaGrid:
+    """Settings of the biased reservoir's grid on feature vectors."""
+
+    path: str = field(default="", metadata=doc("labelled folder with features; empty for toy-drift"))
+    features: str = field(default="", metadata=doc("its feature set (moco_b0, clip, ...)"))
+    protocol: str = field(
+        default="iid", validator=_one_of(("iid", "streaming")), metadata=doc("as of the folder's data set")
+    )
+    skip_buckets: tuple[int, ...] = field(default=(0,), metadata=doc("buckets kept for pre-training"))
+    n_seeds: int = field(default=5, validator=_at_least(1), metadata=doc("seeds 0, 1, ..., averaged"))
+    epochs: int = field(default=100, validator=_at_least(1), metadata=doc("epochs"))
+    batch_size: int = field(default=256, validator=_at_least(1), metadata=doc("samples a step"))
+    lr: float = field(default=1.0, validator=validators.gt(0.0), metadata=doc("learning rate"))
+    lr_step: int = field(default=60, validator=_at_least(1), metadata=doc("epochs between drops to a tenth"))
+
+
+@frozen(kw_only=True)
 class Moco:
     """Settings of MoCo pre-training; defaults are the authors' on bucket 0 (``--mlp --aug-plus --cos``)."""
 

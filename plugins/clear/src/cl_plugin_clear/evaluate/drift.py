@@ -1,21 +1,22 @@
-"""The table of methods on drifting feature vectors, over seeds: experiment ``toy-drift``."""
+"""Tables of methods on feature vectors, over seeds: experiments ``toy-drift`` and ``alpha-grid``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import define, evolve
 
-from cl_kernel import Field, Stage, Stream, write_json, write_text
+from cl_kernel import BadSetting, Field, Stage, Stream, write_json, write_text
 from cl_plugin_clear.evaluate import metrics
 from cl_plugin_clear.evaluate.report import heat_map
-from cl_plugin_clear.settings import Buckets, ToyDrift
+from cl_plugin_clear.settings import Buckets, Released, ToyDrift
 
 if TYPE_CHECKING:
     from cl_kernel import Resources, RunContext
-    from cl_plugin_clear.settings import DriftTable
+    from cl_plugin_clear.settings import AlphaGrid, DriftTable
 
 TABLE: Mapping[str, Mapping[str, Any]] = {
     "naive": {"keep": "single", "start": "finetune"},
@@ -63,11 +64,47 @@ def train_over(
     tick: Callable[..., None],
     capacity: int = 0,
 ) -> np.ndarray:
-    """Accuracy matrix float64 [T, T] of one method over a stream of feature vectors.
+    """Accuracy matrix float64 [T, T] of one method and seed, see :func:`train_seeds`."""
+    return train_seeds([stream], method, settings, [resources], [seed], tick, capacity)[0]
 
-    :param method: ``keep``, ``start``, ``alpha``, ``dynamic``.
+
+def train_seeds(
+    streams: Sequence[Stream],
+    method: Mapping[str, Any],
+    settings: Buckets,
+    resources: Sequence[Resources],
+    seeds: Sequence[int],
+    tick: Callable[..., None],
+    capacity: int = 0,
+) -> list[np.ndarray]:
+    """Accuracy matrices float64 [T, T] of one method over streams of feature vectors, its seeds trained side by side.
+
+    :param streams, resources: of each seed. :param method: ``keep``, ``start``, ``alpha``, ``dynamic``.
     :param capacity: of the memory; 0 for the size of the first bucket, the paper's choice.
     """
+    from cl_plugin_clear.method.seeds import learn_together
+
+    settings = evolve(settings, keep=method["keep"], start=method.get("start", "retrain"))
+    learners = [
+        _learner(stream, method, settings, own, seed, capacity)
+        for stream, own, seed in zip(streams, resources, seeds, strict=True)
+    ]
+    contexts = [
+        Quiet(own, stream.stages, tick, seed) for stream, own, seed in zip(streams, resources, seeds, strict=True)
+    ]
+    labels = [stream.test.take(np.arange(len(stream.test)), ["class"])["class"] for stream in streams]
+    rows: list[list[list[float]]] = [[] for _ in streams]
+    for at in range(len(streams[0].stages)):
+        learn_together(learners, [stream.stages[at] for stream in streams], contexts)
+        for learner, stream, expected, row in zip(learners, streams, labels, rows, strict=True):
+            right = np.concatenate([output["class"] for output in learner.predict(stream.test)]) == expected
+            row.append([float(right[members].mean()) for members in stream.test_sets.values()])
+    return [np.array(matrix) for matrix in rows]
+
+
+def _learner(
+    stream: Stream, method: Mapping[str, Any], settings: Buckets, resources: Resources, seed: int, capacity: int
+) -> Any:
     import torch
     from torch import nn
 
@@ -79,32 +116,17 @@ def train_over(
     from cl_plugin_clear.method.reservoir import TwoBufferMemory
 
     spec: Mapping[str, Field] = stream.spec
-    width = int(spec["vector"].shape[0] or 0)
-    settings = evolve(settings, keep=method["keep"], start=method.get("start", "retrain"))
     capacity = capacity or len(stream.stages[0].train)
     memory = None
     if settings.keep in ("memory", "two_buffer"):
-        alpha, dynamic = method.get("alpha", 1.0), method.get("dynamic", False)
-        policy = (
-            BiasedReservoir(capacity, alpha=alpha, dynamic=dynamic, by_bucket=True)
-            if settings.keep == "memory"
-            else TwoBufferMemory(capacity, alpha, dynamic, by_bucket=True)
-        )
+        make = BiasedReservoir if settings.keep == "memory" else TwoBufferMemory
+        policy = make(capacity, method.get("alpha", 1.0), dynamic=method.get("dynamic", False), by_bucket=True)
         memory = Memory(policy, RawCodec(spec), capacity, resources.rng("memory", seed))  # type: ignore[arg-type]
     device = devices.resolve(resources.device)
     with torch.random.fork_rng():
         torch.manual_seed(int(resources.rng("torch", seed).integers(2**62)))
-        network = nn.Linear(width, stream.n_classes).to(device)
-    learner = Classifier(settings, network, memory, device, stream.info.get("protocol", "iid"), len(stream.stages))
-    ctx: Any = Quiet(resources, stream.stages, tick, seed)
-    labels = stream.test.take(np.arange(len(stream.test)), ["class"])["class"]
-    rows = []
-    for stage in stream.stages:
-        learner.learn(stage, ctx)
-        predicted = np.concatenate([output["class"] for output in learner.predict(stream.test)])
-        right = predicted == labels
-        rows.append([float(right[members].mean()) for members in stream.test_sets.values()])
-    return np.array(rows)
+        network = nn.Linear(int(spec["vector"].shape[0] or 0), stream.n_classes).to(device)
+    return Classifier(settings, network, memory, device, stream.info.get("protocol", "iid"), len(stream.stages))
 
 
 def run_drift(ctx: RunContext, settings: DriftTable) -> dict[str, Any]:
@@ -114,41 +136,119 @@ def run_drift(ctx: RunContext, settings: DriftTable) -> dict[str, Any]:
     training = Buckets(
         epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, lr_step=10**6, keep_best=False
     )
-    runs: dict[str, list[dict[str, float | None]]] = {name: [] for name in TABLE}
-    matrices: dict[str, list[Any]] = {name: [] for name in TABLE}
-    ctx.phase("toy-drift", settings.n_seeds * len(TABLE))
-    for seed in range(settings.n_seeds):
-        resources = evolve(ctx.resources, seed=ctx.seed + seed)
-        stream = build_drift(ToyDrift(drift=settings.drift), resources)
-        for name, method in TABLE.items():
-            R = train_over(stream, method, training, resources, seed, ctx.step)
-            matrices[name].append(R.tolist())
-            runs[name].append(metrics.clear_metrics(R))
-        ctx.note(f"seed {seed}: " + ", ".join(f"{name} next {runs[name][-1]['next_domain']:.3f}" for name in TABLE))
-    scores = {name: metrics.over_seeds(per_seed) for name, per_seed in runs.items()}
-    mean = {name: {key: 100 * pair[0] for key, pair in table.items() if pair} for name, table in scores.items()}
-    checks = drift_checks(mean)
-    folder = ctx.folder / "clear"
-    write_json(folder / "table.json", {"per_seed": runs, "matrices": matrices, "checks": checks})
-    write_text(folder / "table.tex", "\n".join(metrics.latex_row(name, table) for name, table in scores.items()) + "\n")
-    for name in TABLE:
-        heat_map(
-            folder / f"heatmap-{name.replace(' ', '-')}.png",
-            np.mean(matrices[name], axis=0),
-            [str(b + 1) for b in range(10)],
-            name,
-        )
-    rows = {
-        f"{name}: In / Next / Acc / BwT / FwT": " / ".join(f"{mean[name][key]:.1f}" for key in metrics.NAMES)
-        for name in TABLE
-    }
+    resources = [evolve(ctx.resources, seed=ctx.seed + seed) for seed in range(settings.n_seeds)]
+    streams = [build_drift(ToyDrift(drift=settings.drift), own) for own in resources]
+    table = _table(ctx, TABLE, streams, training, resources)
+    checks = drift_checks(table.mean)
+    table.write(ctx.folder / "clear", checks=checks)
+    table.draw(ctx.folder / "clear")
     return {
-        **rows,
+        **table.rows(),
         **{f"check {name}": text for name, (_, text) in checks.items()},
         "checks_passed": sum(good for good, _ in checks.values()),
         "checks": len(checks),
-        "table": mean,
+        "table": table.mean,
     }
+
+
+def grid() -> dict[str, dict[str, Any]]:
+    """The authors' grid of one memory: nine alphas, retrained and fine-tuned."""
+    from cl_plugin_clear.experiments import DYNAMIC, FIXED
+
+    return {
+        f"{kind} {alpha:g} {start}": {"keep": "memory", "alpha": alpha, "dynamic": kind == "dynamic", "start": start}
+        for start in ("retrain", "finetune")
+        for kind, alphas in (("fixed", FIXED), ("dynamic", DYNAMIC))
+        for alpha in alphas
+    }
+
+
+def run_grid(ctx: RunContext, settings: AlphaGrid) -> dict[str, Any]:
+    """Experiment ``alpha-grid``: the biased reservoir's alphas on feature vectors, seeds of one setting side by side.
+
+    Each seed has its own split of the folder, as the released ones 0 to 4.
+
+    :raises BadSetting: for a folder without the name of a feature set.
+    """
+    from cl_plugin_clear.data.release import build_stream
+    from cl_plugin_clear.data.toy import build_drift
+
+    resources = [evolve(ctx.resources, seed=ctx.seed + seed) for seed in range(settings.n_seeds)]
+    if settings.path and not settings.features:
+        raise BadSetting("which feature set?", where="experiment.features", fix="--set experiment.features=moco_b0")
+    if settings.path:
+        released = Released(features=settings.features, protocol=settings.protocol, skip_buckets=settings.skip_buckets)
+        streams = [
+            build_stream(evolve(released, split_seed=ctx.seed + seed), Path(settings.path).expanduser(), "clear:grid")
+            for seed in range(settings.n_seeds)
+        ]
+    else:
+        streams = [build_drift(ToyDrift(protocol=settings.protocol), own) for own in resources]
+    training = Buckets(epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, lr_step=settings.lr_step)
+    table = _table(ctx, grid(), streams, training, resources)
+    table.write(ctx.folder / "clear")
+    return {**table.rows(), "table": table.mean}
+
+
+@define
+class _Scores:
+    """Matrices and the five figures of methods over seeds."""
+
+    names: tuple[str, ...]
+    matrices: dict[str, list[np.ndarray]]
+
+    @property
+    def per_seed(self) -> dict[str, list[dict[str, float | None]]]:
+        """The figures of each seed."""
+        return {name: [metrics.clear_metrics(R) for R in found] for name, found in self.matrices.items()}
+
+    @property
+    def over_seeds(self) -> dict[str, dict[str, tuple[float, float] | None]]:
+        """Mean and deviation of each figure."""
+        return {name: metrics.over_seeds(found) for name, found in self.per_seed.items()}
+
+    @property
+    def mean(self) -> dict[str, dict[str, float]]:
+        """Means in per cent."""
+        return {
+            name: {key: 100 * pair[0] for key, pair in table.items() if pair} for name, table in self.over_seeds.items()
+        }
+
+    def rows(self) -> dict[str, str]:
+        """A line of text for each method."""
+        return {
+            f"{name}: In / Next / Acc / BwT / FwT": " / ".join(f"{table[key]:.1f}" for key in metrics.NAMES)
+            for name, table in self.mean.items()
+        }
+
+    def write(self, folder: Path, **more: Any) -> None:
+        """``table.json`` and ``table.tex``."""
+        matrices = {name: [R.tolist() for R in found] for name, found in self.matrices.items()}
+        write_json(folder / "table.json", {"per_seed": self.per_seed, "matrices": matrices, **more})
+        lines = [metrics.latex_row(name, table) for name, table in self.over_seeds.items()]
+        write_text(folder / "table.tex", "\n".join(lines) + "\n")
+
+    def draw(self, folder: Path) -> None:
+        """A heat map of each method."""
+        for name, found in self.matrices.items():
+            heat_map(folder / f"heatmap-{name.replace(' ', '-')}.png", np.mean(found, axis=0), list(self.names), name)
+
+
+def _table(
+    ctx: RunContext,
+    methods: Mapping[str, Mapping[str, Any]],
+    streams: Sequence[Stream],
+    training: Buckets,
+    resources: Sequence[Resources],
+) -> _Scores:
+    matrices = {}
+    for name, method in methods.items():
+        n_steps = len(streams[0].stages) * training.epochs
+        ctx.phase(name, n_steps)
+        matrices[name] = train_seeds(streams, method, training, resources, range(len(streams)), ctx.step)
+        following = [metrics.clear_metrics(R)["next_domain"] or 0.0 for R in matrices[name]]
+        ctx.note(f"{name}: next " + ", ".join(f"{value:.3f}" for value in following))
+    return _Scores(tuple(streams[0].test_sets), matrices)
 
 
 def drift_checks(mean: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[bool, str]]:
@@ -173,6 +273,3 @@ def drift_checks(mean: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[boo
             f"{min(gaps.values()):.1f}: {'passed' if min(gaps.values()) > 0 else 'FAILED'}",
         ),
     }
-
-
-# ---- toy-yfcc ---------------------------------------------------------------------------------

@@ -86,20 +86,33 @@ class Classifier:
                 ctx.folder / "clear" / "ckpt" / f"t{stage.index:02d}.safetensors", self.past.weights(self.network)
             )
 
+    def skips(self, stage: Stage) -> bool:
+        """Whether nothing is learnt from this bucket."""
+        return self.settings.keep in ("all", "nap") and stage.index > 0
+
     def _learn(self, stage: Stage, ctx: StreamContext) -> None:
         """One bucket: choose the training set, train, keep the best epoch, note what the next bucket must know."""
-        settings, network, past = self.settings, self.network, self.past
-        if settings.keep in ("all", "nap") and stage.index > 0:
+        if self.skips(stage):
             return
-        if self.epoch == self.position == 0:  # a new bucket: who is remembered, where the weights start
-            if settings.start == "retrain" and stage.index > 0:
-                reinitialise(network, ctx.rng("weights", stage.index))
-            self.optimizer = self._fresh_optimizer()  # a new optimiser and schedule per bucket
-            self.best_loss, self.best = float("inf"), {}
-            past.begin(network, stage.index)
-            if settings.method != "cope":
-                self._remember(stage, ctx)
-        samples = self._training_set(stage, ctx)
+        if self.epoch == self.position == 0:
+            self.begin(stage, ctx)
+        self.train(self.training_set(stage, ctx), stage, ctx)
+        if self.settings.method == "cope":
+            self._remember(stage, ctx)
+
+    def begin(self, stage: Stage, ctx: StreamContext) -> None:
+        """A new bucket: where the weights start, who is remembered, a new optimiser and schedule."""
+        if self.settings.start == "retrain" and stage.index > 0:
+            reinitialise(self.network, ctx.rng("weights", stage.index))
+        self.optimizer = self._fresh_optimizer()
+        self.best_loss, self.best = float("inf"), {}
+        self.past.begin(self.network, stage.index)
+        if self.settings.method != "cope":
+            self._remember(stage, ctx)
+
+    def train(self, samples: Samples, stage: Stage, ctx: StreamContext) -> None:
+        """All epochs that are left of this bucket; the weights of the best one stay."""
+        settings, network, past = self.settings, self.network, self.past
         batches = Batches(samples, self.device, on_bad=ctx.bad_sample, n_workers=max(1, ctx.resources.n_workers))
         n = len(samples)
         ctx.phase("train", (settings.epochs - self.epoch) * -(-n // settings.batch_size))
@@ -135,8 +148,6 @@ class Classifier:
         if settings.keep_best and self.best:
             network.load_state_dict(self.best)
         past.end(network, batches, n, settings.batch_size)
-        if settings.method == "cope":
-            self._remember(stage, ctx)
         self.epoch = self.position = 0
         self.best = {}
 
@@ -150,7 +161,8 @@ class Classifier:
             batch = source.train.take(np.arange(len(source.train)), [input_name(spec), label_name(spec)])
             self.memory.add(batch, np.asarray(batch[label_name(spec)], np.int64))
 
-    def _training_set(self, stage: Stage, ctx: StreamContext) -> Samples:
+    def training_set(self, stage: Stage, ctx: StreamContext) -> Samples:
+        """What this bucket is learnt from, by ``keep``."""
         match self.settings.keep:
             case "single" | "nap":
                 return stage.train
