@@ -50,7 +50,9 @@ class Settings(Remembering):
     """AAN on iCaRL."""
 
     mix_lr: float = field(default=1e-2, validator=positive, metadata=doc("learning rate of the aggregation weights"))
-    variant: str = variant("exemplars of a class are not chosen again when it comes again")
+    variant: str = variant(
+        "exemplars of a class are not chosen again when it comes again", unseen="only where a class comes again"
+    )
 
 
 class Aan(Training[Settings]):

@@ -109,12 +109,15 @@ WORDS = {
 VARIANTS = ("paper", "crumb")
 
 
-def variant(what_crumb_does: str, *more: str, text: str = "") -> str:
-    """A setting that chooses between the paper's method and what CRUMB's comparison ran."""
+def variant(what_crumb_does: str, *more: str, text: str = "", unseen: str = "") -> str:
+    """A setting that chooses between the paper's method and what CRUMB's comparison ran.
+
+    :param unseen: why a short run cannot tell them apart.
+    """
     chosen: str = field(
         default="paper",
         validator=validators.in_((*VARIANTS, *more)),
-        metadata=doc(f"paper; crumb, as in CRUMB's comparison: {what_crumb_does}{text}"),
+        metadata=doc(f"paper; crumb, as in CRUMB's comparison: {what_crumb_does}{text}", unseen=unseen),
     )
     return chosen
 

@@ -109,5 +109,9 @@ class Own(Staged):
     size: int = field(
         default=0,
         validator=validators.ge(0),
-        metadata=doc("pictures of Pillow: shorter side to this edge, then the centre; 0: as they are", unit="pixels"),
+        metadata=doc(
+            "pictures of Pillow: shorter side to this edge, then the centre; 0: as they are",
+            unit="pixels",
+            when={"piece": "module"},
+        ),
     )
