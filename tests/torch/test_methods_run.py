@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl_kernel import ArraySamples, Field, Stage, Stream
+from cl_kernel import ArraySamples, Field, Mismatch, Stage, Stream, discover, make_request, plan
 from cl_kernel.library.memories.chosen import Chosen
 from cl_kernel.library.memories.policies import ClassBalanced, GreedyBalanced, Reservoir
 from cl_kernel.library.memories.raw import RawCodec
@@ -363,3 +363,60 @@ def test_every_pass_offers_its_scores_or_the_stage_those_of_its_end(update: str,
     final = made.upper(torch.from_numpy(kept["vector"])).detach().numpy()
     gap = np.abs(final - kept["scores"]).max(1)
     assert gap.max() > 0.1 if update == "batch" else gap.max() < 1e-6
+
+
+# ---- a head a task ---------------------------------------------------------------------------
+
+HEADED = ["fine-tuning", "l2", "ewc", "online-ewc", "si", "mas", "gem", "agem", "naive-rehearsal", "er"]
+
+
+@pytest.mark.parametrize("name", HEADED)
+def test_with_a_head_a_task_the_other_heads_get_no_gradient_from_a_task_s_examples(name: str) -> None:
+    given = stream([[3, 1], [0, 2]])
+    made = learner(name, given, heads="task", epochs=3)
+    ctx = Ctx(list(given.stages))
+    made.learn(given.stages[0], ctx)
+    rows = [0, 2] if name == "er" else [2, 3]  # er's columns are labels, the others' in order of appearance
+    fresh = learner(name, given, heads="task", epochs=3)
+    before = list(fresh.network.upper.parameters())[-2].detach()
+    now = list(made.network.upper.parameters())[-2].detach()
+    assert torch.equal(now[rows], before[rows]) and not torch.equal(now, before)
+
+
+def test_losses_among_a_task_s_classes_are_those_of_a_loop_over_samples() -> None:
+    from cl_kernel.methods.seen_classes import SeenClasses
+
+    seen = SeenClasses(order=[3, 1, 0, 2], by_stage=[[3, 1], [0, 2]], by_task=True)
+    scores = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([3, 1, 0, 2, 2, 0, 1, 3, 3])
+    total = 0.0
+    for row, label in zip(scores, labels.tolist(), strict=True):
+        head = row[:2] if label in (3, 1) else row[2:4]
+        total += cross_entropy(head, {3: 0, 1: 1, 0: 0, 2: 1}[label])
+    assert float(seen.cross_entropy(scores, labels)) == pytest.approx(total / 9, rel=1e-5)
+
+
+def test_ewc_measures_what_matters_to_the_newest_head_alone() -> None:
+    made, _, _ = taught("ewc", [[3, 1], [0, 2]], heads="task", epochs=2)
+    first, second = [list(anchor.importance.values())[-1] for anchor in made.consolidation.anchors]
+    assert (first[2:] == 0).all() and (first[:2] > 0).all()
+    assert (second[[0, 1, 4]] == 0).all() and (second[2:4] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["ewc", "er"])
+def test_tasks_that_share_classes_are_refused_a_head_each(name: str) -> None:
+    with pytest.raises(Mismatch, match="class 1 is in stages 0 and 1"):
+        learner(name, stream([[0, 1], [1, 2]]), heads="task")
+
+
+def test_a_stream_of_tasks_gives_a_head_a_task_and_a_learner_without_use_for_it_is_named() -> None:
+    def planned(name: str, **settings: Any) -> Any:
+        asked = {key.replace("__", "."): value for key, value in settings.items()}
+        return plan(discover(only=()), make_request(dataset="clk:blobs", learner=name, settings=asked))
+
+    assert planned("clk:ewc", stream__scenario="task").resolved.flat()["learner.heads"] == "task"
+    assert planned("clk:ewc", stream__scenario="class").resolved.flat()["learner.heads"] == "one"
+    asked = planned("clk:ewc", stream__scenario="task", learner__heads="one")
+    assert asked.resolved.flat()["learner.heads"] == "one"
+    with pytest.raises(Mismatch, match="clk:ncm cannot use the label of a task"):
+        planned("clk:ncm", learner__heads="task")

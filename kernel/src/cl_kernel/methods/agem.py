@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, not_negative, variant
+from cl_kernel.methods.base import Remembering, Training, heads, not_negative, variant
 from cl_kernel.methods.gem import remembered
 from cl_kernel.methods.gradients import flat_gradient, gradient_of, reference_gradient, set_gradient
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class Settings(Remembering):
     """A-GEM."""
 
+    heads: str = heads()
     reference_batch: int = field(
         default=0,
         validator=not_negative,

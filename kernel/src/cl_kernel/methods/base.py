@@ -18,7 +18,7 @@ from attrs import field, frozen, validators
 from cl_kernel.contract.errors import BadCheckpoint, Mismatch
 from cl_kernel.contract.offers import doc
 from cl_kernel.methods.lazy import torch
-from cl_kernel.methods.seen_classes import SeenClasses
+from cl_kernel.methods.seen_classes import SeenClasses, check_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,6 +122,22 @@ def variant(what_crumb_does: str, *more: str, text: str = "", unseen: str = "") 
     return chosen
 
 
+HEADS = ("one", "task")
+
+
+def heads() -> str:
+    """A setting that says whether a task's label is known."""
+    chosen: str = field(
+        default="one",
+        validator=validators.in_(HEADS),
+        metadata=doc(
+            "one: each loss is among all classes seen; task: among the classes of the example's own task, as with a "
+            "score layer a task (multi-head), for tests that tell the task"
+        ),
+    )
+    return chosen
+
+
 S = TypeVar("S", bound=Steps, covariant=True)
 AnySettings = TypeVar("AnySettings", bound=Reading)
 
@@ -204,7 +220,9 @@ class Training(Generic[S]):
         self.keeps_features = not isinstance(settings, Remembering) or settings.keep == "features"
         self._memory = self._make_memory(setup) if self.remembers else None
         self.optimizer = self.make_optimizer()
-        self.seen = SeenClasses()
+        self.seen = SeenClasses(by_task=getattr(settings, "heads", "one") == "task")
+        if self.seen.by_task:
+            check_tasks(setup.stream.stages)
         self.epoch = self.position = 0
         self._tests = TestCache()
 

@@ -16,8 +16,9 @@ from attrs import define, field, frozen, validators
 
 from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Optimiser, grown_state, make_optimizer, not_negative
+from cl_kernel.methods.base import Optimiser, grown_state, heads, make_optimizer, not_negative
 from cl_kernel.methods.lazy import F, torch
+from cl_kernel.methods.seen_classes import among, check_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,7 @@ class Settings(Optimiser):
         validator=validators.in_(("stage", "batch")),
         metadata=doc("when the memory takes new examples: after a stage, or after every batch"),
     )
+    heads: str = heads()
 
 
 @define(eq=False, repr=False)
@@ -139,6 +141,7 @@ class Replaying:
             (settings.replay_batch, settings.update) if isinstance(settings, Settings) else (0, "stage")
         )
         batches = train_batches(self.network, samples, self.device, ctx)
+        by_task = getattr(settings, "heads", "one") == "task"
         rehearsal = Rehearsal(self.memory, self.network, samples.spec, self.device) if self.memory is not None else None
         upper, optimizer = self.network.upper, self.optimizer
         if rehearsal:
@@ -153,7 +156,10 @@ class Replaying:
                 old = rehearsal.draw(n_replayed) if rehearsal else None
                 if old is not None:
                     inputs, targets = torch.cat([new, old[0]]), torch.cat([labels, old[1]])
-                loss = F.cross_entropy(upper(inputs), targets)
+                scores = upper(inputs)
+                if by_task:
+                    scores = among(scores, targets, self.tasks(ctx, scores.shape[1]))
+                loss = F.cross_entropy(scores, targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -167,6 +173,11 @@ class Replaying:
             for rows, new, _ in batches(np.arange(len(samples)), settings.predict_batch):
                 rehearsal.keep(samples, rows, new)
         self.epoch = self.position = 0
+
+    def tasks(self, ctx: StreamContext, n_scores: int) -> list[int]:
+        """The task of each class; -1 for classes that no stage brings."""
+        task = {c: stage.index for stage in ctx.stages for c in stage.classes}
+        return [task.get(c, -1) for c in range(n_scores)]
 
     def predict(self, samples: Samples) -> Iterator[dict[str, Any]]:
         """``scores`` float32 [n, K] (logits) and ``class`` int64 [n], batch by batch."""
@@ -212,6 +223,8 @@ def build(settings: Settings, setup: Setup) -> Replaying:
     """
     from cl_kernel.torch.split import build_network, memory_fields
 
+    if settings.heads == "task":
+        check_tasks(setup.stream.stages)
     network, device = build_network(setup)
     if setup.memory is None:
         raise Mismatch("learner 'er' needs a memory", where="--replay", fix="--replay reservoir --memory 200")

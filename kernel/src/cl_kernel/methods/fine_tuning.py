@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from cl_kernel.methods.base import Steps, Training
+from cl_kernel.methods.base import Steps, Training, heads
 
 if TYPE_CHECKING:
     from cl_kernel.contract.interfaces import Tree
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @frozen(kw_only=True)
 class Settings(Steps):
     """Fine-tuning."""
+
+    heads: str = heads()
 
 
 class FineTuning(Training[Steps]):

@@ -19,7 +19,7 @@ import numpy as np
 from attrs import field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Remembering, Training, not_negative, variant
+from cl_kernel.methods.base import Remembering, Training, heads, not_negative, variant
 from cl_kernel.methods.gradients import flat_gradient, reference_gradient, set_gradient
 from cl_kernel.methods.lazy import torch
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class Settings(Remembering):
     """GEM."""
 
+    heads: str = heads()
     margin: float = field(
         default=0.5,
         validator=not_negative,

@@ -14,7 +14,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from cl_kernel.contract.offers import doc
-from cl_kernel.methods.base import Steps, Training, not_negative
+from cl_kernel.methods.base import Steps, Training, heads, not_negative
 from cl_kernel.methods.gradients import per_sample_gradients
 from cl_kernel.methods.lazy import torch
 
@@ -68,6 +68,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was)
+
+
+@contextmanager
+def columns_from(model: nn.Module, first: int) -> Iterator[None]:
+    """For a while a model gives only its score columns from ``first`` on: the newest task's head."""
+    handle = model.register_forward_hook(lambda module, inputs, scores: scores[:, first:]) if first else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def mean_over_batches(
@@ -187,6 +198,8 @@ def moved(named: Mapping[str, Tensor], device: torch.device) -> Named:
 class Penalty(Steps):
     """Penalised training."""
 
+    heads: str = heads()
+
     strength: float = field(default=100.0, validator=not_negative, metadata=doc("weight of the penalty"))
     every_epoch: bool = field(
         default=False, metadata=doc("compute importance after every epoch, not only at the end of a stage")
@@ -213,8 +226,10 @@ class Penalised(Training[Penalty]):
                 keeper.step(self.upper, self.optimizer, loss)
                 self.stepped(ctx, loss=loss.detach())
             if epoch == n_epochs - 1 or self.settings.every_epoch:
-                labelled = ((x, self.seen.columns_of(y)) for _, x, y in self.in_order(batches, stage))
-                keeper.end(self.upper, labelled, len(self.seen), ctx.rng("importance", stage.index, epoch))
+                first = self.seen.n_before(stage.index) if self.seen.by_task else 0
+                labelled = ((x, self.seen.columns_of(y) - first) for _, x, y in self.in_order(batches, stage))
+                with columns_from(self.upper, first):
+                    keeper.end(self.upper, labelled, len(self.seen) - first, ctx.rng("importance", stage.index, epoch))
                 if epoch < n_epochs - 1:
                     keeper.begin(self.upper)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from attrs import frozen
 
-from cl_kernel.methods.base import Remembering, Training
+from cl_kernel.methods.base import Remembering, Training, heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @frozen(kw_only=True)
 class Settings(Remembering):
     """Naive rehearsal."""
+
+    heads: str = heads()
 
 
 class Rehearsal(Training[Remembering]):

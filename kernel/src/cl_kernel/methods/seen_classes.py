@@ -8,12 +8,13 @@ Shapes: B batch, K classes of the whole stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import define, field
 
+from cl_kernel.contract.errors import Mismatch
 from cl_kernel.methods.lazy import F, torch
 
 if TYPE_CHECKING:
@@ -22,12 +23,42 @@ if TYPE_CHECKING:
     from cl_kernel.contract.stream import Stage
 
 
+def among(scores: Tensor, columns: Tensor, tasks: Sequence[int]) -> Tensor:
+    """Scores [B, k] with the columns of other tasks than the example's own at minus infinity.
+
+    :param columns: of the examples' classes [B]. :param tasks: of each column [k].
+    """
+    task = torch.tensor(tasks, device=scores.device)
+    return scores.masked_fill(task[None] != task[columns][:, None], -torch.inf)
+
+
+def check_tasks(stages: Sequence[Stage]) -> None:
+    """Refuse a head a task where tasks share classes.
+
+    :raises Mismatch: naming a class and its stages.
+    """
+    owner: dict[int, int] = {}
+    for stage in stages:
+        for c in stage.classes:
+            if owner.setdefault(c, stage.index) != stage.index:
+                raise Mismatch(
+                    f"a head a task needs tasks of different classes; class {c} is in stages {owner[c]} and "
+                    f"{stage.index}",
+                    where="learner.heads",
+                    fix="learner.heads=one, or stream.scenario=task",
+                )
+
+
 @define
 class SeenClasses:
-    """Labels in order of first appearance; the place in ``order`` is the column."""
+    """Labels in order of first appearance; the place in ``order`` is the column.
+
+    :param by_task: losses are among the classes of each example's own task.
+    """
 
     order: list[int] = field(factory=list)
     by_stage: list[list[int]] = field(factory=list)
+    by_task: bool = field(default=False, kw_only=True)
     _column_of: Tensor | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -67,8 +98,12 @@ class SeenClasses:
         return scores[:, : len(self.order)]
 
     def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the classes seen."""
-        return F.cross_entropy(self.scores(scores), self.columns_of(labels))
+        """Mean cross-entropy over the classes seen, or over those of each example's task."""
+        scores, columns = self.scores(scores), self.columns_of(labels)
+        if self.by_task:
+            task = {c: index for index, classes in enumerate(self.by_stage) for c in classes}
+            scores = among(scores, columns, [task[c] for c in self.order])
+        return F.cross_entropy(scores, columns)
 
     def by_label(self, scores: Tensor) -> Tensor:
         """Scores ordered by label, [B, K]; classes not seen yet are at minus infinity."""

@@ -174,11 +174,16 @@ def plan(registry: Registry, request: Request) -> Plan:
     learner = pieces["learner"][0] if "learner" in pieces else None
     train, ignored = training.for_learner(asked, learner.name, learner.record.settings) if learner else (named, {})
     train = _without(train, _fixed(record, request))
+    if learner and not request.comparison:
+        training.check_heads(asked, learner.name, learner.record.settings)
     layers = [_without(layer, CHOICES) for layer in (*piece_layers, *of_test, named, train, *asked, own)]
     if request.comparison:
         its_own = f"comparison {request.comparison}"  # the test's settings may be of pieces that this run replaces
         layers = [layer if layer.origin == its_own else config.known_only(layer, classes) for layer in layers]
     resolved = _with_presets(classes, layers, pieces)
+    if learner and (told := training.told_the_task(resolved)).values:
+        layers = [*layers, told]
+        resolved = _with_presets(classes, layers, pieces)
     if learner and (size := resolved.sections["stream"].online):
         resolved = _with_presets(classes, [*layers, training.once(resolved, learner.name, size)], pieces)
     name = record.name if record else chosen.get("learner", "run")

@@ -77,6 +77,29 @@ def once(resolved: Resolved, name: str, size: int) -> Layer:
     return Layer("stream.online", wanted)
 
 
+def told_the_task(resolved: Resolved) -> Layer:
+    """On a stream of tasks whose label is known, a head a task for learners that can use it."""
+    can = getattr(resolved.sections.get("learner"), "heads", "") == "one"
+    if can and resolved.sections["stream"].scenario == "task" and resolved.origins["learner.heads"] == "default":
+        return Layer("stream.scenario = task", {"learner.heads": "task"})
+    return Layer("stream.scenario = task", {})
+
+
+def check_heads(asked: Sequence[Layer], name: str, settings: type | None) -> None:
+    """Refuse a task's label where a learner has no use for it.
+
+    :raises Mismatch: naming the learner.
+    """
+    has = settings is not None and any(a.name == "heads" for a in attrs.fields(settings))
+    if not has and any(key in ("learner.heads", "heads") for layer in asked for key in layer.values):
+        raise Mismatch(
+            f"learner {name} cannot use the label of a task",
+            where="learner.heads",
+            fix="clk:fine-tuning, clk:er, clk:ewc, clk:si, clk:mas, clk:gem or clk:agem; any run of a classifier "
+            "reports the task-aware accuracy",
+        )
+
+
 LATER = {f"stream.{name}": value for name, value in as_plain(StreamOptions()).items()} | {"run.budget": ""}
 """Settings that runs of earlier releases do not have, with the values that mean the same as their absence."""
 
