@@ -245,3 +245,14 @@ def test_help_imports_next_to_nothing():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.splitlines()[-1].split())
     assert loaded.isdisjoint({"numpy", "attr", "yaml", "pluggy", "rich", "importlib.metadata"})
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "cl_kernel", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: clk COMMAND")
+
+
+def test_hints_name_packages_as_the_index_knows_them() -> None:
+    from cl_kernel.running.plan import distribution
+
+    assert [distribution(name) for name in ("sklearn", "PIL", "torch")] == ["scikit-learn", "pillow", "torch"]

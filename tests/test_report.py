@@ -48,7 +48,8 @@ def test_the_page_is_well_formed_and_asks_nobody_for_anything(page: str) -> None
     collector = Collector()
     collector.feed(page)
     assert collector.open == []
-    assert not {"script", "link", "iframe", "object"} & set(collector.tags)
+    assert not {"link", "iframe", "object"} & set(collector.tags)
+    assert collector.tags.count("script") == page.count("<script>") == 1, "one script, inside the page"
     assert all(link.startswith("data:") for link in collector.links)
     assert not re.search(r"url\(|@import|https?://", page)
 
@@ -58,7 +59,7 @@ def test_the_page_holds_results_settings_with_origins_curves_and_matrices(page: 
     assert page.count('<table class="heat">') == 2
     assert page.count('aria-label="accuracy, all seen over stages learnt"') == 1
     assert page.count('aria-label="forgetting over stages learnt"') == 1
-    assert '<td>dataset.n_train</td><td class="text">30</td><td class="text">test</td>' in page
+    assert '<th scope="row">dataset.n_train</th><td class="text">30</td><td class="text">test</td>' in page
     assert '<td>dataset.n_test</td><td class="text">40</td><td class="text">default</td>' in page
     groups = compare.group_runs(compare.find_runs([finished_runs])[0])
     for cells in compare.text_rows(groups, ["score", "forgetting"]):
@@ -117,6 +118,16 @@ def test_charts_take_any_values_and_keep_inside_their_frame(values: list[float |
     known = [value for value in values if value is not None]
     dots = [charts.Dot(label="d", index=k, x=10.0**k, y=value) for k, value in enumerate(known)]
     assert charts.scatter(dots, x_label="x", y_label="y").count("<title>") == len(known)
+
+
+def test_tables_are_read_out_and_every_chart_has_its_numbers(page: str) -> None:
+    assert "<th>" not in page, "every header cell says what it is the header of"
+    assert page.count("<table") == page.count("<caption>")
+    n_charts = page.count('<svg class="chart"')
+    assert n_charts >= 3
+    assert page.count("<summary>Numbers</summary>") == page.count("data-save=") == n_charts
+    assert page.count('class="scroll" tabindex="0"') == page.count('<div class="scroll"')
+    assert page.count('aria-pressed="true"') == 2
 
 
 def test_the_command_writes_the_page_beside_the_runs(finished_runs: Path, tmp_path: Path, clk) -> None:

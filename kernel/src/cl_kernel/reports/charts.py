@@ -42,6 +42,11 @@ def style_of(index: int) -> str:
     return f"s{index % N_COLOURS} d{index // N_COLOURS % 3}"
 
 
+def mark(kind: str, index: int) -> str:
+    """Attributes of a part of a series: how it looks, and its number, by which it is shown and hidden."""
+    return f'class="{kind} {style_of(index)}" data-s="{index}"'
+
+
 def lines(curves: Sequence[Line], *, x_label: str, y_label: str, top: float | None = 1.0) -> str:
     """Curves over 1, 2, 3, ...
 
@@ -69,14 +74,14 @@ def lines(curves: Sequence[Line], *, x_label: str, y_label: str, top: float | No
         ]
         if any(s > 0 for _, _, s in points):
             outline = [(x, m + s) for x, m, s in points] + [(x, m - s) for x, m, s in reversed(points)]
-            parts.append(f'<polygon class="band {style_of(curve.index)}" points="{frame.path(outline)}"/>')
+            parts.append(f'<polygon {mark("band", curve.index)} points="{frame.path(outline)}"/>')
     for curve in curves:
         points = [(k + 1.0, m, 0.0) for k, m in enumerate(curve.mean) if m is not None]
         named = f"<title>{escape(curve.label)}</title>"
         way = frame.path([(x, m) for x, m, _ in points])
-        parts.append(f'<polyline class="line {style_of(curve.index)}" points="{way}">{named}</polyline>')
+        parts.append(f'<polyline {mark("line", curve.index)} points="{way}">{named}</polyline>')
         parts += [
-            f'<circle class="dot {style_of(curve.index)}" cx="{frame.px(x):.1f}" cy="{frame.py(m):.1f}" r="2.6">'
+            f'<circle {mark("dot", curve.index)} cx="{frame.px(x):.1f}" cy="{frame.py(m):.1f}" r="2.6">'
             f"<title>{escape(curve.label)}: {m:.3f} after {x:.0f}</title></circle>"
             for x, m, _ in points
         ]
@@ -102,7 +107,7 @@ def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
         px, py = frame.px(x), frame.py(dot.y)
         if dot.spread:
             up, down = frame.py(dot.y + dot.spread), frame.py(dot.y - dot.spread)
-            parts.append(f'<path class="line {style_of(dot.index)}" d="M{px:.1f} {up:.1f}V{down:.1f}"/>')
+            parts.append(f'<path {mark("line", dot.index)} d="M{px:.1f} {up:.1f}V{down:.1f}"/>')
         text = f"{escape(dot.label)}: {dot.y:.3f} at {_short(dot.x)}"
         shape = (
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5"'
@@ -110,7 +115,7 @@ def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
             else f'<rect x="{px - 4.5:.1f}" y="{py - 4.5:.1f}" width="9" height="9"'
         )
         tag = "circle" if dot.index < N_COLOURS else "rect"
-        parts.append(f'{shape} class="dot {style_of(dot.index)}"><title>{text}</title></{tag}>')
+        parts.append(f"{shape} {mark('dot', dot.index)}><title>{text}</title></{tag}>")
     return _svg(parts, f"{y_label} against {x_label}")
 
 

@@ -42,7 +42,7 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str, against:
 
     :param against: label of the group that the others are tested against; empty: no tests.
     """
-    style = (Path(__file__).parent / "page.css").read_text()
+    style, script = ((Path(__file__).parent / name).read_text() for name in ("page.css", "page.js"))
     n_runs = sum(len(group.runs) for group in groups)
     body = [
         f"<header><h1>{escape(title)}</h1>",
@@ -68,14 +68,23 @@ def build_page(groups: Sequence[Group], registry: Registry, title: str, against:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>\n"
         + "\n".join(part for part in body if part)
-        + "\n</main></body></html>\n"
+        + f"\n</main><script>{script}</script></body></html>\n"
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[str], css: str = "wide") -> str:
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in header)
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="{css}">{body}</table></div>'
+def _table(header: Sequence[str], rows: Iterable[str], caption: str, css: str = "wide") -> str:
+    """A table that scrolls where it is too wide, by keyboard too.
+
+    :param caption: what it holds, read out before it.
+    """
+    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in header)
+    body = f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    about = f'class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"'
+    return f'<div {about}><table class="{css}">{body}</table></div>'
+
+
+def _name(text: str) -> str:
+    return f'<th scope="row" class="name">{escape(text)}</th>'
 
 
 def _overview(groups: Sequence[Group]) -> str:
@@ -92,7 +101,7 @@ def _overview(groups: Sequence[Group]) -> str:
     rows = []
     for group, cells in zip(groups, compare.text_rows(groups, columns), strict=True):
         mark = ' class="best"' if best.get(group.stream, (0.0, ""))[1] == group.label else ""
-        row = [f'<td class="name">{escape(cells[0])}</td><td>{cells[1]}</td>']
+        row = [f"{_name(cells[0])}<td>{cells[1]}</td>"]
         for column, text in zip(columns, cells[2:], strict=True):
             values = group.values(column)
             bar = ""
@@ -103,7 +112,7 @@ def _overview(groups: Sequence[Group]) -> str:
         rows.append(f"<tr{mark}>{''.join(row)}</tr>")
     metrics = ", ".join(dict.fromkeys(group.metric for group in groups if group.metric))
     note = f"score: {metrics} on all test samples seen, after the last stage; the best in bold, upper bounds aside"
-    table = _table(["run", "seeds", *columns], rows)
+    table = _table(["run", "seeds", *columns], rows, "Results, mean and sample standard deviation over seeds")
     below = f"<figcaption>{escape(note)}</figcaption>" if metrics else ""
     return f'<div class="card">{table}{below}</div>'
 
@@ -115,19 +124,19 @@ def _published(groups: Sequence[Group], registry: Registry) -> str:
             values = group.values(expected.metric) or group.values("score")
             ours = compare.mean_std(values.values())[0] if values else None
             rows.append(
-                f'<tr><td class="name">{escape(group.label)}</td><td class="text">{escape(expected.metric)}</td>'
+                f'<tr>{_name(group.label)}<td class="text">{escape(expected.metric)}</td>'
                 f"<td>{expected.value:g}</td><td>{'–' if ours is None else f'{ours:.4g}'}</td>"
                 f'<td class="text">{escape(expected.where)}</td></tr>'
             )
     if not rows:
         return ""
-    table = _table(["run", "metric", "published", "this run", "where"], rows)
+    table = _table(["run", "metric", "published", "this run", "where"], rows, "Beside the publication")
     return f'<h3>Beside the publication</h3><div class="card">{table}</div>'
 
 
 def _tests(groups: Sequence[Group], against: str) -> str:
     rows = [
-        f'<tr><td class="name">{escape(test.label)}</td><td class="text">{escape(test.against)}</td><td>{test.n}</td>'
+        f'<tr>{_name(test.label)}<td class="text">{escape(test.against)}</td><td>{test.n}</td>'
         f"<td>{test.difference:+.4f}</td><td>{_p(test.t_test)}</td><td>{_p(test.wilcoxon)}</td>"
         f'<td class="text">{escape(test.note)}</td></tr>'
         for test in compare.paired_tests(groups, against if any(g.label == against for g in groups) else "")
@@ -136,7 +145,8 @@ def _tests(groups: Sequence[Group], against: str) -> str:
     if not rows:
         return ""
     header = ["run", "against", "seeds", "difference", "paired t, p", "Wilcoxon, p", "note"]
-    return f'<details class="card"><summary>Paired tests over seeds</summary>{_table(header, rows)}</details>'
+    title = "Paired tests over seeds"
+    return f'<details class="card"><summary>{title}</summary>{_table(header, rows, title)}</details>'
 
 
 def _p(value: float | None) -> str:
@@ -154,20 +164,31 @@ def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
         return ""
     names = [group.label for group in streams]
     first = streams[0]
-    legend = "".join(f"<li>{charts.key(k)}<span>{escape(name)}</span></li>" for k, name in enumerate(names))
+    legend = "".join(
+        f'<li><button type="button" aria-pressed="true" data-toggle="{k}">{charts.key(k)}<span>{escape(name)}</span>'
+        "</button></li>"
+        for k, name in enumerate(names)
+    )
     name = " ".join([str(first.identity.get("dataset") or first.identity["test"]), *told])
     seen = [
         _line(group, k, lambda table: [next(iter(row.values())) for row in table["seen"]])
         for k, group in enumerate(streams)
     ]
     forgotten = [_line(group, k, lambda table: forgetting_curve(table["matrix"])) for k, group in enumerate(streams)]
-    figures = [_figure("Learning", charts.lines(seen, x_label="stages learnt", y_label=f"{first.metric}, all seen"))]
+    figures = [
+        _figure(
+            "Learning",
+            charts.lines(seen, x_label="stages learnt", y_label=f"{first.metric}, all seen"),
+            behind=_line_data(seen, "Learning"),
+        )
+    ]
     if any(value is not None for line in forgotten for value in line.mean):
         figures.append(
             _figure(
                 "Forgetting",
                 charts.lines(forgotten, x_label="stages learnt", y_label="forgetting", top=None),
                 "how far earlier test sets have fallen below their best so far, on average",
+                _line_data(forgotten, "Forgetting"),
             )
         )
     for column, label in (("memory bytes", "replay memory in bytes"), ("seconds", "seconds")):
@@ -180,19 +201,43 @@ def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
                 dots.append(charts.Dot(label=group.label, index=k, x=x, y=y, spread=spread))
         if dots:
             drawn = charts.scatter(dots, x_label=label, y_label=first.metric)
-            figures.append(_figure("Memory and accuracy" if column == "memory bytes" else "Time and accuracy", drawn))
+            title = "Memory and accuracy" if column == "memory bytes" else "Time and accuracy"
+            figures.append(_figure(title, drawn, behind=_dot_data(dots, title, label)))
     heats = "".join(_heat(group) for group in streams)
     return (
-        f'<h3>{escape(name)}</h3>{_overview(streams)}<ul class="legend">{legend}</ul>'
+        f'<div class="stream"><h3>{escape(name)}</h3>{_overview(streams)}'
+        f'<ul class="legend" aria-label="Series; press to hide or show">{legend}</ul>'
         f'<div class="cards">{"".join(figures)}</div>'
         f"<details{' open' if len(streams) <= 12 else ''}><summary>Accuracy matrices: after stage (row) on test set "
-        f'(column)</summary><div class="cards heats">{heats}</div></details>'
+        f'(column)</summary><div class="cards heats">{heats}</div></details></div>'
     )
 
 
-def _figure(title: str, content: str, caption: str = "") -> str:
+def _figure(title: str, content: str, caption: str = "", behind: str = "") -> str:
+    """A figure with what lies behind it: its numbers as a table, and itself as a file."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    if behind:
+        save = f'<button type="button" class="save" data-save="{escape(title)}">save as SVG</button>'
+        below += f'<output class="value"></output>{save}<details><summary>Numbers</summary>{behind}</details>'
     return f"<figure><h4>{escape(title)}</h4>{content}{below}</figure>"
+
+
+def _line_data(curves: Sequence[charts.Line], title: str) -> str:
+    n = max(len(curve.mean) for curve in curves)
+    rows = [f"<tr>{_name(curve.label)}{''.join(map(_measured, curve.mean, curve.spread))}</tr>" for curve in curves]
+    return _table(
+        ["run", *(f"after {k}" for k in range(1, n + 1))], rows, f"{title}: mean ± deviation after each stage"
+    )
+
+
+def _dot_data(dots: Sequence[charts.Dot], title: str, x_label: str) -> str:
+    rows = [f"<tr>{_name(dot.label)}<td>{dot.x:,.6g}</td>{_measured(dot.y, dot.spread)}</tr>" for dot in dots]
+    return _table(["run", x_label, "score"], rows, f"{title}: mean ± deviation")
+
+
+def _measured(mean: float | None, spread: float | None) -> str:
+    text = "–" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread else "")
+    return f"<td>{text}</td>"
 
 
 def _line(group: Group, index: int, curve: Callable[[Mapping[str, Any]], Sequence[float | None]]) -> charts.Line:
@@ -207,14 +252,16 @@ def _heat(group: Group) -> str:
     columns = results["test_sets"]
     numbered = len(columns) > 6 or max(map(len, columns)) > 7
     head = "".join(
-        f'<th title="{escape(name)}">{k + 1 if numbered else escape(name)}</th>' for k, name in enumerate(columns)
+        f'<th scope="col" title="{escape(name)}">{k + 1 if numbered else escape(name)}</th>'
+        for k, name in enumerate(columns)
     )
     rows = []
     for i in range(min(len(table) for table in tables)):
         means, spreads = over_seeds([table[i] for table in tables])
         cells = "".join(_cell(mean, spread, len(columns)) for mean, spread in zip(means, spreads, strict=True))
-        rows.append(f'<tr><th title="{escape(results["stages"][i])}">{i + 1}</th>{cells}</tr>')
-    table = f'<table class="heat"><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+        rows.append(f'<tr><th scope="row" title="{escape(results["stages"][i])}">{i + 1}</th>{cells}</tr>')
+    caption = f"<caption>{escape(group.label)}: score after stage (row) on test set (column)</caption>"
+    table = f'<table class="heat">{caption}<tr><td></td>{head}</tr>{"".join(rows)}</table>'
     return _figure(group.label, table)
 
 
@@ -264,7 +311,7 @@ def _settings(groups: Sequence[Group]) -> str:
         rows = [_setting(key, value, run.origins.get(key, "default")) for key, value in run.settings.items()]
         pieces = "".join(f"; {section} {name}" for section, name in run.info["pieces"].items())
         about = f"test {run.info['test']}{pieces}; {_data(group)}"
-        table = _table(["setting", "value", "from"], rows, "settings")
+        table = _table(["setting", "value", "from"], rows, f"Settings of {group.label}", "settings")
         parts.append(
             f'<details class="card"><summary>{escape(group.label)}</summary>'
             f'<p class="meta">{escape(about)}</p>{table}</details>'
@@ -284,7 +331,7 @@ def _data(group: Group) -> str:
 def _setting(key: str, value: object, origin: str) -> str:
     mark = "" if origin == "default" else ' class="set"'
     texts = f'<td class="text">{escape(str(value))}</td><td class="text">{escape(origin)}</td>'
-    return f"<tr{mark}><td>{escape(key)}</td>{texts}</tr>"
+    return f'<tr{mark}><th scope="row">{escape(key)}</th>{texts}</tr>'
 
 
 def _environments(groups: Sequence[Group]) -> str:
@@ -300,5 +347,5 @@ def _environments(groups: Sequence[Group]) -> str:
         machine = f"{content['system']}, {content['cores']} cores, {content['memory_bytes'] / 1e9:.0f} GB"
         cells = (machine, f"Python {content['python']}, {versions}", ", ".join(content["plugins"].values()))
         rows.append("<tr>" + "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells) + "</tr>")
-    table = _table(["machine", "versions", "plugins"], rows)
+    table = _table(["machine", "versions", "plugins"], rows, "Machines and versions")
     return f'<section><h2>Where it ran</h2><div class="card">{table}</div></section>' if rows else ""

@@ -256,10 +256,26 @@ def check_installed(planned: Plan) -> None:
 def _require(offer: Offer) -> None:
     if missing := missing_packages(offer):
         raise MissingAsset(
-            f"{offer.name} needs the package {', '.join(missing)}",
+            f"{offer.name} needs the package {', '.join(map(distribution, missing))}",
             where="this Python environment",
-            fix=f"pip install {' '.join(missing)}",
+            fix=f"pip install {' '.join(map(distribution, missing))}",
         )
+
+
+ON_THE_INDEX = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "cv2": "opencv-python-headless"}
+ON_THE_INDEX |= {
+    "gin": "gin-config",
+    "tensorflow_hub": "tensorflow-hub",
+    "tf_keras": "tf-keras",
+    "open_clip": "open-clip-torch",
+}
+ON_THE_INDEX |= {"imageio_ffmpeg": "imageio-ffmpeg", "faiss": "faiss-cpu"}
+"""Import name -> name on the package index, where the two differ."""
+
+
+def distribution(module: str) -> str:
+    """What to install for an import name."""
+    return ON_THE_INDEX.get(module, module)
 
 
 def missing_packages(offer: Offer) -> list[str]:

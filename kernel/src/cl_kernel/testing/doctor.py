@@ -9,7 +9,7 @@ from typing import Any
 
 from cl_kernel.cli.console import Console
 from cl_kernel.registry import Registry, discover
-from cl_kernel.running.plan import importable
+from cl_kernel.running.plan import distribution, importable
 
 Handler = Callable[[Namespace, Console], int]
 
@@ -46,7 +46,7 @@ def _troubles(registry: Registry, plugin: str, roots: tuple[Path, ...]) -> list[
                 continue
             for module in getattr(offer.record, "requires", ()):
                 if not importable(module):
-                    found[f"{kind} {offer.record.name}"] = f"pip install {module}"
+                    found[f"{kind} {offer.record.name}"] = f"pip install {distribution(module)}"
             for asset in getattr(offer.record, "needs", ()):
                 if registry.locate(asset, roots) is None:
                     found[f"{kind} {offer.record.name}"] = f"{asset.summary}; {asset.origin}; then pass --data-root DIR"
@@ -79,7 +79,7 @@ def _machine() -> list[tuple[str, str, str, str]]:
                 "package",
                 module,
                 "ok" if there else "missing",
-                f"for {what}" if there else f"for {what}: pip install {module}",
+                f"for {what}" if there else f"for {what}: pip install {distribution(module)}",
             )
         )
     return [(a, b, str(c), d) for a, b, c, d in rows]

@@ -282,7 +282,10 @@ class Subject:
         resources = make_resources(self.registry, planned, None, lambda _: None)
         with self.cache_named("stream"), blame("the data set cannot be built"):
             return building.build_stream(
-                planned.pieces["dataset"][0], planned.resolved.sections.get("dataset"), resources
+                planned.pieces["dataset"][0],
+                planned.resolved.sections.get("dataset"),
+                resources,
+                planned.resolved.sections.get("stream"),
             )
 
     def example(self, offer: Offer, folder: Path | None = None) -> Mapping[str, Any] | None:
