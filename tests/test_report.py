@@ -60,7 +60,7 @@ def test_the_page_holds_results_settings_with_origins_curves_and_matrices(page: 
     assert page.count('aria-label="accuracy, all seen over stages learnt"') == 1
     assert page.count('aria-label="forgetting over stages learnt"') == 1
     assert '<th scope="row">dataset.n_train</th><td class="text">30</td><td class="text">test</td>' in page
-    assert '<td>dataset.n_test</td><td class="text">40</td><td class="text">default</td>' in page
+    assert '<th scope="row">dataset.n_test</th><td class="text">40</td><td class="text">default</td>' in page
     groups = compare.group_runs(compare.find_runs([finished_runs])[0])
     for cells in compare.text_rows(groups, ["score", "forgetting"]):
         assert all(cell in page for cell in cells)
