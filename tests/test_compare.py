@@ -177,3 +177,25 @@ def test_an_upper_bound_is_never_the_best(finished_runs: Path) -> None:
     assert not kept.is_upper_bound
     assert evolve(kept, identity={**kept.identity, "learner": "clk:joint"}).is_upper_bound
     assert evolve(kept, identity={**kept.identity, "label": "offline"}).is_upper_bound
+
+
+def test_half_written_runs_and_those_of_another_version_are_named_and_left_out(
+    finished_runs: Path, tmp_path: Path
+) -> None:
+    for name in ("whole", "half", "words", "old", "other"):
+        shutil.copytree(finished_runs / "none-0", tmp_path / name)
+    text = (tmp_path / "half" / "metrics.json").read_text()
+    (tmp_path / "half" / "metrics.json").write_text(text[: len(text) // 2])
+    (tmp_path / "words" / "settings.yaml").write_text("run: {seed: [0")
+    info = json.loads((tmp_path / "old" / "run.json").read_text())
+    (tmp_path / "old" / "run.json").write_text(json.dumps({key: info[key] for key in info if key != "pieces"}))
+    results = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    del results["metrics"]["accuracy"]["seen"]
+    (tmp_path / "other" / "metrics.json").write_text(json.dumps(results))
+    runs, left_out = compare.find_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["whole"]
+    said = {line.partition(":")[0].rpartition("/")[2]: line for line in left_out}
+    assert "metrics.json is damaged" in said["half"]
+    assert "cannot be read" in said["words"]
+    assert "of another version: run.json has no pieces" in said["old"]
+    assert "accuracy in metrics.json has no seen" in said["other"]

@@ -103,15 +103,33 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """
     runs, unfinished = [], []
     for path in dict.fromkeys(file.resolve() for file in _run_files(paths)):
+        found = _read_run(path)
+        if isinstance(found, Run):
+            runs.append(found)
+        else:
+            unfinished.append(f"{path.parent}: {found}")
+    return runs, unfinished
+
+
+def _read_run(path: Path) -> Run | str:
+    """The run of a ``run.json``, or why there is none to look at: unfinished, half-written, of a version unknown."""
+    try:
         info = read_json(path)
         if info.get("status") != "finished" or not (path.parent / "metrics.json").exists():
-            unfinished.append(f"{path.parent}: {info.get('status', 'unknown')} {info.get('reason', '')}".strip())
-            continue
+            return f"{info.get('status', 'unknown')} {info.get('reason', '')}".strip()
+        if missing := [key for key in ("test", "profile", "seed", "pieces") if key not in info]:
+            return f"of another version: run.json has no {', '.join(missing)}"
         settings, origins = read_settings(path.parent / "settings.yaml")
         results = read_json(path.parent / "metrics.json")
+        for name, table in results.get("metrics", {}).items():
+            if missing := [key for key in ("matrix", "seen", "summary") if key not in table]:
+                return f"of another version: {name} in metrics.json has no {', '.join(missing)}"
         run = Run(folder=path.parent, info=info, settings=settings, origins=origins, results=results)
-        runs.append(evolve(run, arm=_arm(run)))
-    return runs, unfinished
+        return evolve(run, arm=_arm(run))
+    except RunConflict as error:
+        return error.what
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
+        return f"cannot be read: {' '.join(str(error).split())[:160]}"
 
 
 def _arm(run: Run) -> str:
@@ -132,7 +150,7 @@ def _run_files(paths: Iterable[Path]) -> Iterable[Path]:
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Dotted settings of a run and the origin of each, from its ``settings.yaml``."""
     text = path.read_text()
-    sections = yaml.safe_load(text) or {}
+    sections = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     settings = {
         f"{section}.{name}": value for section, values in sections.items() for name, value in (values or {}).items()
     }
