@@ -3,6 +3,10 @@
 A newcomer's score is ``1 + max cos(g, g_m)`` over gradients of batches of the memory; with the memory full, a slot
 drawn in proportion to its own score gives way with probability ``score_slot / (score_slot + score_newcomer)``.
 Source: Aljundi et al. 2019, https://arxiv.org/abs/1903.08671.
+
+Differs: new and replayed examples share a step, where the authors' release takes one on each; a slot is drawn by its
+score as it is, where the release stretches the scores to [0, 1] first; with several passes over a stage an example may
+enter in the first only.
 """
 
 from __future__ import annotations
