@@ -267,6 +267,8 @@ class CrumbLearner:
     def _batches(self, samples: Samples, ctx: StreamContext, *, cached: bool = True) -> Batches:
         """Batches of maps; for samples in memory the maps are computed once for all epochs."""
         following = self.network.lower.training  # batch norm of the frozen part follows the data: nothing to cache
+        if self.options.extractor_epochs:
+            self.network.sharing = None  # an extractor of this run alone
         if cached and not following:
             return split_batches(self.network, samples, self.device, ctx.bad_sample, max(1, ctx.resources.n_workers))
         return Batches(

@@ -63,6 +63,7 @@ def _with_weights(network: Split, weights: str, asset: Asset, resources: Resourc
         path = Path(weights)
         tensors = state.read_weights(path)
     fill(network, list(tensors.values()), where=str(path))
+    network.pretrained = True  # what crosses the cut is shared by all runs with these weights
     return network
 
 
