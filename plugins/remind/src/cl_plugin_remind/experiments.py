@@ -206,7 +206,7 @@ def _core50() -> list[Experiment]:
         Experiment(
             name=f"core50-{order.replace('_', '-')}-offline",
             summary="its upper bound, for Omega",
-            settings={**OFFLINE, "dataset.order": order},
+            settings={**OFFLINE, "dataset.order": order, "metrics": "accuracy"},
             profiles={
                 "tiny": {"dataset": "remind:tinycore", "learner.base_batch": 16},
                 "paper": {"dataset": "remind:core50", **CORE50_BASE},
@@ -219,7 +219,7 @@ def _core50() -> list[Experiment]:
             name=f"core50-{order.replace('_', '-')}",
             summary=f"CORe50 in the order {order.replace('_', ' ')}",
             aliases=(f"core50-{order}",) if "_" in order else (),
-            settings={**REMIND, "dataset.order": order},
+            settings={**REMIND, "dataset.order": order, "metrics": "accuracy"},  # of ten classes, or four
             profiles={
                 "tiny": {
                     "dataset": "remind:tinycore",
