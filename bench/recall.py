@@ -4,8 +4,8 @@
 same compiled graph on one batch already in memory; step 0 (all trained) and incremental (decoder only). *Pipeline*:
 images a second out of the pipeline alone. *Shuffle*: resident memory that shuffling 400 x 2 images of 321x321 adds, a
 process each: the plugin's pipeline beside one that shuffles decoded crops in a buffer as the reference's does.
-*Crops*: CPU time an image of the pipeline at 500x375, scale 0.5 to 1.5, crop 321, beside the bare ``tf.image``
-operations on the same files. ``--full`` adds one step of the paper's network at 321x321, batch 4, beside its arithmetic
+*Crops*: see ``_recall_feed.py``.
+``--full`` adds one step of the paper's network at 321x321, batch 4, beside its arithmetic
 at the rate at which this machine multiplies matrices.
 """
 
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _recall_feed import NO_CHANGE, draws, measure
 from _report import machine, ratio, rounds, table, write
 
 from cl_kernel import Resources
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data import toy
-from cl_plugin_recall.data.feed import Augmentation, batches
+from cl_plugin_recall.data.feed import Augmentation, Maker, batches
 from cl_plugin_recall.data.files import encode_jpeg, encode_png, record_fields
 from cl_plugin_recall.data.images import augment, decode_jpeg, subtract_mean
 from cl_plugin_recall.data.steps import InMemory, StepSamples
@@ -49,16 +50,14 @@ SHUFFLED, CROP = 400 * 2, 321
 
 
 def feed(samples: Any, batch: int = BATCH, side: int = SIDE) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    augmentation = Augmentation(scale=(1.0, 1.0), size=side)
+    order = shuffled(len(samples), np.random.default_rng)
     return batches(
-        Plain(order=shuffled(len(samples), np.random.default_rng), n=len(samples), batch_size=batch),
-        samples,
-        None,
+        Plain(order=order, n=len(samples), batch_size=batch),
+        Maker(new=samples, old=None, table=NO_CHANGE, augmentation=augmentation, spec=inputs.InputSpec()),
         start=0,
         stop=10**9,
-        table=np.arange(256, dtype=np.uint8),
-        augmentation=Augmentation(scale=(1.0, 1.0), size=side),
-        spec=inputs.InputSpec(),
-        draws=lambda t, n: np.random.default_rng(t).random((n, 4)),
+        draws=draws,
     )
 
 
@@ -134,61 +133,6 @@ def shuffle_memory(way: str) -> int:
     return max(0, _resident() - before)
 
 
-def crops(rounds_: int) -> dict[str, float]:
-    """CPU seconds an image: the plugin's pipeline, bare decoding and cropping, and scaling before cropping."""
-    rng = np.random.default_rng(0)
-    pairs = []
-    for _ in range(32):
-        coarse = rng.integers(0, 255, (48, 63, 3), np.uint8)
-        image = np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:375, :500]
-        pairs.append((encode_jpeg(image, 90), encode_png(image[..., 0] // 13)))
-    samples = StepSamples(InMemory(pairs, "noise"), np.arange(len(pairs)), None, record_fields(21))
-    stream = batches(
-        Plain(order=shuffled(len(pairs), np.random.default_rng), n=len(pairs), batch_size=4),
-        samples,
-        None,
-        start=0,
-        stop=10**9,
-        table=np.arange(256, dtype=np.uint8),
-        augmentation=Augmentation(scale=(0.5, 1.5), size=CROP),
-        spec=inputs.InputSpec(),
-        draws=lambda t, n: np.random.default_rng(t).random((n, 4)),
-    )
-
-    @tf.function(autograph=False)
-    def whole(data: tf.Tensor, label: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        image, mask = subtract_mean(decode_jpeg(data), inputs.InputSpec()), tf.io.decode_png(label, channels=1)
-        return augment(image, mask, scale=0.5 + draw[0], flip=draw[1], offset=None, draws=draw[2:], size=CROP)[0]
-
-    @tf.function(autograph=False)
-    def bare(data: tf.Tensor, label: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        scale = 0.5 + draw[0]
-        high, wide = (tf.cast(tf.minimum(CROP / scale, side), tf.int32) for side in (375.0, 500.0))
-        part = tf.image.decode_and_crop_jpeg(data, tf.stack([0, 0, high, wide]), channels=3, fancy_upscaling=False)
-        mask = tf.io.decode_png(label, channels=1)[:high, :wide]
-        tf.image.resize(mask, (CROP, CROP), "nearest")
-        return tf.image.resize(part, (CROP, CROP)) - 100.0
-
-    def run(operation: Any) -> None:
-        for k, (data, label) in enumerate(pairs):
-            operation(
-                tf.constant(data), tf.constant(label), tf.constant(np.random.default_rng(k).random(4), tf.float32)
-            )
-
-    ways = {
-        "pipeline": lambda: [next(stream) for _ in range(len(pairs) // 4)],
-        "bare": lambda: run(bare),
-        "scaled first": lambda: run(whole),
-    }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for name, way in ways.items():  # one way after the other: the pipeline works ahead while another one is timed
-        for _ in range(rounds_ + 1):
-            began = time.process_time()
-            way()
-            found[name].append((time.process_time() - began) / len(pairs))
-    return {name: float(np.median(seconds[1:])) for name, seconds in found.items()}
-
-
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -245,9 +189,14 @@ def main() -> None:
         rows.append(
             (f"shuffling {SHUFFLED} images of {CROP}x{CROP}, {text}", f"{results['shuffle_bytes'][way] / 1e6:,.0f} MB")
         )
-    results["crop_cpu_s"] = crops(options.rounds)
-    for name, seconds in results["crop_cpu_s"].items():
-        rows.append((f"an image of 500x375 to a crop of {CROP}, {name}", f"{1e3 * seconds:.1f} ms of CPU time"))
+    crops = results["crop_cpu_s"] = measure(options.rounds)
+    for name, seconds in crops.items():
+        rows.append((f"an image of 500x375 to a crop of 321, {name}", f"{1e3 * float(np.median(seconds)):.1f} ms CPU"))
+    for name, goal, times in (
+        ("times the bare operations", "at most 1.3", ratio(crops, "plugin", "bare")),
+        ("times faster than before", "at least 2.5", ratio(crops, "before", "plugin")),
+    ):
+        rows.append((f"the same, {name} (goal {goal})", f"{times:.2f}"))
     if options.full:
         full = results["full"] = full_step()
         rows.append(("matrix product, float32", f"{full['matrix_product_gflops']:.0f} GFLOP/s"))

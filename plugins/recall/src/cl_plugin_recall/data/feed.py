@@ -1,26 +1,28 @@
-"""Batches for training: rows picked by plain arithmetic, decoded and augmented in a ``tf.data`` pipeline.
+"""Batches for training: rows picked by plain arithmetic, decoded and augmented by threads some batches ahead.
 
-Only what ends in the crop is decoded and scaled. Nothing depends on how many threads there are, and a pipeline can
-start at any step, so a run resumes in the middle of a phase. What waits in the pipeline is a few batches of encoded
-images, never a decoded shuffle buffer.
+Only what ends in the crop is decoded and scaled. Nothing depends on how many threads there are, and a feed can start at
+any step, so a run resumes in the middle of a phase. What waits are a few finished batches, never a shuffle buffer.
 Shapes: B batch, H W image, S crop side.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import BadInput, Samples
+from cl_kernel import Samples
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.data.cropping import choose_window, cut, decode_window
-from cl_plugin_recall.data.images import decode_image
+from cl_plugin_recall.data.cropping import choose_window, decode_window
+from cl_plugin_recall.data.rooms import as_tensor, batch_room, room
 from cl_plugin_recall.network.inputs import InputSpec
 
 PREFETCH = 4
+"""Batches made ahead of the one in use."""
 
 
 class Schedule(Protocol):
@@ -41,121 +43,74 @@ class Augmentation:
     scale: tuple[float, float]
     size: int
 
-
-def pick(
-    members: list[tuple[bool, int]], new: Samples, old: Samples | None
-) -> tuple[list[bytes | np.ndarray], list[np.ndarray]]:
-    """Images (encoded, or arrays) and label maps of a batch, in its order."""
-    images: list[Any] = [None] * len(members)
-    masks: list[Any] = [None] * len(members)
-    for samples, flag in ((new, False), (old, True)):
-        at = [k for k, (is_old, _) in enumerate(members) if is_old == flag]
-        if not at:
-            continue
-        assert samples is not None
-        batch = samples.take(np.array([members[k][1] for k in at], np.int64), ["image", "mask"])
-        for k, image, mask in zip(at, batch["image"], batch["mask"], strict=True):
-            images[k], masks[k] = image, mask
-    return images, masks
+    def factor(self, draw: np.float32) -> np.float32:
+        """The scale for a draw in [0, 1)."""
+        low, high = self.scale
+        return np.float32(low) + np.float32(high - low) * draw
 
 
-def _bytes(image: bytes | np.ndarray) -> bytes:
-    return image if isinstance(image, bytes) else np.ascontiguousarray(image, np.uint8).tobytes()
+@frozen(kw_only=True)
+class Maker:
+    """Makes batches out of rows; several threads may ask at once.
+
+    :param table: uint8 [256], applied to every label: a helper's numbering, or nothing.
+    """
+
+    new: Samples
+    old: Samples | None
+    table: np.ndarray
+    augmentation: Augmentation
+    spec: InputSpec
+
+    def batch(self, members: list[tuple[bool, int]], draws: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+        """Network input float32 [B, S, S, 3] and labels uint8 [B, S, S].
+
+        :param draws: uniform draws float32 [B, 4]: scale, flip, crop.
+        """
+        side = self.augmentation.size
+        x = batch_room((len(members), side, side, 3))
+        y = room("labels", np.uint8, (len(members), side, side))
+        for samples, flag in ((self.new, False), (self.old, True)):
+            at = [k for k, (is_old, _) in enumerate(members) if is_old == flag]
+            if at:
+                assert samples is not None
+                self._fill(samples, [members[k][1] for k in at], draws[at], [x[k] for k in at], [y[k] for k in at])
+        return as_tensor(x), tf.constant(y)
+
+    def _fill(
+        self, samples: Samples, rows: list[int], draws: np.ndarray, xs: list[np.ndarray], ys: list[np.ndarray]
+    ) -> None:
+        where = getattr(samples, "where", lambda row: f"row {row}")
+        batch = samples.take(np.array(rows, np.int64), ["image", "mask"])
+        for row, image, mask, draw, x, y in zip(rows, batch["image"], batch["mask"], draws, xs, ys, strict=True):
+            window = choose_window(mask.shape, self.augmentation.factor(draw[0]), draw[1:], self.augmentation.size)
+            window.label(self.table, mask, y)
+            window.image(decode_window(image, window, where(row)), self.spec, x)
 
 
 def batches(
     schedule: Schedule,
-    new: Samples,
-    old: Samples | None,
+    maker: Maker,
     *,
     start: int,
     stop: int,
-    table: np.ndarray,
-    augmentation: Augmentation,
-    spec: InputSpec,
     draws: Callable[[int, int], np.ndarray],
     n_parallel: int = 2,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Network input float32 [B, S, S, 3] and labels uint8 [B, S, S] of steps ``start`` to ``stop``.
+    """Network input and labels of steps ``start`` to ``stop``.
 
-    :param table: uint8 [256], applied to every label: a helper's numbering, or nothing.
-    :param draws: (step, images) -> uniform draws [images, 4]: scale, flip, crop.
+    :param draws: (step, images) -> uniform draws [images, 4].
     :raises BadInput: for an image that cannot be decoded, naming it.
     """
-
-    low, high = augmentation.scale
-    size = augmentation.size
-
-    def generate() -> Iterator[tuple[Any, ...]]:
-        for t in range(start, stop):
-            images, masks = pick(schedule.batch(t), new, old)
-            windows, labels = [], []
-            for mask, draw in zip(masks, draws(t, len(images)).astype(np.float32), strict=True):
-                scale = np.float32(1) if low == high == 1 else np.float32(low) + np.float32(high - low) * draw[0]
-                window = choose_window(mask.shape, scale, draw[1:], size)
-                windows.append(window)
-                labels.append(window.label(table, mask).tobytes())
-            yield (
-                np.array([_bytes(image) for image in images], object),
-                np.array([[0, 0] if isinstance(image, bytes) else image.shape[:2] for image in images], np.int32),
-                np.array(labels, object),
-                np.stack([window.source for window in windows]),
-                np.stack([window.boxes for window in windows]),
-                np.array([window.inside for window in windows], np.int32),
-            )
-
-    def one(element: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
-        data, shape, label, source, box, inside = element
-        rgb = tf.cond(
-            shape[0] == 0,
-            lambda: decode_window(data, source),
-            lambda: tf.slice(
-                tf.reshape(tf.io.decode_raw(data, tf.uint8), tf.concat([shape, [3]], 0)),
-                [source[0], source[1], 0],
-                [source[2], source[3], 3],
-            ),
-        )
-        image = cut(rgb, box, inside, size, spec, scaled=not low == high == 1)
-        return tf.ensure_shape(image, [size, size, 3]), tf.reshape(tf.io.decode_raw(label, tf.uint8), [size, size])
-
-    signature = (
-        tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([None, 2], tf.int32),
-        tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([None, 4], tf.int32),
-        tf.TensorSpec([None, 4], tf.float32),
-        tf.TensorSpec([None, 2], tf.int32),
-    )
-    out = (tf.TensorSpec([size, size, 3], tf.float32), tf.TensorSpec([size, size], tf.uint8))
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    dataset = dataset.map(
-        tf.autograph.experimental.do_not_convert(
-            lambda *element: tf.map_fn(one, element, fn_output_signature=out, parallel_iterations=4)
-        ),
-        num_parallel_calls=max(1, n_parallel),
-        deterministic=True,
-    ).prefetch(PREFETCH)
-    position = start
+    pool = ThreadPoolExecutor(max(1, n_parallel), thread_name_prefix="feed")
+    waiting: deque[Future[tuple[tf.Tensor, tf.Tensor]]] = deque()
     try:
-        for x, y in dataset:
-            yield x, y
-            position += 1
-    except tf.errors.InvalidArgumentError as error:
-        raise _culprit(schedule, new, old, position, stop, error) from error
-
-
-def _culprit(
-    schedule: Schedule, new: Samples, old: Samples | None, start: int, stop: int, error: Exception
-) -> BadInput:
-    for t in range(start, min(stop, start + PREFETCH + 4)):
-        for is_old, row in schedule.batch(t):
-            samples = old if is_old else new
-            assert samples is not None
-            (image,) = samples.take(np.array([row]), ["image"])["image"]
-            where = getattr(samples, "where", lambda r: f"row {r}")(row)
-            if isinstance(image, bytes):
-                try:
-                    decode_image(image, where)
-                except BadInput as culprit:
-                    return culprit
-    return BadInput(f"a training image cannot be used: {str(error).splitlines()[0][:160]}")
+        for t in range(start, stop):
+            members = schedule.batch(t)
+            waiting.append(pool.submit(maker.batch, members, draws(t, len(members)).astype(np.float32)))
+            if len(waiting) > PREFETCH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from PIL import Image
 
 from cl_kernel import BadInput, Resources, load_tree, save_tree
-from cl_plugin_recall.data.files import encode_png
+from cl_plugin_recall.data.files import LabelMaps, encode_png
 from cl_plugin_recall.data.masks import Coloured, Indexed
 from cl_plugin_recall.data.steps import presence
 
@@ -34,6 +34,7 @@ class FilePairs:
     images: Sequence[Path]
     labels: Sequence[Path]
     reading: Indexed | Coloured
+    _maps: LabelMaps = field(init=False, factory=LabelMaps, eq=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,6 +45,10 @@ class FilePairs:
 
     def mask(self, row: int) -> np.ndarray:
         """Class numbers, uint8 [H, W]."""
+        return self._maps.get(row, lambda: self.decoded(row))
+
+    def decoded(self, row: int) -> np.ndarray:
+        """The same straight from the file, and not kept."""
         return self.reading.read(self.labels[row].read_bytes(), str(self.labels[row]))
 
     def encoded(self, row: int) -> tuple[bytes, bytes]:
@@ -77,7 +82,7 @@ def check_pair(pairs: FilePairs, row: int) -> np.ndarray:
             raise BadInput(
                 f"{what} is missing for {other.name}", where=str(path), fix="add the file, or take it off the list"
             )
-    mask = pairs.mask(row)
+    mask = pairs.decoded(row)
     try:
         with Image.open(io.BytesIO(pairs.image(row))) as picture:
             if picture.format not in ("JPEG", "PNG"):

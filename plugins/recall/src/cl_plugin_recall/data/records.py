@@ -17,7 +17,7 @@ from attrs import define, field
 
 from cl_kernel import BadInput, Field, MissingAsset
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.data.files import decode_png, objects, stems
+from cl_plugin_recall.data.files import LabelMaps, decode_png, objects, stems
 from cl_plugin_recall.data.images import augment, decode_jpeg, resize_bilinear, subtract_mean
 from cl_plugin_recall.network.inputs import LEGACY_INPUT, InputSpec
 
@@ -100,6 +100,7 @@ class RecordSamples:
     _spans: list[np.ndarray] = field(init=False)
     _starts: np.ndarray = field(init=False)
     _maps: list[mmap.mmap | None] = field(init=False)
+    _labels: LabelMaps = field(init=False, factory=LabelMaps, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._spans = [index_records(path) for path in self.paths]
@@ -126,6 +127,9 @@ class RecordSamples:
         start, length = self._spans[at][row - self._starts[at]]
         return parse_example(self._maps[at][start : start + length], self.where(row))
 
+    def _label(self, row: int, data: bytes) -> np.ndarray:
+        return self._labels.get(row, lambda: decode_png(data, self.where(row)))
+
     def identify(self, files: Any, rows: np.ndarray | None = None) -> str:
         """By what the files hold, and the rows of them."""
         digest: str = files.content(files.digests(self.paths), None if rows is None else np.asarray(rows).tolist())
@@ -139,9 +143,7 @@ class RecordSamples:
         if "image" in fields:
             batch["image"] = objects([image for image, _ in pairs])
         if "mask" in fields:
-            batch["mask"] = objects(
-                [decode_png(label, self.where(int(row))) for (_, label), row in zip(pairs, rows, strict=True)]
-            )
+            batch["mask"] = objects([self._label(int(row), label) for row, (_, label) in zip(rows, pairs, strict=True)])
         return batch
 
 

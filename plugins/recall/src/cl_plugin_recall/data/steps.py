@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from cl_kernel import BadInput, BadSetting, Field, Resources, Samples, Stage, Stream
-from cl_plugin_recall.data.files import decode_png, objects, record_fields
+from cl_plugin_recall.data.files import LabelMaps, decode_png, objects, record_fields
 from cl_plugin_recall.data.orders import steps_of
 
 VOID = 255
@@ -43,6 +43,7 @@ class InMemory:
 
     pairs: Sequence[tuple[bytes, bytes]]
     name: str
+    _maps: LabelMaps = field(init=False, factory=LabelMaps, eq=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -53,7 +54,7 @@ class InMemory:
 
     def mask(self, row: int) -> np.ndarray:
         """Class numbers, uint8 [H, W]."""
-        return decode_png(self.pairs[row][1], self.where(row))
+        return self._maps.get(row, lambda: decode_png(self.pairs[row][1], self.where(row)))
 
     def where(self, row: int) -> str:
         """Name and row."""
@@ -94,7 +95,7 @@ class StepSamples:
             batch["image"] = objects([self.base.image(row) for row in at])
         if "mask" in fields:
             masks = [self.base.mask(row) for row in at]
-            batch["mask"] = objects([mask if self.table is None else self.table[mask] for mask in masks])
+            batch["mask"] = objects([mask if self.table is None else self.table.take(mask) for mask in masks])
         return batch
 
     def identify(self, files: Any, rows: np.ndarray | None = None) -> str:

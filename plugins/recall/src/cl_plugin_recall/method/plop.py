@@ -18,7 +18,7 @@ import numpy as np
 
 from cl_kernel import Setup, Stage, StreamContext
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.data.feed import Augmentation, batches
+from cl_plugin_recall.data.feed import batches
 from cl_plugin_recall.method.distillation import (
     Distiller,
     Objective,
@@ -129,15 +129,11 @@ class PlopLearner(Distiller):
 
         feed = batches(
             Plain(order=in_order(n), n=n, batch_size=size),
-            stage.train,
-            None,
+            self._maker(stage.train, None, NO_CHANGE),
             start=0,
             stop=-(-n // size),
-            table=NO_CHANGE,
-            spec=self.network.input,
-            augmentation=Augmentation(scale=self.settings.augment_scale, size=self.settings.train_image_size),
             draws=self._draws("entropy"),
-            n_parallel=max(1, self.resources.n_workers),
+            n_parallel=self.resources.n_workers,
         )
         histogram = np.zeros((n_old, BINS), np.int64)
         for x, y in feed:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cl_kernel import BadSetting, Samples, Setup, Stage, StreamContext, load_tree
 from cl_plugin_recall.backend import tf
-from cl_plugin_recall.data.feed import Augmentation, Schedule, batches
+from cl_plugin_recall.data.feed import Augmentation, Maker, Schedule, batches
 from cl_plugin_recall.data.tables import class_table
 from cl_plugin_recall.evaluate.outputs import write_overlays, write_reports
 from cl_plugin_recall.method import artefacts
@@ -144,15 +144,11 @@ class Segmenter:
         ctx.phase(name, plan.n_steps - self.t)
         feed = batches(
             schedule,
-            new,
-            old,
+            self._maker(new, old, table),
             start=self.t,
             stop=plan.n_steps,
-            table=table,
-            spec=self.network.input,
-            augmentation=Augmentation(scale=self.settings.augment_scale, size=self.settings.train_image_size),
             draws=self._draws(name),
-            n_parallel=max(1, self.resources.n_workers),
+            n_parallel=self.resources.n_workers,
         )
         for x, y in feed:
             step.replayed = [is_old for is_old, _ in schedule.batch(self.t)] if step.wants_replayed else []
@@ -163,6 +159,10 @@ class Segmenter:
         self.done.append(name)
         self.phase, self.t, self._step = "", 0, None
         ctx.step(loss=loss)
+
+    def _maker(self, new: Samples, old: Samples | None, table: np.ndarray) -> Maker:
+        augmentation = Augmentation(scale=self.settings.augment_scale, size=self.settings.train_image_size)
+        return Maker(new=new, old=old, table=table, augmentation=augmentation, spec=self.network.input)
 
     def _draws(self, name: str) -> Callable[[int, int], np.ndarray]:
         stage = self.stage
