@@ -127,6 +127,24 @@ def test_the_ablation_compares_methods_and_joint_training(tmp_path: Path, capsys
     iou = [value for name, value in seen.items() if name.startswith("iou/")]
     assert kept[1]["runs"][0]["old"] == pytest.approx(np.mean(iou[1:16]))
     assert kept[1]["runs"][0]["new"] == pytest.approx(np.mean(iou[16:]))
+    table = (tmp_path / "ablation.md").read_text().splitlines()
+    assert len(table) == 4
+    assert f"{100 * np.mean(iou[1:16]):.1f} / {100 * np.mean(iou[16:]):.1f}" in table[3]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--variants", "recal"], "unknown variant 'recal'"),
+        (["--seeds", "0,one"], "'one' is no seed"),
+        (["--sources", ","], "--sources"),
+    ],
+)
+def test_an_ablation_that_cannot_run_is_refused(flags: list[str], words: str, tmp_path: Path, capsys: Any) -> None:
+    from cl_kernel.cli.main import main
+
+    assert main(["recall", "ablate", "--output", str(tmp_path), *flags]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_configuration_says_how_the_data_is_cut(tmp_path: Path) -> None:
