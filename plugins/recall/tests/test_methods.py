@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
 from cl_kernel import Interrupted, discover, make_request, plan, run, run_plan
 from cl_plugin_recall.backend import tf
+from cl_plugin_recall.data.tables import class_table
 from cl_plugin_recall.method import lwf, mib, plop, recall_mib
 from cl_plugin_recall.method.distillation import balance_new_classes, cross_entropy
+from cl_plugin_recall.method.phases import TrainStep
+from cl_plugin_recall.network import resnet
 from cl_plugin_recall.network.decoder import Decoder
+from cl_plugin_recall.settings import Recall
 
 from .conftest import SHORT
 
@@ -110,3 +115,38 @@ def test_a_method_runs_and_resumes_the_same(tmp_path: Path, learner: str) -> Non
     planned = plan(registry, make_request("15-5", plugin="recall", settings=stopped))
     again = run_plan(registry, planned, tmp_path / "b", resume=True, comparisons=False)
     assert again.results["state_digest"] == whole.results["state_digest"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("changed, rough", [({"xla": True}, 1e-4), ({"precision": "bfloat16"}, 0.03)])
+def test_a_step_compiled_or_at_half_precision_learns_what_the_plain_one_does(
+    whole: bool, changed: dict[str, Any], rough: float
+) -> None:
+    plain, other = (steps_of(attrs.evolve(Recall(), **how), whole) for how in ({}, changed))
+    np.testing.assert_allclose(other[0], plain[0], rtol=rough)
+    moved = np.concatenate([value.ravel() for value in plain[1].values()])
+    also = np.concatenate([other[1][name].ravel() for name in plain[1]])
+    assert np.abs(also - moved).max() <= rough * np.abs(moved).max() * 4
+    assert np.dot(also, moved) > 0.99 * np.dot(moved, moved)
+
+
+def test_float16_gradients_too_small_for_it_are_not_lost() -> None:
+    """The first layers move as at full precision, though each pixel's share of the mean is tiny."""
+    plain, half = (steps_of(Recall(precision=kind), True, side=129) for kind in ("float32", "float16"))
+    for name, value in plain[1].items():
+        if name.endswith("conv1/BatchNorm/gamma"):
+            assert np.dot(half[1][name], value) > 0.9 * np.dot(value, value)
+
+
+def steps_of(settings: Recall, whole: bool, side: int = 33) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses of two steps of a small ResNet, and how far its weights have moved."""
+    rng = np.random.default_rng(0)
+    encoder = resnet.ResNet(resnet.ResNetSpec(divisor=16, units=(1, 1, 1, 1)), rng)
+    decoder = Decoder(encoder.depth, 21, rng)
+    step = TrainStep(encoder, decoder, class_table(range(21)), settings, whole=whole)
+    parts = encoder.values() | decoder.values()
+    x = tf.constant(rng.normal(0, 50, (4, side, side, 3)).astype(np.float32))
+    y = tf.constant(rng.integers(0, 21, (4, side, side)).astype(np.uint8))
+    losses = [float(step(x, y, tf.constant(1e-4))) for _ in range(2)]
+    after = encoder.values() | decoder.values()
+    return losses, {name: after[name] - parts[name] for name in parts}

@@ -83,8 +83,9 @@ class DistillStep(TrainStep):
             tape.watch(self.variables)
             new = outputs(self.encoder, self.decoder, x, self.n_all, training=True, frozen=not self.whole)
             loss = self.objective(new, old, tf.cast(y, tf.int32), replayed)
-        gradients = tape.gradient(loss, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        self.optimiser.apply(self.variables, self._decayed(gradients), rate)
+            scaled = loss * self._scale
+        gradients = tape.gradient(scaled, self.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        self.optimiser.apply(self.variables, self._decayed(self._unscaled(gradients)), rate)
         return loss
 
 

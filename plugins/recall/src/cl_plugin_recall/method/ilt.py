@@ -27,7 +27,7 @@ class IltLearner(Distiller):
         settings = self.settings
 
         def loss(new: Outputs, old: Outputs, y: tf.Tensor, replayed: tf.Tensor) -> tf.Tensor:
-            gap = tf.cast(new.stages[-1] - old.stages[-1], tf.float32)
+            gap = tf.cast(new.stages[-1], tf.float32) - tf.cast(old.stages[-1], tf.float32)
             return (
                 cross_entropy(new.logits, y)
                 + settings.distillation * distance(new.logits, old.logits)

@@ -85,6 +85,10 @@ def incremental_plan(settings: Training, n_classes: int) -> PhasePlan:
     )
 
 
+LOSS_SCALE = 1024.0
+"""Factor of a loss whose gradients pass through float16, which ends at 6e-8: about the share of a pixel in a mean."""
+
+
 class TrainStep:
     """One optimiser step, compiled; holds the optimiser's slots.
 
@@ -119,6 +123,7 @@ class TrainStep:
             compiled, reduce_retracing=True, autograph=False, jit_compile=True if settings.xla else None
         )
         self._type = tf.as_dtype(settings.precision)
+        self._scale = LOSS_SCALE if self._type == tf.float16 else 1.0
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Train on a batch.
@@ -141,8 +146,11 @@ class TrainStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.variables)
             total, n = cross_entropy_sum(self._logits(x), y, self.counted)
-            scaled = total * share(n)
-        return total, n, tape.gradient(scaled, self.variables)
+            scaled = total * (share(n) * self._scale)
+        return total, n, self._unscaled(tape.gradient(scaled, self.variables))
+
+    def _unscaled(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return [g / self._scale for g in gradients] if self._scale != 1 else list(gradients)
 
     def _decayed(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Add the gradient of the weight decay, ``l2 * w`` for kernels."""
