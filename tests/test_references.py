@@ -14,7 +14,7 @@ PRIVATE = re.compile(
 )
 PUBLIC = re.compile(r"[Ss]ince spec \d|hook contract \d")
 """Versions of the hook contract, which the reference of hooks explains."""
-CLEAN = ("kernel/src/cl_kernel", *(f"plugins/{name}/src" for name in ("remind", "crumb", "clear")))
+CLEAN = ("kernel/src/cl_kernel", *(f"plugins/{name}/src" for name in ("remind", "crumb", "clear", "recall")))
 
 
 def private_references(text: str) -> list[str]:
