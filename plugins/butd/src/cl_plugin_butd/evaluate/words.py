@@ -9,6 +9,21 @@ from attrs import frozen
 from cl_kernel import Stream
 
 
+SAID = {
+    "right2": "two right of",
+    "left2": "two left of",
+    "up": "above",
+    "down": "below",
+    "up2": "two above",
+    "down2": "two below",
+    "right-up": "right above",
+    "right-down": "right below",
+    "left-up": "left above",
+    "left-down": "left below",
+}
+"""How a direction is said, where its name and "of" would not do."""
+
+
 @frozen
 class Words:
     """Names of tasks, arguments and answers of a stream.
@@ -31,7 +46,10 @@ class Words:
         names = info.get("tasks")
         if names and task < len(names):
             return str(names[task])
-        return f"{stages[task].name} of" if task < len(stages) and len(stages) > 1 else f"task {task} of"
+        if task >= len(stages) or len(stages) == 1:
+            return f"task {task} of"
+        *language, direction = stages[task].name.split(" ")
+        return " ".join([*language, SAID.get(direction, f"{direction} of")])
 
     def ask(self, task: int, argument: int) -> str:
         """As "right of 7", "glasses of person 2"."""
