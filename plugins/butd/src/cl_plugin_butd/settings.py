@@ -194,7 +194,9 @@ class Training(Network):
         validator=NOT_NEGATIVE,
         metadata=doc("prediction pictures a test set, with confusion matrices; 0 for neither"),
     )
-    channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
+    channels_last: bool = field(
+        default=True, metadata=doc("memory layout of maps; on a CPU not for stages of 8 or fewer channels")
+    )
     autocast: bool = field(default=False, metadata=doc("bfloat16 where allowed"))
     compile: bool = field(default=False, metadata=doc("compile the network with torch.compile"))
     hyper: int = field(default=-1, metadata=doc("row of the published hyper-parameter grid; -1 for the settings"))
@@ -334,7 +336,9 @@ class Continual(Network):
         default=True,
         metadata=doc("an image head learns to draw the queried object from the top-down maps, without changing them"),
     )
-    channels_last: bool = field(default=True, metadata=doc("memory layout of maps"))
+    channels_last: bool = field(
+        default=True, metadata=doc("memory layout of maps; on a CPU not for stages of 8 or fewer channels")
+    )
     reuse: bool = field(
         default=True,
         metadata=doc(

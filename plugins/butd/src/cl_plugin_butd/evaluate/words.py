@@ -8,7 +8,6 @@ from attrs import frozen
 
 from cl_kernel import Stream
 
-
 SAID = {
     "right2": "two right of",
     "left2": "two left of",

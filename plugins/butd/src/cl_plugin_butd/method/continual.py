@@ -23,7 +23,16 @@ from cl_plugin_butd.evaluate.looking import Looked, looked
 from cl_plugin_butd.evaluate.reports import write_price, write_promise, write_reports
 from cl_plugin_butd.method.baselines import Keeper
 from cl_plugin_butd.method.growing import grown
-from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape, inside, task_of
+from cl_plugin_butd.method.inputs import (
+    CHUNK,
+    Inputs,
+    batches,
+    channels_last,
+    check_instructions,
+    in_shape,
+    inside,
+    task_of,
+)
 from cl_plugin_butd.method.losses import IMAGE_WEIGHT
 from cl_plugin_butd.method.promise import Promise
 from cl_plugin_butd.method.schedule import cosine_rate, step_rate
@@ -56,14 +65,15 @@ def build(settings: Continual, setup: Setup) -> ContinualLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, stream).to(where)
-    if settings.channels_last:
+    last = channels_last(settings, where)
+    if last:
         net.to(memory_format=torch.channels_last)
     if settings.compose:
         check_chain(stream, settings.compose)
     if settings.compound:
         check_compound(stream, settings.compound)
     keeper = Keeper(settings.method, net, settings.alpha, settings.walk_period, settings.temperature)
-    inputs = Inputs(settings.normalise, where, settings.channels_last)
+    inputs = Inputs(settings.normalise, where, last)
     learner = ContinualLearner(settings, net, inputs, keeper, setup, state.pack(net.base()))
     learner.optimizer = learner.new_optimizer(0)
     learner.imported = imported_tasks(settings, net, stream)

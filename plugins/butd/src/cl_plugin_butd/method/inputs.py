@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,13 @@ from cl_kernel import BadInput, Mismatch, Samples, Stage
 from cl_plugin_butd.data.augment import Augmentation, augment
 from cl_plugin_butd.method.schedule import mean_image
 
+if TYPE_CHECKING:
+    from cl_plugin_butd.settings import Network
+
 RESIDENT_BYTES = 1 << 30
 CHUNK = 250
+NARROW = 8
+"""Channels up to which maps are not laid out channels last on a CPU."""
 
 
 @define
@@ -115,6 +120,16 @@ def in_shape(samples: Samples) -> tuple[int, int, int]:
 def task_of(stage: Stage) -> int:
     """Number of the task a stage brings."""
     return int(stage.info.get("task", stage.index))
+
+
+def channels_last(settings: Network, device: torch.device) -> bool:
+    """Whether maps keep their channels last.
+
+    Not on a CPU for stages of 8 or fewer channels: there torch 2.14.1's convolutions in that layout were seen to
+    corrupt memory at batches of 64 pictures of 128 x 128.
+    """
+    narrow = device.type == "cpu" and min(settings.filters) <= NARROW
+    return bool(getattr(settings, "channels_last", False)) and not narrow
 
 
 def batches(n: int, size: int, order: np.ndarray) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from cl_kernel import BadSetting, Samples, Setup, Stage
 from cl_kernel.torch import device, state
 from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.evaluate.reports import write_reports
-from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, check_instructions, in_shape
+from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, channels_last, check_instructions, in_shape
 from cl_plugin_butd.method.losses import Terms, instruction_loss
 from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better
 from cl_plugin_butd.network.counter_stream import CounterStream, Outputs, Topology
@@ -65,9 +65,10 @@ def build(settings: Training, setup: Setup) -> SingleLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = CounterStream(topology).to(where)
-    if settings.channels_last:
+    last = channels_last(settings, where)
+    if last:
         net.to(memory_format=torch.channels_last)
-    inputs = Inputs(settings.normalise, where, settings.channels_last)
+    inputs = Inputs(settings.normalise, where, last)
     return SingleLearner(settings, net, inputs, setup, n_tasks, n_arguments)
 
 
