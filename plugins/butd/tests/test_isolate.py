@@ -17,7 +17,6 @@ from cl_kernel.running.plan import make_request, plan
 from cl_kernel.running.session import make_resources
 from cl_kernel.torch.split import Split
 from cl_plugin_butd.method import isolate
-from cl_plugin_butd.settings import Isolate
 
 SIDE = 32
 
@@ -107,7 +106,7 @@ def taught(network: Any, kind: str) -> tuple[Any, list[np.ndarray]]:
     """A learner after three tasks, and its logits of each just after it was learnt."""
     torch.manual_seed(0)
     given = stream()
-    settings = Isolate(kind=kind, batch_size=6, epochs=2, optimizer="adam", lr=0.01)
+    settings = isolate.Isolate(kind=kind, batch_size=6, epochs=2, optimizer="adam", lr=0.01)
     setup = Setup(
         stream=given,
         resources=Resources(seed=0, device="cpu"),

@@ -237,7 +237,7 @@ def clk_datasets() -> Sequence[Dataset]:
     return [*_toy(), *_published(), *_grids(), *_scenes_and_classes()]
 
 
-def _learner(name: str, summary: str, build: str, schema: type, **more: Any) -> Learner:
+def _learner(name: str, summary: str, build: str, schema: type | str, **more: Any) -> Learner:
     """A learner of instructions."""
     record = {"takes": (INSTRUCTION,), "framework": "torch", "requires": ("torch",)}
     return Learner(
@@ -311,7 +311,7 @@ def clk_learners() -> Sequence[Learner]:
             "isolate",
             "any network: a modulation, a head and norms a task; the rest frozen",
             "isolate:build",
-            settings.Isolate,
+            "cl_plugin_butd.method.isolate:Isolate",
             takes=("image -> class", "vector -> class", "map -> class"),
             accepts=("model",),
             defaults={"model": "clk:convnet"},

@@ -7,7 +7,6 @@ from typing import Literal
 from attrs import field, frozen, validators
 
 from cl_kernel import doc
-from cl_kernel.methods.isolation import Isolating
 
 CODE_1 = "github liavassif/BU-TD"
 """Published code of arXiv 2105.05592."""
@@ -403,20 +402,6 @@ class Transfer:
     hidden: int = field(
         default=0, validator=NOT_NEGATIVE, metadata=doc("hidden units of an expanded read-out; 0 for a linear one")
     )
-
-
-@frozen(kw_only=True)
-class Isolate(Isolating):
-    """Zero forgetting in any network."""
-
-    kind: Literal["interp", "weight-1m", "weight-mul", "mask"] = field(
-        default="interp", metadata=doc("modulation of every convolution and linear layer", source=CODE_2)
-    )
-    factor: tuple[int, ...] = field(default=(4, 4), metadata=doc("shrinkage of a modulation", source=CODE_2))
-    expansion: Literal["bicubic", "bilinear", "nearest"] = field(
-        default="bicubic", metadata=doc("how a modulation of kind interp grows to the filter", source=CODE_2)
-    )
-    tau: float = field(default=0.005, metadata=doc("threshold of masks", source=CODE_2))
 
 
 @frozen(kw_only=True)

@@ -9,28 +9,47 @@ Differs: linear layers and the projections of attention are modulated like filte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
+from attrs import field, frozen
 
-from cl_kernel.methods.isolation import Isolated, Tensors
-from cl_plugin_butd.network.modulation import WeightModulation
+from cl_kernel import doc
+from cl_kernel.methods.isolation import Isolated, Isolating, Tensors
+from cl_kernel.methods.lazy import nn, torch
+from cl_plugin_butd.settings import CODE_2
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cl_kernel import Setup
-    from cl_plugin_butd.settings import Isolate
+    from cl_plugin_butd.network.modulation import WeightModulation
 
 ATTENTION = "in_proj_weight"
 
 
-class Isolator(Isolated["Isolate"]):
+@frozen(kw_only=True)
+class Isolate(Isolating):
+    """Zero forgetting in any network."""
+
+    kind: Literal["interp", "weight-1m", "weight-mul", "mask"] = field(
+        default="interp", metadata=doc("modulation of every convolution and linear layer", source=CODE_2)
+    )
+    factor: tuple[int, ...] = field(default=(4, 4), metadata=doc("shrinkage of a modulation", source=CODE_2))
+    expansion: Literal["bicubic", "bilinear", "nearest"] = field(
+        default="bicubic", metadata=doc("how a modulation of kind interp grows to the filter", source=CODE_2)
+    )
+    tau: float = field(default=0.005, metadata=doc("threshold of masks", source=CODE_2))
+
+
+class Isolator(Isolated[Isolate]):
     """A modulation a task.
 
     :param grow: for each modulated weight how a modulation grows to it; weights too small for one have none.
     """
 
     def __init__(self, settings: Isolate, setup: Setup) -> None:
+        from cl_plugin_butd.network.modulation import WeightModulation
+
         self.grow_of: dict[str, WeightModulation] = {}
         super().__init__(settings, setup)
         s = settings
