@@ -12,6 +12,7 @@ from attrs import frozen
 from cl_kernel.contract.errors import UnknownName
 from cl_kernel.testing import (
     check_data,
+    check_frozen,
     check_inputs,
     check_leaks,
     check_memories,
@@ -35,6 +36,7 @@ MODULES = (
     check_memories,
     check_seeds,
     check_predictions,
+    check_frozen,
     check_resuming,
     check_settings,
 )
@@ -42,7 +44,7 @@ ORDER = [module.__name__ for module in MODULES]
 for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
     CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does
 
-LENGTHY = ("each_setting_matters", "every_learner_resumes_after_each_epoch")
+LENGTHY = ("each_setting_matters", "every_learner_resumes_after_each_epoch", "nothing_below_the_cut_changes")
 """Checks that take minutes: a run for every setting, two for every learner."""
 
 
