@@ -256,3 +256,9 @@ def test_a_source_says_what_it_wants() -> None:
         vector = {"vector": Field(shape=(3,), dtype="float32", kind="vector")}
         build.build_torchvision(RANDOM, vector, 5, Resources())
     assert isinstance(made.network, nn.Module)
+
+
+def test_a_hub_out_of_reach_is_said_at_once_with_the_ways_out() -> None:
+    with pytest.raises(MissingAsset, match="cannot be fetched from localhost") as caught:
+        sources._reach("https://localhost:1/weights.pth", "resnet18")
+    assert "model.weights=FILE" in str(caught.value) and "efficientnet-lite0" in str(caught.value)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import frozen
@@ -22,6 +25,11 @@ from cl_kernel.library.backbones import efficientnet_lite
 from cl_kernel.library.backbones.preprocessing import Wants
 from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.library.python_files import load_callable
+
+Fetched = TypeVar("Fetched")
+HUB = "https://huggingface.co"
+REACH_S = 5.0
+"""How long a host is waited for before it is called out of reach."""
 
 
 @frozen
@@ -76,7 +84,9 @@ def torchvision(settings: Backbone, n_outputs: int, side: int) -> Made:
     file = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
     if settings.weights == "default" and not file.is_file():
         raise _not_here(settings, file.name)
-    tensors = chosen.get_state_dict(progress=False, check_hash=True)
+    if not file.is_file():
+        _reach(chosen.url, settings.name)
+    tensors = _fetched(lambda: chosen.get_state_dict(progress=False, check_hash=True), settings.name)
     return Made(network, _torchvision_wants(chosen), tensors, file.name)
 
 
@@ -121,7 +131,8 @@ def _timm_weights(settings: Backbone, network: nn.Module) -> Mapping[str, Tensor
     if not isinstance(file, str):
         if settings.weights == "default":
             raise _not_here(settings, f"{repository}/model.safetensors")
-        file = hf_hub_download(repository, "model.safetensors")
+        _reach(HUB, settings.name)
+        file = _fetched(lambda: hf_hub_download(repository, "model.safetensors"), settings.name)
     return read_weights(file)
 
 
@@ -213,13 +224,15 @@ def transformers(settings: Backbone, n_outputs: int, side: int) -> Made:
             fix="give the directory that save_pretrained wrote, or a name on the hub with model.weights=hub",
         )
     place = str(Path(place).expanduser()) if local else place
+    if not local:
+        _reach(HUB, place)
     try:
         if settings.weights == "none":
             model = AutoModel.from_config(AutoConfig.from_pretrained(place, local_files_only=True))
         else:
             model = AutoModel.from_pretrained(place, local_files_only=local)
     except (OSError, ValueError) as error:
-        raise BadInput(f"transformers cannot read the model: {error}", where=place) from error
+        raise BadInput(f"transformers cannot read the model: {str(error).splitlines()[0]}", where=place) from error
     plain = all(hasattr(model, part) for part in ("embeddings", "layernorm")) and (
         hasattr(model, "encoder") or hasattr(model, "layers")
     )
@@ -257,6 +270,35 @@ def module(settings: Backbone, n_outputs: int, side: int) -> Made:
     if not isinstance(network, nn.Module):
         raise BadSetting(f"{settings.name} made a {type(network).__name__}, no torch.nn.Module", where="--model")
     return Made(network, Wants(source=settings.name))
+
+
+def _reach(url: str, name: str) -> None:
+    """Ask for the host once, shortly, before a library tries for minutes.
+
+    :raises MissingAsset: without a network.
+    """
+    proxy = urllib.request.getproxies().get("https", "")
+    parts = urllib.parse.urlsplit(proxy or url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=REACH_S).close()
+    except OSError as error:
+        raise _no_network(name, parts.hostname or url, error) from error
+
+
+def _fetched(fetch: Callable[[], Fetched], name: str) -> Fetched:
+    try:
+        return fetch()
+    except OSError as error:  # urllib's and requests' errors are OSErrors
+        raise _no_network(name, "the hub", error) from error
+
+
+def _no_network(name: str, host: str, error: Exception) -> MissingAsset:
+    return MissingAsset(
+        f"the weights of {name} cannot be fetched from {host}: {str(error).splitlines()[0]}",
+        where="model.weights=hub",
+        fix="model.weights=FILE reads weights that were fetched elsewhere; --model efficientnet-lite0 has its weights "
+        "in a package",
+    )
 
 
 def _not_here(settings: Backbone, file: str) -> MissingAsset:

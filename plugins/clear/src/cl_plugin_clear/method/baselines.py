@@ -34,12 +34,14 @@ EWC_DECAY = 0.1
 
 
 def reinitialise(network: nn.Module, rng: np.random.Generator) -> None:
-    """Fresh weights for every layer that can make its own, from a generator of their own."""
+    """Fresh weights for every layer that learns and can make its own, from a generator of their own."""
     with torch.random.fork_rng():
         torch.manual_seed(int(rng.integers(2**62)))
         for module in network.modules():
             reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
+            own = list(module.parameters())
+            frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
+            if callable(reset) and not frozen:
                 reset()
 
 
