@@ -120,9 +120,10 @@ def main() -> None:
     note = (
         "Mean over test sets after the last stage, 3 seeds with standard deviation. Class and task: five stages of two "
         "digits, 2 passes. Domain: all digits turned by 0, 45 and 90 degrees, 1 pass. MLP 64-128-10, SGD, batches of "
-        "32, 200 examples where a method remembers; rates of 0.03 and 0.1 tried on validation samples with seed 0."
+        "32, 200 examples where a method remembers; rates of 0.03 and 0.1 tried on validation samples with seed 0. "
+        f"{len(rows)} of the library's {len(METHODS)} methods are measured here."
     )
-    write("scenarios", "Every method in three scenarios", {"measured": found}, [table(head, rows), note])
+    write("scenarios", "Methods in three scenarios", {"measured": found}, [table(head, rows), note])
 
 
 if __name__ == "__main__":
