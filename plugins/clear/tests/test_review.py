@@ -106,6 +106,9 @@ def test_the_server_answers_this_machine_and_its_own_page_only(served: tuple[str
     assert [entry["month"] for entry in get(address + "/timeline?prompt=a+ring")] == sorted(
         {entry["month"] for entry in get(address + "/timeline?prompt=a+ring")}
     )
+    places = get(address + "/places?prompt=a+ring&bucket=1&k=30")
+    assert {place["id"] for place in places} <= {entry["id"] for entry in found["hits"]}
+    assert all(-180 <= place["lon"] <= 180 and -90 <= place["lat"] <= 90 for place in places)
     said = json.dumps({"prompt": "a ring", "id": hit["id"], "bucket": 1, "answer": "yes"}).encode()
     for headers in ({}, {"X-Token": "guess"}):
         with pytest.raises(urllib.error.HTTPError, match="403"):

@@ -71,6 +71,15 @@ class Review:
                         best[entry["month"]] = entry
         return [best[month] for month in sorted(best)]
 
+    def places(self, prompt: str, bucket: int, k: int) -> list[dict[str, Any]]:
+        """Where the hits of a bucket were taken, in degrees; those without a place are left out."""
+        with self._lock:
+            view = self.explorer.query(prompt, bucket, k)
+            self._remember(view)
+        asked = "select id, lon, lat from photos where lon is not null and lat is not null and id in (select unnest(?))"
+        found = Store.open(self.explorer.root).database().execute(asked, [[hit.id for hit in view.hits]]).fetchall()
+        return [{"id": str(photo), "lon": lon, "lat": lat} for photo, lon, lat in found]
+
     def _remember(self, view: BucketView) -> None:
         self._seen |= {hit.id: hit for hit in view.hits}
 
@@ -172,6 +181,8 @@ def server(review: Review, port: int = 0) -> ThreadingHTTPServer:
                     self._answer(lambda: review.query(asked["prompt"], int(asked["bucket"]), int(asked["k"])))
                 case "/timeline":
                     self._answer(lambda: review.timeline(asked["prompt"]))
+                case "/places":
+                    self._answer(lambda: review.places(asked["prompt"], int(asked["bucket"]), int(asked["k"])))
                 case "/record":
                     self._answer(lambda: review.record(int(asked["id"])))
                 case "/picture":
