@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -292,22 +293,37 @@ def test_contradictions_in_a_release_are_named(folder: Path, tmp_path: Path) -> 
         release.read_release(folder)
 
 
-def test_relabelling_swaps_names_everywhere_and_survives_a_kill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["built", "first rename", "second rename", "removal"])
+def test_relabelling_swaps_names_everywhere_and_survives_a_kill(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
     before = release.read_release(folder).train
-    rename = Path.rename
-    calls = []
+    old = content(folder)
+    rename, remove = Path.rename, shutil.rmtree
 
     def killed(self: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == 11:
+        if (at, self) in (("first rename", folder), ("second rename", folder.with_name(f".{folder.name}.relabelled"))):
             raise KeyboardInterrupt
         return rename(self, target)
 
+    def kept(path: Path, **options: Any) -> None:
+        if at == "removal" and path.exists():
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    def unfinished(folder: Path) -> None:
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(relabel.shutil, "rmtree", kept)
+    if at == "built":
+        monkeypatch.setattr(relabel, "rewrite_training_folder", unfinished)
     plan = {"disc": "ring", "ring": "disc", "stripes": "zebra"}
     with pytest.raises(KeyboardInterrupt):
         relabel.relabel(folder, plan)
     monkeypatch.undo()
+    if at in ("built", "first rename"):
+        assert content(folder) == old
     relabel.relabel(folder, plan)
     after = release.read_release(folder).train
     assert after.class_names == ["BACKGROUND", "disc", "ring", "zebra"]
@@ -315,7 +331,7 @@ def test_relabelling_swaps_names_everywhere_and_survives_a_kill(folder: Path, mo
         assert {i.id: plan.get(i.name, i.name) for i in before.buckets[b]} == {i.id: i.name for i in after.buckets[b]}
         assert all((folder / i.path).is_file() for i in after.buckets[b])
         assert release.feature_rows(after, "clip", b).shape == (36, 64)
-    assert not (folder / ".relabel.json").exists()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     whole = content(folder)
     relabel.relabel(folder, plan)  # killed after all was done, and given again: not swapped back
     assert content(folder) == whole
