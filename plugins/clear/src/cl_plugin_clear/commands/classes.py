@@ -26,7 +26,9 @@ def concepts(parser: ArgumentParser) -> Handler:
     )
     parser.add_argument("--prefix", default="", help="put before each prompt, e.g. 'a photo of '")
     parser.add_argument("--split", default="equal-11")
-    parser.add_argument("--model", default="RN101")
+    parser.add_argument(
+        "--model", "--encoder", default="RN101", help="of the features; prompts of a network without text are pictures"
+    )
     parser.add_argument("--class-size", type=int, default=0)
     parser.add_argument("--pool", type=int, default=0)
     parser.add_argument("--allow-overlap", action="store_true")

@@ -17,7 +17,7 @@ def explore(parser: ArgumentParser) -> Handler:
     """Look at what a prompt retrieves."""
     add_root(parser)
     parser.add_argument("--split", default="equal-11")
-    parser.add_argument("--model", default="RN50", help="the model the features were made with")
+    parser.add_argument("--model", "--encoder", default="RN50", help="the model the features were made with")
     parser.add_argument("--weights", default="openai")
     parser.add_argument(
         "--prompt", default="", help="what to look for; without it: one prompt a line from the keyboard"

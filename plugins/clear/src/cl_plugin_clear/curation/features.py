@@ -122,11 +122,21 @@ def weights_name(weights: str) -> str:
 
 
 def open_model(name: str, *, weights: str = "openai", device: str = "auto") -> Embedder:
-    """``toy``, or a model of open_clip by the original's or open_clip's name."""
+    """``toy``, a model of open_clip by the original's or open_clip's name, or any network: ``timm:NAME``, ``NAME@96``.
+
+    :raises BadSetting: for a network's edge that is no number.
+    """
     if name == "toy":
         from cl_plugin_clear.data.toy import toy_clip
 
         return toy_clip()
+    if ":" in name:
+        from cl_plugin_clear.network.extract import Encoder
+
+        encoder, _, edge = name.partition("@")
+        if edge and not edge.isdigit():
+            raise BadSetting(f"{edge!r} is no edge in pixels", where=f"--model {name}", fix=f"{encoder}@96")
+        return Encoder(encoder, "" if weights == "openai" else weights, int(edge or 224), device)
     return OpenClip(name, weights, device)
 
 

@@ -179,7 +179,11 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 
     :raises BadInput: when it cannot be read.
     """
-    picture = open_picture(path)
+    return centre_crop(open_picture(path), size)
+
+
+def centre_crop(picture: Image.Image, size: int) -> np.ndarray:
+    """Resize the shorter side, crop the centre: uint8 [S, S, 3]."""
     width, height = picture.size
     if width <= height:
         new = size, max(size, int(size * height / width))

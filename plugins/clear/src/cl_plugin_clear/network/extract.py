@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cl_kernel import BadSetting, MissingAsset
+from cl_kernel import BadInput, BadSetting, MissingAsset
 from cl_kernel.torch import device as devices
-from cl_plugin_clear.curation.features import open_model
-from cl_plugin_clear.data.release import read_picture
+from cl_plugin_clear.curation.features import open_model, weights_name
+from cl_plugin_clear.curation.images import FORMATS
+from cl_plugin_clear.data.release import centre_crop, read_picture
 from cl_plugin_clear.network.augment import normalised
 from cl_plugin_clear.network.backbones import backbone
 from cl_plugin_clear.weights.checkpoints import load_backbone
@@ -73,13 +74,61 @@ ENCODERS = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers", 
 
 
 def encoder_extractor(name: str, weights: str, size: int, device: str = "auto") -> Extractor:
-    """What comes out below the classifier of any network by name, with the preprocessing that its weights want.
+    """What comes out below the classifier of any network by name, see :class:`Encoder`."""
+    encoder = Encoder(name, weights, size, device)
+    return lambda paths: encoder.features(np.stack([read_picture(path, size) for path in paths]))
+
+
+class Encoder:
+    """A network by name as an embedder of pictures, cut below its classifier, with the preprocessing its weights want.
+
+    It reads no text: what stands for a prompt is a picture, or a folder of pictures, whose mean is looked for.
 
     :param name: ``clk:efficientnet-lite0``, ``torchvision:NAME``, ``timm:NAME``, ``hf:DIR``, ``module:FILE:NAME``.
     :param weights: ``default``, ``hub``, ``none`` or a file.
     :param size: edge of the centre crop that it is given, in pixels.
     :raises BadSetting: for a name of no known kind.
     """
+
+    def __init__(self, name: str, weights: str = "", size: int = 224, device: str = "auto") -> None:
+        self.name, self.weights = name if size == 224 else f"{name}@{size}", weights_name(weights or "default")
+        self._size, self._device = size, devices.resolve(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # weights "none" are the same ones whenever it is opened
+            self._lower = _cut_network(name, weights, size, device).to(self._device).eval()
+        self.dim = int(self.features(np.zeros((1, size, size, 3), np.uint8)).shape[1])
+        self.preprocess = f"shorter side to {size}, centre crop, then the network's own"
+
+    def features(self, crops: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3] -> float32 [N, dim]."""
+        images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float().div(255)
+        with torch.inference_mode():
+            return self._lower(images).flatten(1).cpu().numpy()  # type: ignore[no-any-return]
+
+    def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """float32 [N, dim]."""
+        return self.features(np.stack([centre_crop(picture.convert("RGB"), self._size) for picture in pictures]))
+
+    def texts(self, prompts: Sequence[str]) -> np.ndarray:
+        """float32 [P, dim]: the mean direction of each prompt's example pictures.
+
+        :raises BadInput: for a prompt that is neither a picture nor a folder with pictures.
+        """
+        return np.stack([self._example(Path(prompt)) for prompt in prompts])
+
+    def _example(self, place: Path) -> np.ndarray:
+        paths = sorted(p for p in place.iterdir() if p.suffix[1:].lower() in FORMATS) if place.is_dir() else [place]
+        if not paths or not paths[0].is_file():
+            raise BadInput(
+                f"{self.name} reads no text, and {str(place)!r} is neither a picture nor a folder of pictures",
+                where="prompt",
+                fix="give example pictures as the prompt, or a CLIP model",
+            )
+        rows = self.features(np.stack([read_picture(path, self._size) for path in paths]))
+        return np.mean([row / np.linalg.norm(row) for row in rows], axis=0)  # type: ignore[no-any-return]
+
+
+def _cut_network(name: str, weights: str, size: int, device: str) -> torch.nn.Module:
     from cl_kernel import Field, Resources
     from cl_kernel.library.backbones import build
     from cl_kernel.library.backbones.settings import Backbone
@@ -94,14 +143,5 @@ def encoder_extractor(name: str, weights: str, size: int, device: str = "auto") 
         raise BadSetting(f"no encoder {name!r}", where="--encoder", fix=fix)
     fields = {"image": Field(shape=(size, size, 3), dtype="uint8", kind="image")}
     settings = Backbone(name=network_name, weights=weights or "default")
-    split = make(settings, fields, 2, Resources(device=device))
-    where = devices.resolve(device)
-    lower = split.lower.to(where).eval()
-
-    def extract(paths: list[Path]) -> np.ndarray:
-        batch = np.stack([read_picture(path, size) for path in paths])
-        images = torch.from_numpy(batch).to(where).permute(0, 3, 1, 2).float().div(255)
-        with torch.inference_mode():
-            return lower(images).flatten(1).cpu().numpy()  # type: ignore[no-any-return]
-
-    return extract
+    lower: torch.nn.Module = make(settings, fields, 2, Resources(device=device)).lower
+    return lower
