@@ -170,8 +170,8 @@ def clk_experiments() -> Sequence[Experiment]:
 def clk_commands() -> Sequence[Command]:
     """The curation pipeline, step by step."""
     steps = (
-        ("metadata", "parse and filter YFCC100M metadata into Parquet; --fetch gets the archives", "store:metadata"),
-        ("download", "fetch the pictures, filter them, resume where it stopped", "store:download"),
+        ("metadata", "parse and filter YFCC100M metadata into Parquet; --fetch gets the archives", "acquire:metadata"),
+        ("download", "fetch the pictures, filter them, resume where it stopped", "acquire:download"),
         ("from-folder", "a store of your own dated photographs", "photographs:from_folder"),
         ("classes", "a labelled folder from photographs whose sub-folders are classes", "photographs:classes"),
         ("split", "cut the stream into buckets: equal, by year, by intervals", "store:split"),
