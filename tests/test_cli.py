@@ -156,7 +156,7 @@ def test_metrics_by_other_conventions_come_from_the_same_matrix(clk):
     clk(*RUN, "--output", "out")
     for convention in ("avalanche", "mammoth", "continuum", "pycil"):
         content = clk.json("metrics", "out", "--convention", convention)
-        assert set(content) == {"metric", "matrix", "clk", convention}
+        assert set(content) == {"metric", "matrix", "task_aware", "clk", convention}
         assert content[convention]
     assert "unknown convention" in clk("metrics", "out", "--convention", "sklearn", code=2).stderr
 

@@ -11,7 +11,7 @@ import attrs
 
 from cl_kernel.cli.console import Console
 from cl_kernel.cli.run import add_data_root
-from cl_kernel.contract.errors import Mismatch, RunConflict
+from cl_kernel.contract.errors import Mismatch
 from cl_kernel.contract.stream import Stream
 from cl_kernel.running.settings import parse_assignments
 
@@ -68,20 +68,15 @@ def scores(
     from cl_kernel.running.build import build
     from cl_kernel.running.plan import plan
     from cl_kernel.running.scoring import score as score_sets
-    from cl_kernel.running.session import make_resources, request_of
-    from cl_kernel.storage.run_folder import RunFolder
+    from cl_kernel.running.session import ended, make_resources, request_of
 
-    registry, run = discover(), RunFolder(folder)
-    checkpoint = run.load_checkpoint() if run.info.get("status") == "finished" else None
-    if checkpoint is None:
-        raise RunConflict("the run has no final state to score", where=str(folder), fix=f"clk resume {folder}")
+    registry = discover()
     request = request_of(folder, data_roots or ())
     layer = ("clk score", {"metrics": metrics} if metrics else {})
     planned = plan(registry, attrs.evolve(request, overrides=(*request.overrides, layer)))
     resources = make_resources(registry, planned, folder, lambda event: None)
-    built = build(planned, resources)
+    built = ended(planned, resources, folder)
     stream = built.stream
-    built.learner.load(checkpoint[1]["learner"])
     if dataset or settings:
         named = {**({"dataset": dataset} if dataset else {}), **(settings or {})}
         other = plan(registry, attrs.evolve(request, overrides=(*request.overrides, layer, ("clk score", named))))

@@ -20,7 +20,7 @@ from cl_kernel.contract.stream import Stream
 from cl_kernel.registry import Registry, discover, resolve
 from cl_kernel.running import settings as config
 from cl_kernel.running.budget import budget_of
-from cl_kernel.running.build import build
+from cl_kernel.running.build import Built, build
 from cl_kernel.running.effects import refuse_without_effect
 from cl_kernel.running.plan import (
     Plan,
@@ -345,6 +345,23 @@ def resume(
     """
     planned = plan(registry, request_of(folder, data_roots))
     return run_plan(registry, planned, folder, resume=True, listen=listen, n_comparisons=n_comparisons)
+
+
+def ended(planned: Plan, resources: Resources, folder: Path) -> Built:
+    """A finished run's pieces, the learner as it stood after the last stage.
+
+    :param planned: the run's own plan, or one that differs in what the learner does not read.
+    :raises RunConflict: when the run is not finished, or its last checkpoint is gone.
+    """
+    run = RunFolder(folder)
+    status = run.info.get("status")
+    checkpoint = run.load_checkpoint() if status == "finished" else None
+    if checkpoint is None:
+        why = "has no checkpoint left" if status == "finished" else f"is {status}"
+        raise RunConflict(f"the run {why}", where=str(folder), fix=f"clk resume {folder}")
+    built = build(planned, resources)
+    built.learner.load(checkpoint[1]["learner"])
+    return built
 
 
 def extend(

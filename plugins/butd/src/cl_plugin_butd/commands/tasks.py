@@ -51,22 +51,18 @@ def import_task(parser: ArgumentParser) -> Handler:
     parser.add_argument("--data-root", action="append", default=[], metavar="DIR", help="where the data lie now")
 
     def handle(namespace: Namespace, console: Any) -> int:
-        from cl_kernel.cli.console import LiveLine
-        from cl_kernel.cli.run import show_outcome
-        from cl_kernel.registry import discover
-        from cl_kernel.running import session
-        from cl_kernel.running.plan import plan
+        from cl_kernel import LiveLine, discover, extend, plan, request_of, show_outcome
         from cl_plugin_butd.network.one_task import read_task
 
         tasks = [read_task(path) for path in namespace.file]
         registry = discover()
-        planned = plan(registry, session.request_of(namespace.run, namespace.data_root))
+        planned = plan(registry, request_of(namespace.run, namespace.data_root))
         data, learner = (planned.resolved.sections[name] for name in ("dataset", "learner"))
         if not hasattr(data, "directions") or not hasattr(learner, "imported"):
             raise RunConflict("the run has no directions to add to", where=str(namespace.run))
         ways = [*data.directions, *(NAMES.get(one.direction, "{},{}".format(*one.direction)) for one in tasks)]
         files = [*learner.imported, *(str(path.resolve()) for path in namespace.file)]
-        outcome = session.extend(
+        outcome = extend(
             registry,
             namespace.run,
             {"dataset.directions": ways},
@@ -83,21 +79,11 @@ def import_task(parser: ArgumentParser) -> Handler:
 
 def _finished(folder: Path, data_roots: list[str]) -> tuple[Any, Any]:
     """The learner of a finished run as it ended, and the stages of its stream."""
-    from cl_kernel.registry import discover
-    from cl_kernel.running import session
-    from cl_kernel.running.build import build
-    from cl_kernel.running.plan import plan
-    from cl_kernel.storage.run_folder import RunFolder
+    from cl_kernel import discover, ended, make_resources, plan, request_of
 
-    registry, run = discover(), RunFolder(folder)
-    planned = plan(registry, session.request_of(folder, data_roots))
-    if run.status() != "finished":
-        raise RunConflict(f"the run is {run.status()}", where=str(folder), fix=f"clk resume {folder}")
-    built = build(planned, session.make_resources(registry, planned, None, lambda event: None))
+    registry = discover()
+    planned = plan(registry, request_of(folder, data_roots))
+    built = ended(planned, make_resources(registry, planned, None, lambda event: None), folder)
     if not hasattr(built.learner, "net") or not hasattr(built.learner.net, "modulations"):
         raise RunConflict(f"{planned.name} keeps no tasks apart", where=str(folder), fix="export from a BU-TD stream")
-    found = run.load_checkpoint()
-    if found is None:
-        raise RunConflict("the run has no checkpoint left", where=str(folder / "checkpoints"))
-    built.learner.load(found[1]["learner"])
     return built.learner, built.stream.stages

@@ -14,8 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from cl_kernel import BadInput, MissingAsset
-from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
+from cl_kernel import BadInput, MissingAsset, digest_tree, load_tree, save_tree
 from cl_kernel.torch import state
 from cl_plugin_butd.network.continual import ContinualCounterStream
 from cl_plugin_butd.network.modulation import WeightModulation
