@@ -746,7 +746,8 @@ def _download_page(r: dict[str, Any]) -> list[str]:
             ("engine", "records/s", "with the right status"),
             [
                 [engine, r[f"{engine}_per_s"], f"{100 * r[f'{engine}_right']:.2f} %"]
-                for engine in ("http", "img2dataset")
+                for engine in ("http", "threads", "img2dataset")
+                if f"{engine}_per_s" in r  # threads: measured before the pooled client
             ],
         ),
         f"Fetching good pictures alone, nothing decoded: {r['fetching_alone_per_s']:.0f} a second.",
