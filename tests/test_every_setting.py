@@ -22,7 +22,7 @@ def test_each_setting_of_the_kernels_pieces_matters(record_property):
 
 def test_each_input_byte_of_the_kernels_data_sets_matters():
     (outcome,) = check_plugin("clk", only=["each_input_byte_matters"])
-    assert outcome.passed and "3 data sets: folder, arrays, vectors" in outcome.message, outcome.message
+    assert outcome.passed and "5 data sets: folder, arrays, vectors, module" in outcome.message, outcome.message
 
 
 def asked(**more):

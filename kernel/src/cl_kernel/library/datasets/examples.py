@@ -58,7 +58,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FILE = np.load(Path(__file__).with_name("data.npz"))
+with np.load(Path(__file__).with_name("data.npz")) as file:
+    FILE = dict(file)
 
 
 def pictures():
