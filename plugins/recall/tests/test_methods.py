@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import attrs
 import numpy as np
 import pytest
 
-from cl_kernel import Interrupted, discover, make_request, plan, run, run_plan
+from cl_kernel import ClkError, Interrupted, discover, make_request, plan, run, run_plan
 from cl_plugin_recall.backend import tf
 from cl_plugin_recall.data.tables import class_table
 from cl_plugin_recall.method import lwf, mib, plop, recall_mib
@@ -117,6 +118,24 @@ def test_a_method_runs_and_resumes_the_same(tmp_path: Path, learner: str) -> Non
     assert again.results["state_digest"] == whole.results["state_digest"]
 
 
+@pytest.fixture
+def any_kernel() -> Iterator[None]:
+    """TensorFlow as it is before a run asks for determinism, for which there is no public way back."""
+    from tensorflow.python.util import _pywrap_determinism as switch
+
+    was = switch.is_enabled()
+    switch.enable(False)
+    yield
+    switch.enable(was)
+
+
+def test_xla_is_refused_where_runs_are_to_be_deterministic(tmp_path: Path) -> None:
+    with pytest.raises(ClkError, match="deterministic"):
+        run("15-5", plugin="recall", output=tmp_path / "a", comparisons=False, settings={"learner.xla": True})
+    assert not (tmp_path / "a" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("any_kernel")
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("changed, rough", [({"xla": True}, 1e-4), ({"precision": "bfloat16"}, 0.03)])
 def test_a_step_compiled_or_at_half_precision_learns_what_the_plain_one_does(

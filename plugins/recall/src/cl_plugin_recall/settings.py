@@ -312,7 +312,14 @@ class Training:
         default="float32",
         metadata=doc("type of activations while training; weights, loss and normalisation stay float32", only=TRAINED),
     )
-    xla: bool = field(default=False, metadata=doc("compile the training step with XLA", only=TRAINED))
+    xla: bool = field(
+        default=False,
+        metadata=doc(
+            "compile the training step with XLA, which has no deterministic gradient of max pooling, on a CPU neither",
+            only=TRAINED,
+            when={"deterministic": False},
+        ),
+    )
     deterministic: bool = field(
         default=True, metadata=doc("only operations that repeat bit for bit; some are slower on GPUs", only=TRAINED)
     )
