@@ -56,7 +56,7 @@ def run(tmp_path: Path, name: str, *, make: str = "make", learner: str = "ncm", 
     said: list[str] = []
 
     def listen(event: Any) -> None:
-        if isinstance(event, events.Noted) and "features" in event.text:
+        if isinstance(event, events.Noted) and event.text.startswith("features"):
             said.append(event.text)
 
     replay = {"replay": "class-balanced+raw", "memory": "12"} if learner == "er" else {}
