@@ -14,7 +14,7 @@ from cl_kernel.contract.errors import ClkError
 from cl_kernel.library.metrics.calibration import Calibration
 from cl_kernel.registry import discover
 from cl_kernel.sweeps.differences import of_tasks
-from cl_kernel.sweeps.select import Tried, chosen, direction, final, on_validation, parted, tried
+from cl_kernel.sweeps.select import Tried, called, chosen, direction, final, named_rows, on_validation, parted, tried
 from cl_kernel.sweeps.sweep import Spec, tasks_of
 
 SPEC = Spec(
@@ -26,7 +26,46 @@ SPEC = Spec(
 
 def test_what_is_varied_falls_in_rows_choices_and_seeds() -> None:
     values = {"learner": "clk:er", "stream.stages": 2, "learner.lr": 0.1, "memory": 50, "seed": 3}
-    assert parted(values) == ({"learner": "clk:er", "stream.stages": 2}, {"learner.lr": 0.1, "memory": 50}, "3")
+    assert parted(values) == ({"learner": "clk:er", "stream.stages": 2, "memory": 50}, {"learner.lr": 0.1}, "3")
+
+
+def test_named_arms_of_pieces_are_rows_under_their_names_and_their_own_grid_is_chosen(tmp_path: Path) -> None:
+    registry = discover(only=())
+    spec = Spec(
+        name="some",
+        base={"dataset": "clk:blobs"},
+        grid={
+            "method": {
+                "softmax": {"learner": "clk:linear", "grid": {"learner.lr": [0.01, 0.1]}},
+                "newest": {
+                    "learner": "clk:linear",
+                    "replay": "ring",
+                    "memory": 20,
+                    "grid": {"learner.n_epochs": [1, 2]},
+                },
+            },
+            "pace": {"slow": {"learner.batch_size": 8}, "fast": {"learner.batch_size": 16}},
+            "seed": [0, 1],
+        },
+    )
+    spec = on_validation(spec, "accuracy", registry)
+    assert named_rows(spec) == {"method"}
+    tasks = tasks_of(registry, spec, tmp_path)
+    assert len(tasks) == 16
+
+    def score(folder: Path) -> float:
+        values = next(task.values for task in tasks if task.folder == folder)
+        return float(values.get("learner.lr", 0) + values.get("learner.n_epochs", 0) + (values["pace"] == "fast"))
+
+    winners = chosen(tried(tasks, score, named_rows(spec)), higher=True)
+    assert [(one.row, one.settings) for one in winners] == [
+        ({"method": "softmax"}, {"learner.lr": 0.1, "pace": "fast"}),
+        ({"method": "newest"}, {"learner.n_epochs": 2, "pace": "fast"}),
+    ]
+    last, choice = final(spec, tasks, winners)
+    finals = called(tasks_of(registry, last, tmp_path / "chosen"), tasks, choice, spec)
+    assert [task.arm["method"] for task in finals] == ["softmax", "softmax", "newest", "newest"]
+    assert {task.values["stream.scored"] for task in finals} == {"test"}
 
 
 def test_the_best_mean_of_each_row_is_chosen_and_one_that_lacks_a_seed_is_passed_over(tmp_path: Path) -> None:

@@ -59,6 +59,19 @@ def test_a_grid_is_every_combination_and_a_list_multiplies_it() -> None:
     assert values == {"learner": "linear", "dataset": "digits", "memory": 5, "seed": 1, "replay": "ring"}
 
 
+def test_an_item_of_the_list_and_a_named_arm_may_have_a_grid_of_their_own() -> None:
+    spec = sweep.Spec(
+        name="s",
+        list=[{"learner": "linear", "grid": {"learner.lr": [0.1, 0.2], "learner.n_epochs": [1, 2]}}],
+        grid={"kept": {"none": {"replay": "none"}, "ring": {"replay": "ring", "grid": {"memory": [5, 9]}}}},
+    )
+    found = list(sweep.combinations(spec))
+    assert len(found) == 12
+    shown, values = found[-1]
+    assert shown == {"learner": "linear", "learner.lr": 0.2, "learner.n_epochs": 2, "kept": "ring", "memory": 9}
+    assert values == {"learner": "linear", "learner.lr": 0.2, "learner.n_epochs": 2, "replay": "ring", "memory": 9}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,6 +82,8 @@ def test_a_grid_is_every_combination_and_a_list_multiplies_it() -> None:
         ("grid: {seed: []}", "grid.seed = [] is no list"),
         ("grid: {arm: {a: 1}}", "every named arm is a mapping"),
         ("list: [1]", "every item of list"),
+        ("list: [{grid: {lr: 1}}]", "list[0].grid = {'lr': 1} holds no lists"),
+        ("grid: {kept: {ring: {grid: [5]}}}", "grid.kept.ring.grid = [5] holds no lists"),
         ("grid: {seed: [0]}\nretries: -1", "retries = -1"),
         ("grid: {seed: [0]}\nthreads: true", "threads = True"),
         ("grid: {seed: [0]}\nunfit: maybe", "neither fail nor skip"),

@@ -142,13 +142,14 @@ def choose(registry: Registry, spec: Spec, namespace: Namespace, console: Consol
     if namespace.dry_run:
         return dry(registry, trying, tasks, console)
     outcomes = carry_out(registry, trying, tasks, output / "tried", namespace, console)
-    all_tried = select.tried(tasks, lambda folder: select.score_of(folder, namespace.select))
+    named = select.named_rows(spec)
+    all_tried = select.tried(tasks, lambda folder: select.score_of(folder, namespace.select), named)
     winners = select.chosen(all_tried, higher=higher)
     if not winners:
         console.print("nothing finished, so nothing can be chosen")
         return 1
     last, choice = select.final(trying, tasks, winners)
-    finals = tasks_of(registry, last, output / "chosen")
+    finals = select.called(tasks_of(registry, last, output / "chosen"), tasks, choice, trying)
     outcomes += carry_out(registry, last, finals, output / "chosen", namespace, console)
     tested = select.by_choice(finals, choice, lambda folder: select.score_of(folder, namespace.select))
     content = select.selection(all_tried, winners, tested, namespace.select)

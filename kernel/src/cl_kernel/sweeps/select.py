@@ -1,13 +1,14 @@
 """``clk sweep --select METRIC``: settings chosen on validation samples, then scored once on the test samples.
 
-What is varied falls in three: the seed, over which means are taken; pieces and the stream, each combination of which is
-a row with a choice of its own; and every other setting, which is chosen.
+What is varied falls in three: the seed, over which means are taken; pieces, the stream and what may be kept, each
+combination of which is a row with a choice of its own; and every other setting, which is chosen. Named arms that say
+any of a row are rows, and the grid inside an arm is chosen for it alone.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ LOWER = ("forgetting", "kept bytes", "seconds")
 COLUMNS = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy", "task-aware", *LOWER)
 SHARE = 0.1
 """Part of the training samples kept apart, where the file does not say."""
-ROWS = ("test", "plugin", "profile", "dataset", "learner", "model", "replay")
+ROWS = ("test", "plugin", "profile", "dataset", "learner", "model", "replay", "memory", "budget", "run.budget")
 SEEDS = ("seed", "run.seed")
 
 
@@ -60,24 +61,38 @@ def on_validation(spec: Spec, metric: str, registry: Registry) -> Spec:
     return evolve(spec, base=base)
 
 
-def parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """What was varied: the row's part, the part to choose, the seed."""
-    row = {k: v for k, v in values.items() if k in ROWS or k.startswith(("stream.", "dataset."))}
+def is_of_row(key: str) -> bool:
+    """Whether what varies under this key makes another row of the table."""
+    return key in ROWS or key.startswith(("stream.", "dataset."))
+
+
+def named_rows(spec: Spec) -> set[str]:
+    """Axes of named arms that are rows: an arm says a piece, the stream or the memory."""
+    arms = {axis: options for axis, options in spec.grid.items() if isinstance(options, dict)}
+    return {axis for axis, options in arms.items() if any(is_of_row(key) for arm in options.values() for key in arm)}
+
+
+def parted(values: Mapping[str, Any], named: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What was varied: the row's part, the part to choose, the seed.
+
+    :param named: axes of named arms that are rows.
+    """
+    row = {k: v for k, v in values.items() if k in named or is_of_row(k)}
     seed = next((str(values[key]) for key in SEEDS if key in values), "")
     return row, {k: v for k, v in values.items() if k not in row and k not in SEEDS}, seed
 
 
-def tried(tasks: Sequence[Task], score: Callable[[Path], float | None]) -> list[Tried]:
+def tried(tasks: Sequence[Task], score: Callable[[Path], float | None], named: Collection[str] = ()) -> list[Tried]:
     """Choices with their scores; runs that did not finish are left out.
 
-    :param score: of a run folder.
+    :param score: of a run folder. :param named: axes of named arms that are rows.
     """
     found: dict[str, Tried] = {}
     for task in tasks:
         value = None if task.refused else score(task.folder)
         if value is None:
             continue
-        row, settings, seed = parted(task.values)
+        row, settings, seed = parted(task.values, named)
         key = repr((row, settings))
         earlier = found[key].scores if key in found else {}
         found[key] = Tried(row=row, settings=settings, scores={**earlier, seed: value})
@@ -104,15 +119,23 @@ def chosen(all_tried: Sequence[Tried], *, higher: bool) -> list[Tried]:
 
 def final(spec: Spec, tasks: Sequence[Task], winners: Sequence[Tried]) -> tuple[Spec, dict[str, str]]:
     """The sweep of the chosen settings, scored on the test samples; and which choice each of its runs is of."""
+    named = named_rows(spec)
     keys = {repr((one.row, one.settings)) for one in winners}
     full = {repr(shown): values for shown, values in combinations(spec)}
     items, choice = [], {}
     for task in tasks:
-        row, settings, _ = parted(task.values)
+        row, settings, _ = parted(task.values, named)
         if (key := repr((row, settings))) in keys:
             items.append({**full[repr(dict(task.values))], "stream.scored": "test"})
             choice[repr(items[-1])] = key
     return evolve(spec, base={}, grid={}, list=items, name=f"{spec.name}-chosen"), choice
+
+
+def called(finals: Sequence[Task], tasks: Sequence[Task], choice: Mapping[str, str], spec: Spec) -> list[Task]:
+    """The chosen settings' runs under the names that the file gave to their arms."""
+    named = named_rows(spec)
+    names = {repr(parted(task.values, named)[:2]): task.arm for task in tasks}
+    return [evolve(task, arm=names[choice[repr(dict(task.values))]]) for task in finals]
 
 
 def by_choice(

@@ -134,7 +134,20 @@ def read_spec(path: Path) -> Spec:
             raise BadSetting(f"grid.{key}: every named arm is a mapping of settings", where=where)
     if not all(isinstance(item, dict) for item in content.get("list", [])):
         raise BadSetting("every item of list is a mapping of settings", where=where)
+    _check_inner(content, where)
     return Spec(**{"name": path.stem, **content})
+
+
+def _check_inner(content: Mapping[str, Any], where: str) -> None:
+    """Grids inside items of the list and inside named arms hold lists of values."""
+    inside = {f"list[{i}]": item for i, item in enumerate(content.get("list", []))}
+    for key, options in content.get("grid", {}).items():
+        if isinstance(options, dict):
+            inside |= {f"grid.{key}.{label}": arm for label, arm in options.items()}
+    for name, item in inside.items():
+        grid = item.get("grid", {})
+        if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+            raise BadSetting(f"{name}.grid = {grid!r} holds no lists of values", where=where)
 
 
 def write_spec(path: Path, spec: Spec) -> None:
@@ -144,10 +157,18 @@ def write_spec(path: Path, spec: Spec) -> None:
 
 def combinations(spec: Spec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every combination: what is varied (for people), and the settings it stands for."""
-    axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = [[(dict(item), dict(item)) for item in spec.list or [{}]]]
+    axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = [[]]
+    for item in spec.list or [{}]:
+        axes[0] += [({**fixed, **varied}, {**fixed, **varied}) for fixed, varied in _inner(item)]
     for key, options in spec.grid.items():
         if isinstance(options, dict):
-            axes.append([({key: label}, dict(arm)) for label, arm in options.items()])
+            axes.append(
+                [
+                    ({key: label, **varied}, {**fixed, **varied})
+                    for label, arm in options.items()
+                    for fixed, varied in _inner(arm)
+                ]
+            )
         else:
             axes.append([({key: value}, {key: value}) for value in options])
     for combination in itertools.product(*axes):
@@ -156,6 +177,14 @@ def combinations(spec: Spec) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
             shown.update(labels)
             values.update(settings)
         yield shown, values
+
+
+def _inner(item: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """What an item of the list or an arm says, once for each combination of its own grid."""
+    grid = item.get("grid", {})
+    fixed = {key: value for key, value in item.items() if key != "grid"}
+    for values in itertools.product(*grid.values()):
+        yield fixed, dict(zip(grid, values, strict=True))
 
 
 def request_for(values: Mapping[str, Any], origin: str) -> Request:
