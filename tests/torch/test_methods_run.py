@@ -26,6 +26,7 @@ from cl_kernel.storage.checkpoint import digest_tree, load_tree, save_tree
 NAMES = [name for name, *_ in METHODS]
 REMEMBERS = {name for name, _, _, replay in METHODS if replay}
 ISOLATED = {"packnet", "piggyback", "hat", "supsup"}  # tell tasks by their classes
+FIRST_COME = {"gdumb"}  # a full memory takes no more examples of the classes that it holds, as in the paper
 ONE_PASS = {"slda", "ncm", "ranpac", "fecam"}
 VARIANTS = ["lwf", "gem", "agem", "icarl", "bic", "rainbow", "aan"]
 
@@ -189,6 +190,39 @@ def test_exemplars_of_a_class_are_chosen_again_when_it_comes_again(name: str) ->
     assert len(after) == 12
     assert any((new == row).all(1).any() for row in after)
     assert not torch.equal(before, after)
+
+
+def two_domains(n: int = 24) -> Stream:
+    """Two stages of the same three classes; what tells them apart lies in other components in the second."""
+    rng = np.random.default_rng(1)
+    spec = {
+        "vector": Field(shape=(12,), dtype="float32", kind="vector"),
+        "class": Field(shape=(), dtype="int64", kind="class", n=3),
+    }
+    stages = []
+    for index in range(2):
+        labels = rng.permutation(np.repeat(np.arange(3), n))
+        vectors = 0.3 * rng.standard_normal((len(labels), 12))
+        vectors[:, 6 * index : 6 * index + 6] += 2 * rng.standard_normal((3, 6))[labels]
+        samples = ArraySamples(spec, {"vector": vectors.astype(np.float32), "class": labels.astype(np.int64)})
+        stages.append(Stage(index=index, name=str(index), train=samples, classes=(0, 1, 2)))
+    test = stages[-1].train
+    sets = {str(at): np.arange(len(test)) for at in range(2)}
+    return Stream(
+        name="domains", task="vector -> class", stages=stages, test=test, test_sets=sets, class_names=("a", "b", "c")
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*ISOLATED, *FIRST_COME}])
+def test_a_new_domain_of_old_classes_is_learnt(name: str) -> None:
+    given = two_domains()
+    schedule = {} if name in ONE_PASS else {"epochs": 10, "lr": 0.05}
+    made, ctx = learner(name, given, capacity=24, **schedule), Ctx(list(given.stages))
+    made.learn(given.stages[0], ctx)
+    before = (found(made, given.test) == given.test.arrays["class"]).mean()
+    made.learn(given.stages[1], ctx)
+    after = (found(made, given.test) == given.test.arrays["class"]).mean()
+    assert after > max(0.8, before)
 
 
 def test_old_columns_are_those_of_classes_seen_before() -> None:

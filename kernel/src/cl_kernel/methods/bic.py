@@ -6,8 +6,10 @@ shift`` for the classes that the newest stage brought, fitted on held-out exampl
 al. 2019, https://arxiv.org/abs/1905.13260.
 
 Only the newest correction is applied, in prediction and in the teacher: the network has learnt the earlier ones from
-its teacher. Differs: exemplars are herded as in ``icarl``. Variant ``crumb`` applies the corrections of all stages one
-beside the other, and holds out a random share of new examples and of exemplars.
+its teacher. Differs: exemplars are herded as in ``icarl``; of the old classes only those that the stage does not bring
+again count in ``share`` (the paper's stages bring none), so that a stage of old classes alone, such as a new domain, is
+learnt. Variant ``crumb`` applies the corrections of all stages one beside the other, and holds out a random share of
+new examples and of exemplars.
 
 Shapes: B batch, n classes seen.
 """
@@ -104,7 +106,7 @@ class Bic(Training[Settings]):
             rows = np.setdiff1d(rows, aside[0])
         for epoch in self.epochs(stage):
             for x, y in self.mixed_steps(batches, stage, ctx, epoch, extra, rows):
-                loss = self._loss(x, y, n_before)
+                loss = self._loss(x, y, n_before, self.seen.n_absent(stage.index))
                 self.descend(loss)
                 self.stepped(ctx, loss=loss.detach())
         self.bias.append((1.0, 0.0))
@@ -166,7 +168,7 @@ class Bic(Training[Settings]):
                     picks = self._picks(~aside, len(inputs))
                     x, y = torch.cat([x, kept[picks]]), torch.cat([y, kept_labels[picks]])
                 if len(x):
-                    loss = self._loss(x, y, n_old)
+                    loss = self._loss(x, y, n_old, n_old)
                     self.descend(loss)
                     self.stepped(ctx, loss=loss.detach())
                 else:
@@ -192,17 +194,17 @@ class Bic(Training[Settings]):
             return pool
         return pool[torch.from_numpy(self.rng.integers(0, len(pool), n)).to(pool.device)]
 
-    def _loss(self, x: Tensor, y: Tensor, n_old: int) -> Tensor:
-        """Cross-entropy and, weighted by the share of old classes, distillation of the corrected old scores."""
+    def _loss(self, x: Tensor, y: Tensor, n_old: int, n_absent: int) -> Tensor:
+        """Cross-entropy and, weighted by the share of absent classes, distillation of the corrected old scores."""
         heat = self.settings.temperature
         scores = self.seen.scores(self.upper(x))
         plain = F.cross_entropy(scores, self.seen.columns_of(y))
-        if self.old is None or not n_old:
+        if self.old is None or not n_absent:
             return plain
         with torch.no_grad():
             target = F.softmax(self._corrected(self.old(x)[:, :n_old]) / heat, 1)
         distilled = -(target * F.log_softmax(scores[:, :n_old] / heat, 1)).sum(1).mean()
-        share = n_old / len(self.seen)
+        share = n_absent / len(self.seen)
         return share * distilled + (1 - share) * plain
 
     def _corrected(self, scores: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ columns of classes seen before are the old network's sigmoids. Exemplars of a cl
 mean stays nearest to the class mean; the memory is shared alike by the classes seen. Source: Rebuffi et al. 2017,
 https://arxiv.org/abs/1611.07725, algorithms 1 to 5.
 
-Differs: no example is chosen twice; the mean over columns stands for their sum; a class that comes again has its
-exemplars chosen again from the old ones and its new samples. Variant ``crumb``: cross-entropy on new examples, then a
+Differs: no example is chosen twice; the mean over columns stands for their sum. A class that comes again, of which the
+paper does not speak, has its exemplars chosen again from the old ones and its new samples, and its examples their label
+in its own column (the other old columns are still the old network's sigmoids): without labels a stage of old classes
+alone, such as a new domain, would teach nothing. Variant ``crumb``: cross-entropy on new examples, then a
 step of distillation on exemplars, whose choice is never renewed; ``shipped``: that, with herding and means as in
 CRUMB's repository.
 
@@ -77,7 +79,7 @@ class Icarl(Training[Settings]):
                 scores = self.seen.scores(self.upper(inputs))
                 with torch.no_grad():
                     old = None if self.old is None else self.old(inputs)[:, : self.seen.n_before(stage.index)]
-                loss = sigmoid_loss(scores, self.seen.columns_of(labels), old)
+                loss = sigmoid_loss(scores, self.seen.columns_of(labels), old, self.seen.in_stage(labels, stage.index))
                 self.descend(loss)
                 self.stepped(ctx, loss=loss.detach())
         self.sets.herd(stage, batches, self.sets.rooms(ctx))

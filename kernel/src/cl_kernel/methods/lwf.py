@@ -41,15 +41,19 @@ if TYPE_CHECKING:
     from cl_kernel.running.resources import Setup
 
 
-def sigmoid_loss(scores: Tensor, labels: Tensor, old_scores: Tensor | None) -> Tensor:
+def sigmoid_loss(scores: Tensor, labels: Tensor, old_scores: Tensor | None, labelled: Tensor | None = None) -> Tensor:
     """Binary cross-entropy to one-hot targets whose old columns are the old network's sigmoids.
 
     :param scores: [B, K].
     :param old_scores: [B, k] of the network before this stage, None in the first.
+    :param labelled: rows whose own column is 1 whatever the old network says, bool [B].
     """
-    target = F.one_hot(labels, scores.shape[1]).to(scores.dtype)
+    one_hot = F.one_hot(labels, scores.shape[1]).to(scores.dtype)
+    target = one_hot
     if old_scores is not None and old_scores.shape[1]:
-        target[:, : old_scores.shape[1]] = torch.sigmoid(old_scores)
+        target = torch.cat([torch.sigmoid(old_scores), one_hot[:, old_scores.shape[1] :]], 1)
+        if labelled is not None:
+            target = torch.where(labelled[:, None] & one_hot.bool(), 1.0, target)
     return F.binary_cross_entropy_with_logits(scores, target)
 
 

@@ -85,6 +85,10 @@ class SeenClasses:
         """How many of the classes seen are none of this stage's."""
         return len(self.order) - len(self.by_stage[index])
 
+    def in_stage(self, labels: Tensor, index: int) -> Tensor:
+        """Which labels are of classes that this stage brings, new or seen before, bool [B]."""
+        return torch.isin(labels, torch.tensor(self.by_stage[index], device=labels.device))
+
     def columns_of(self, labels: Tensor) -> Tensor:
         """Score columns of labels, int64 [B]."""
         if self._column_of is None or self._column_of.device != labels.device:
