@@ -158,7 +158,7 @@ def class_groups(
             raise BadInput(
                 f"{n_classes} classes do not divide into {n_stages} equal stages",
                 where="number of stages",
-                fix=f"use one of {fits} stages, or give the sizes",
+                fix=f"use one of {fits} stages (dataset.n_stages), or give the sizes (dataset.stage_sizes)",
             )
         sizes = [n_classes // n_stages] * n_stages
     if any(size < 1 for size in sizes) or sum(sizes) != n_classes:

@@ -133,7 +133,7 @@ def groups_of(namespace: Namespace, console: Console) -> list[Group]:
 
     runs, unfinished = comparing.find_runs(namespace.runs)
     for line in unfinished:
-        console.say(f"left out: {line}")
+        console.say(f"left out: {line.partition(chr(10))[0]}")
     groups = comparing.group_runs(runs, namespace.metric)
     if not groups:
         raise RunConflict("no finished run to look at", where=", ".join(map(str, namespace.runs)), fix="clk resume RUN")

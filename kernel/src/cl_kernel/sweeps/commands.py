@@ -27,7 +27,14 @@ SHOWN_ROWS = 40
 
 def sweep(parser: ArgumentParser) -> Handler:
     """Run a grid of experiments; the same command again goes on where it stopped."""
-    parser.add_argument("file", type=Path, help="sweep file (YAML)")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | KEY=VALUE[,VALUE...]",
+        help="sweep file (YAML); or what to run, where several values are varied: learner=er,slda seed=0,1,2; "
+        "or both, the words over the file",
+    )
+    parser.add_argument("--name", default="", help="of the sweep and its folder (default: the file's, or sweep)")
     parser.add_argument(
         "--executor", default="", metavar="NAME", help="local, ray, slurm (clk list executors); default: the file's"
     )
@@ -46,9 +53,9 @@ def sweep(parser: ArgumentParser) -> Handler:
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.registry import discover
-        from cl_kernel.sweeps.sweep import read_spec
+        from cl_kernel.sweeps.words import read_words
 
-        spec = read_spec(namespace.file)
+        spec = read_words(namespace.words, namespace.name)
         given = {"executor": namespace.executor, "n_jobs": namespace.n_jobs}
         spec = evolve(spec, **{key: value for key, value in given.items() if value not in ("", None)})
         return (choose if namespace.select else go)(discover(), spec, namespace, console)
@@ -118,6 +125,9 @@ def carry_out(
     _list(console, spec, tasks, outcomes)
     if any_failed(outcomes):
         failed = [outcome for outcome in outcomes if outcome["status"] in ("failed", "interrupted")]
+        for error in dict.fromkeys(outcome.get("error", "").strip() for outcome in failed):
+            if "\n" in error:  # the table has first lines only
+                console.print(error)
         console.print(
             f"{len(failed)} of {len(tasks)} tasks did not finish; once mended, the same command tries them again"
         )
