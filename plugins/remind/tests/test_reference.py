@@ -1,9 +1,14 @@
-"""Every reference case of the authors' code, by kind; ``--golden-dir`` points at more of the same form."""
+"""Every reference case of the authors' code, by kind; ``--golden-dir`` points at more of the same form.
+
+A check takes every parameter from its case: a case fails when it holds an array or a setting that its check never
+looked at.
+"""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,41 @@ from cl_plugin_remind.network.resnet import Part, _block
 from cl_plugin_remind.settings import Streaming
 
 PLUGIN = "remind"
-Arrays = Mapping[str, Any]
+
+
+class Case(dict[str, Any]):
+    """Named values of a case, which remember what was looked at."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.seen: set[str] = set()
+        self.parts: dict[str, Case] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def settings(self, name: str) -> Case:
+        """The settings that an array holds as json; they remember what was looked at, too."""
+        if name not in self.parts:
+            self.parts[name] = Case(parsed(self[name]))
+        return self.parts[name]
+
+    def starting(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose names begin so, without that beginning."""
+        return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+
+    def no_say(self, *names: str) -> None:
+        """Settings that have no part in what is checked here."""
+        self.seen.update(names)
+
+    def check_used(self) -> None:
+        assert not set(self) - self.seen, f"the check uses nothing of {', '.join(sorted(set(self) - self.seen))}"
+        for part in self.parts.values():
+            part.check_used()
+
+
+Arrays = Case
 KINDS: dict[str, Callable[[Arrays, Mapping[str, Any]], None]] = {}
 
 
@@ -65,7 +104,24 @@ def test_reference_case(case: tuple[Path, dict[str, Any] | None]) -> None:
         return
     assert entry["kind"] in KINDS, f"unknown kind {entry['kind']!r}: extend this test"
     with np.load(folder / entry["file"]) as arrays:
-        KINDS[entry["kind"]](dict(arrays), entry)
+        values = Case(dict(arrays))
+    KINDS[entry["kind"]](values, entry)
+    values.check_used()
+
+
+def test_a_check_that_ignores_part_of_its_case_fails() -> None:
+    case = Case({"r": np.array(3), "cfg_json": np.array('{"wd": 0.1, "loader": 8}')})
+    assert case["r"] == 3
+    assert case.settings("cfg_json")["wd"] == 0.1
+    with pytest.raises(AssertionError, match="loader"):
+        case.check_used()
+
+
+def said(text: str, pattern: str) -> str:
+    """What the case's description says where the pattern has its group."""
+    found = re.search(pattern, text)
+    assert found, f"no {pattern!r} in {text!r}"
+    return found[1]
 
 
 def kind(function: Callable[..., None]) -> Callable[..., None]:
@@ -86,6 +142,11 @@ def quantiser(centroids: np.ndarray) -> pq.Quantiser:
 
 @kind
 def pq_train(z: Arrays, entry: Mapping[str, Any]) -> None:
+    calls = re.search(r"ProductQuantizer\(\s*(\w+),\s*(\w+),\s*(\d+)\)", entry["call"])
+    assert calls, entry["call"]
+    sizes = [int(word) if word.isdigit() else int(z[word]) for word in calls.groups()]
+    n_codebooks, n_centroids, length = z["centroids"].shape
+    assert sizes == [n_codebooks * length, n_codebooks, int(n_centroids).bit_length() - 1]
     if "feats" in z:
         maps = torch.from_numpy(z["feats"])
         rows = pq.rows_of(maps)
@@ -99,7 +160,6 @@ def pq_train(z: Arrays, entry: Mapping[str, Any]) -> None:
         codes = quantiser(z["centroids"]).encode(rows[:300])
         assert np.array_equal(codes.numpy(), z["codes300"])
         assert np.array_equal(quantiser(z["centroids"]).decode(codes).numpy(), z["decoded300"])
-    n_codebooks, n_centroids, _ = z["centroids"].shape
     trained = pq.train(rows.numpy(), n_codebooks, n_centroids)
     assert trained.shape == z["centroids"].shape
     distortion = {name: mean_square(quantiser(c), rows) for name, c in (("ours", trained), ("theirs", z["centroids"]))}
@@ -127,6 +187,8 @@ def pq_encode_given(z: Arrays, entry: Mapping[str, Any]) -> None:
 @kind
 def stream(z: Arrays, entry: Mapping[str, Any]) -> None:
     """A case holds any of: rates of a sequence of labels, evictions from a full buffer, whole steps with features."""
+    cfg = z.settings("cfg_json")
+    assert max(z["stream_labels"]) < cfg["num_classes"]
     checks = [
         check
         for array, check in (("required", rates_of), ("evicted", evictions), ("base_feats", whole_steps))
@@ -149,17 +211,28 @@ def whole_steps(z: Arrays) -> None:
 
 
 def rates_of(z: Arrays) -> None:
-    cfg = parsed(z["cfg_json"])
+    cfg = z.settings("cfg_json")
+    cfg.no_say("r", "mixup", "crop", "alpha", "max_buffer", "M", "wd", "loader", "grad_clip", "np_seed", "py_seed")
+    cfg.no_say("end_lr")  # the decay is given
     rates = step.Rates(cfg["start_lr"], cfg["gamma"], cfg["step"], cfg["lr_mode"] == "step_lr_per_class")
-    used = []
+    used, left, never_reset = [], [rates.start], [rates.start]
     for label in z["stream_labels"].tolist():
         used.append(rates.of(label))
         rates.advance(label)
+        left.append(rates.of(label))
+        falls = rates.per_class and rates.seen[label] % rates.step == 0
+        never_reset.append(never_reset[-1] * (rates.gamma if falls else 1))
     assert used == pytest.approx(z["required"].tolist(), rel=1e-9)
+    # What the authors' code did instead: with the rate of the sample before, and with rates that only ever fall.
+    for name, theirs in (("torch131", left), ("torch2_broken", never_reset)):
+        if name in z:
+            assert theirs[:-1] == pytest.approx(z[name].tolist(), rel=1e-9), name
 
 
 def evictions(z: Arrays) -> None:
-    cfg = parsed(z["cfg_json"])
+    cfg = z.settings("cfg_json")
+    cfg.no_say("mixup", "crop", "alpha", "lr_mode", "step", "start_lr", "end_lr", "gamma", "M", "wd", "grad_clip")
+    cfg.no_say("loader", "py_seed")  # victims are those of the case
     rng = ChosenVictim()
     fields = {step.ITEM: Field(shape=(), dtype="int64", kind="group")}
     capacity = max(cfg["max_buffer"], len(z["base_ids"]))
@@ -235,9 +308,10 @@ class Replayed:
     """Our streaming step with the decisions of a reference case."""
 
     def __init__(self, z: Arrays) -> None:
-        self.z, self.cfg = z, parsed(z["cfg_json"])
+        self.z, self.cfg = z, z.settings("cfg_json")
         cfg = self.cfg
         n_codebooks, n_centroids, _ = z["centroids"].shape
+        assert n_codebooks == cfg["M"]
         shape = z["base_feats"].shape[1:]
         fields = {
             step.FEATURES: Field(shape=shape, dtype="float32", kind="map"),
@@ -251,7 +325,8 @@ class Replayed:
         policy = policies.build_largest_class(LargestClassSettings(), capacity)
         self.memory = Memory(policy, self.codec, capacity, np.random.default_rng(0))
         self.victims = self.memory._place_rng = ChosenVictim()
-        self.upper = upper_part({name.removeprefix("F0_"): z[name] for name in z if name.startswith("F0_")})
+        self.upper = upper_part(z.starting("F0_"))
+        assert z["F0_model.fc.weight"].shape[0] == cfg["num_classes"]
         settings = Streaming(
             replay_samples=cfg["r"],
             mixup=cfg["mixup"],
@@ -264,7 +339,7 @@ class Replayed:
             lr_step=cfg["step"],
             lr_mode=cfg["lr_mode"] or "constant",
         )
-        rates = step.Rates(cfg["start_lr"], cfg["gamma"], cfg["step"], cfg["lr_mode"] is not None)
+        rates = step.Rates(cfg["start_lr"], cfg["gamma"], cfg["step"], settings.lr_mode == "step_lr_per_class")
         chance = augment.AsPublished(random.Random(cfg["py_seed"]), np.random.RandomState(cfg["np_seed"]))
         self.streamer = step.Streamer(
             settings,
@@ -288,7 +363,8 @@ class Replayed:
 
     def play(self) -> None:
         z, streamer = self.z, self.streamer
-        codes = self.codec.quantisers[step.FEATURES].encode_maps(torch.from_numpy(z["stream_feats"]))
+        batches = torch.from_numpy(z["stream_feats"]).split(self.cfg["loader"])
+        codes = torch.cat([self.codec.quantisers[step.FEATURES].encode_maps(batch) for batch in batches])
         new = self.codec.quantisers[step.FEATURES].decode_maps(codes)
         self.upper.train()
         losses_seen, rates_used = [], []
@@ -329,9 +405,11 @@ class Replayed:
             assert evaluate.top_k(found, z["test_labels"]) == pytest.approx(z["acc"].tolist(), abs=1e-3)
 
     def compare(self, prefix: str, tolerance: float) -> None:
-        for name, tensor in self.upper.state_dict().items():
-            if prefix + name in self.z:
-                assert tensor.numpy() == pytest.approx(self.z[prefix + name], abs=tolerance), name
+        state = self.upper.state_dict()
+        expected = self.z.starting(prefix)
+        assert expected
+        for name, array in expected.items():
+            assert state[name].numpy() == pytest.approx(array, abs=tolerance), name
 
 
 class Recorder:
@@ -441,8 +519,9 @@ def vqa_tokenize(z: Arrays, entry: Mapping[str, Any]) -> None:
 
 @kind
 def vqa_metric(z: Arrays, entry: Mapping[str, Any]) -> None:
+    by_id = np.argsort(z["qid"])  # questions come in any order
     for name, n_types in evaluate.N_TYPES.items():
-        found = evaluate.vqa_scores(z["pred"], z["aidx"], z["qtypeidx"], n_types)
+        found = evaluate.vqa_scores(z["pred"][by_id], z["aidx"][by_id], z["qtypeidx"][by_id], n_types)
         assert [found["mean_per_type"], found["overall"]] == pytest.approx(z[name].tolist(), abs=1e-9)
 
 
@@ -484,7 +563,7 @@ def vqa_stream(z: Arrays, entry: Mapping[str, Any]) -> None:
     order, boundaries = questions.dataset_order(order_kind, types, answers, int(answers.max()) + 1)
     assert boundaries == parsed(z["boundaries_json"])
     assert qid[order].tolist() == parsed(z["dataset_order_json"])
-    streamed = questions.streamed_order(order, lengths, 8)
+    streamed = questions.streamed_order(order, lengths, int(said(entry["what"], r"loader batch (\d+)")))
     assert qid[streamed].tolist() == parsed(z["streamed_order_json"])
     old, r = np.random.RandomState(int(z["seed"])), int(z["r"])
     draws, batch_lengths, batch_answers = [], [], []
@@ -504,7 +583,9 @@ def network_case(name: str) -> Callable[..., None]:
     def check(z: Arrays, entry: Mapping[str, Any]) -> None:
         tolerance = 1e-3 if "1e-3" in entry["tolerance"] else 1e-4
         tensors = {key.removeprefix("w_"): torch.from_numpy(z[key]) for key in z if key.startswith("w_")}
-        net = vqa.make(name, sizes_of(name, tensors, z))
+        sizes = sizes_of(name, tensors, z)
+        z.no_say(*({"hops"} if name != "updown" else ()))
+        net = vqa.make(name, sizes)
         counters = {key for key in net.state_dict() if key.endswith("num_batches_tracked")}
         missing, unexpected = net.load_state_dict(tensors, strict=False)
         assert set(missing) <= counters and not unexpected
