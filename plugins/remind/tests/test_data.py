@@ -143,6 +143,9 @@ def test_a_tree_in_the_form_of_core50_is_read(tmp_path: Path) -> None:
     stream = core50.core50(Core50(order="class_iid", every=2, side=8), Resources(roots=(tmp_path,)))
     assert len(stream.test) == 8 and sum(len(s.train) for s in stream.stages) == 8
     assert set(stream.test.take(np.arange(8))["class"].tolist()) == {0, 1, 2, 9}
+    (tmp_path / "core50_128x128" / "s3" / "o50").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="1 of 8 clips are missing, the first is s3/o50"):
+        core50.core50(Core50(), Resources(roots=(tmp_path,)))
     with pytest.raises(MissingAsset, match="vlomonaco"):
         core50.core50(Core50(), Resources(roots=(tmp_path / "none",)))
 

@@ -11,6 +11,7 @@ from cl_plugin_remind import experiments, settings
 TORCH = ("torch", "torchvision")
 VQA = "image + question -> answer"
 TINY_VQA = {"codebooks": 8, "codebook_size": 64, "longest": 12}
+TORCHVISION = "https://download.pytorch.org/models"
 IMAGENET = Asset(
     name="imagenet",
     summary="images in train/<class>/ and val/<class>/",
@@ -22,20 +23,22 @@ CORE50 = Asset(
     name="core50_128x128",
     summary="frames s<session>/o<object>/C_*.png",
     files=("s1", "s3"),
-    origin="http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip (https://vlomonaco.github.io/core50)",
+    origin="http://bias.csr.unibo.it/maltoni/download/core50/core50_128x128.zip (https://vlomonaco.github.io/core50); "
+    f"profile paper begins with {TORCHVISION}/resnet18-f37072fd.pth",
 )
 CLEVR = Asset(
     name="CLEVR_v1.0/prepared",
     summary="questions and image codes",
     files=("LUT_clevr.json",),
-    origin="https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip, unpacked; then: clk data prepare remind:clevr",
+    origin=f"https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip, unpacked, and {TORCHVISION}/resnet101-63fe2227.pth; "
+    "then: clk data prepare remind:clevr",
 )
 TDIUC = Asset(
     name="TDIUC/prepared",
     summary="questions and image codes",
     files=("LUT_tdiuc.json",),
-    origin="TDIUC.zip and its images at https://kushalkafle.com/projects/tdiuc.html, unpacked; then: clk data prepare "
-    "remind:tdiuc",
+    origin="TDIUC.zip and its images at https://kushalkafle.com/projects/tdiuc.html, unpacked, and "
+    f"{TORCHVISION}/resnet152-394f9c45.pth; then: clk data prepare remind:tdiuc",
 )
 
 

@@ -150,7 +150,7 @@ def ordered_stream(
 def core50(settings: Core50, resources: Resources) -> Stream:
     """CORe50 below a data root.
 
-    :raises MissingAsset: when it is not there. :raises BadInput: for a tree with a session or object missing.
+    :raises MissingAsset: when it is not there. :raises BadInput: for a tree where a clip is missing.
     """
     root = find(settings.folder, resources)
     paths, rows = scan(root, settings.every)
@@ -220,4 +220,20 @@ def scan(root: Path, every: int) -> tuple[list[str], list[tuple[int, int, int, i
                 rows.append(((number - 1) // 5, (number - 1) % 5, int(match[1]), int(match[3])))
     if not rows:
         raise BadInput("no frames found", where=str(root))
+    _check_whole(root, rows)
     return paths, rows
+
+
+def _check_whole(root: Path, rows: Sequence[tuple[int, int, int, int]]) -> None:
+    """Each object was filmed in each session.
+
+    :raises BadInput: names how many clips lack, and the first.
+    """
+    clips = {(session, 5 * label + thing + 1) for label, thing, session, _ in rows}
+    sessions, objects = ({clip[axis] for clip in clips} for axis in (0, 1))
+    if gaps := sorted({(s, o) for s in sessions for o in objects} - clips):
+        raise BadInput(
+            f"{len(gaps)} of {len(sessions) * len(objects)} clips are missing, the first is s%d/o%d" % gaps[0],
+            where=str(root),
+            fix="unpack core50_128x128.zip again; part of it does only as whole sessions and whole objects",
+        )
