@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cl_kernel import Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
+from attrs import evolve
+
+from cl_kernel import Asset, Command, Dataset, Experiment, Learner, Model, Plugin, Replay, hookimpl
 from cl_plugin_crumb import experiments, settings
 from cl_plugin_crumb.commands.index import COMMANDS
 
@@ -69,12 +71,17 @@ def clk_datasets() -> Sequence[Dataset]:
                 settings=settings.Dirmap,
                 argument="scenario",
                 prepare=f"cl_plugin_crumb.data.prepare:{PREPARED[builder]}",
-                assets=tuple(settings.ASSETS[part] for part in name.split("+")),
+                assets=tuple(_with_weights(settings.ASSETS[part]) for part in name.split("+")),
                 requires=("pandas", "PIL"),
             )
             for name, (builder, summary) in files.items()
         ),
     ]
+
+
+def _with_weights(asset: Asset) -> Asset:
+    """The same, with the address of the network's weights beside that of the pictures."""
+    return evolve(asset, origin=f"{asset.origin}; profile paper begins with {settings.WEIGHTS['squeezenet'].origin}")
 
 
 @hookimpl
