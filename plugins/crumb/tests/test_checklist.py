@@ -17,6 +17,7 @@ ROWS = re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", TEXT[TEXT.index("## What th
 LONG = "arms.yaml"  # 41 runs, for which the table of the ablation stands
 STEPS = ["run.plots=false", "learner.first_epochs=1"]
 LESS = ["learner.pretrain_epochs=1", "learner.batch_size=64"]
+TOY = ["dataset.n_objects=1", "model.base_images=20", "model.base_epochs=1"]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,8 @@ def shortened(command: str) -> list[str]:
     less = STEPS if baseline else [*STEPS, *LESS]
     if "remind:remind" in words:
         less = ["run.plots=false"]
+    if not any(word.startswith("crumb:folder") for word in words):
+        less = [*less, *TOY]
     return [
         *words,
         "--no-comparisons",

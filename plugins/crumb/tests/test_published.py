@@ -5,6 +5,7 @@ Names and folders are those of the data sets' own pages and papers; pictures are
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -67,13 +68,23 @@ def test_list_names_an_address_for_every_data_set(tmp_path: Path, capsys: pytest
         assert asset.origin.split(" ")[0][:40] in listed
 
 
+def status(capsys: pytest.CaptureFixture[str], root: Path, name: str) -> str:
+    capsys.readouterr()
+    assert clk("data", "list", "--data-root", str(root), "--json") == 0
+    return next(row["status"] for row in json.loads(capsys.readouterr().out) if row["name"] == f"crumb:{name}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*TREES, "combined"])
-def test_a_published_tree_reaches_a_paper_run_and_comes_back(name: str, tmp_path: Path) -> None:
+def test_a_published_tree_reaches_a_paper_run_and_comes_back(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights(tmp_path)
     for part in ("ilab2mlight", "core50") if name == "combined" else (name,):
         TREES[part](tmp_path)
+    assert status(capsys, tmp_path, name) == "missing"
     assert clk("data", "prepare", f"crumb:{name}", "--data-root", str(tmp_path)) == 0
+    assert status(capsys, tmp_path, name) == "found"
     n_classes = {"core50": 10, "toybox": 12, "ilab2mlight": 14, "cifar100": 100, "imagenet": 200}
     per_task = {**n_classes, "icubworldtransf": 20, "combined": 24}[name] // 2
     asked = {"plugin": "crumb", "test": f"stream-{name}", "profile": "paper", "data_roots": [str(tmp_path)]}
@@ -89,8 +100,6 @@ def test_a_published_tree_reaches_a_paper_run_and_comes_back(name: str, tmp_path
 
 
 def run_metrics(place: Path) -> Any:
-    import json
-
     return json.loads((place / "metrics.json").read_text())["metrics"]
 
 

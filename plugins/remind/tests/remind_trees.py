@@ -6,6 +6,7 @@ Names and folders are those of the data sets' own pages and papers; pictures are
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,18 @@ def weights(root: Path, network: str, name: str) -> None:
 
 
 def core50(root: Path) -> None:
-    """``core50_128x128/s<session>/o<object>/C_<session>_<object>_<frame>.png``, two objects of three categories."""
+    """``core50_128x128/s<session>/o<object>/C_<session>_<object>_<frame>.png``: 11 sessions of 50 objects."""
     rng = np.random.default_rng(0)
-    for session in (1, 2, 4, 3):
-        for thing in (1, 2, 6, 7, 11, 12):
-            for frame in range(21):
+    for session in range(1, 12):
+        for thing in range(1, 51):
+            for frame in range(2):  # of 300; one of twenty is used
                 name = f"C_{session:02d}_{thing:02d}_{frame:03d}.png"
                 picture(root / "core50_128x128" / f"s{session}" / f"o{thing}" / name, (128, 128), rng)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), root / "resnet18-f37072fd.pth")
+
+
+WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361")
+"""The first four of the challenge."""
 
 
 def imagenet(
@@ -49,17 +54,23 @@ def imagenet(
     *,
     sizes: tuple[int, int] = (4, 2),
     pixels: tuple[int, int] = (500, 375),
+    wnids: Iterable[str] = WNIDS,
 ) -> None:
     """``train/<wnid>/<wnid>_<n>.JPEG``, ``val/<wnid>/ILSVRC2012_val_<n>.JPEG``."""
     rng = np.random.default_rng(0)
     number = 0
-    for wnid in ("n01440764", "n01443537", "n01484850", "n01491361"):
+    for wnid in wnids:
         for side, count in zip(("train", "val"), sizes, strict=True):
             for k in range(count):
                 number += 1
                 name = f"{wnid}_{k}" if side == "train" else f"ILSVRC2012_val_{number:08d}"
                 ending = endings[number % len(endings)]
                 picture(root / folder / side / wnid / f"{name}.{ending}", pixels, rng)
+
+
+def challenge(root: Path) -> None:
+    """As many classes as the challenge of 2012 has, with one photograph each of 1,281,167 and of 50,000."""
+    imagenet(root, sizes=(1, 1), pixels=(100, 75), wnids=[f"n{k:08d}" for k in range(1_440_764, 1_441_764)])
 
 
 def own(root: Path) -> None:
