@@ -197,8 +197,8 @@ def report(content: dict[str, Any]) -> None:
     ]
     if "stream" in content:
         text += [
-            f"{content['n_streamed']:,} photographs streamed through REMIND with a small network, beside the decoder alone,"
-            " in one run (one class of ten as base, 10 replayed; start-up, base training and tests included):",
+            f"{content['n_streamed']:,} photographs streamed through REMIND with a small network, beside the decoder"
+            " alone, in one run (one class of ten as base, 10 replayed; start-up, base training and tests included):",
             table(
                 ("what", "images/s", "CPU ms an image"),
                 [(k, f"{v['images_per_s']:.0f}", f"{v['cpu_ms']:.2f}") for k, v in content["stream"].items()],
