@@ -14,7 +14,7 @@ from cl_kernel.contract.stream import Stream
 from cl_kernel.data.scenarios import arrange
 from cl_kernel.data.stream_options import StreamOptions
 from cl_kernel.registry import Offer, resolve
-from cl_kernel.running import settings as config
+from cl_kernel.running.blame import blamed
 from cl_kernel.running.budget import budget_of, what_is_left, within
 from cl_kernel.running.identify import identified
 from cl_kernel.running.plan import Plan
@@ -38,7 +38,7 @@ def build(planned: Plan, resources: Resources) -> Built:
     :raises ClkError: naming the data, piece or setting that does not do.
     """
     pieces = planned.pieces
-    with config.blamed(planned.resolved, "dataset", pieces["dataset"][0].name):
+    with blamed(planned.resolved, "dataset", pieces["dataset"][0].name):
         sections = planned.resolved.sections
         stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources, sections.get("stream"))
         stream.check()
@@ -117,7 +117,7 @@ def _model_factory(planned: Plan, resources: Resources) -> Callable[[Mapping[str
 def _built(planned: Plan, section: str, *others: Any) -> Any:
     """A piece of a plan; a failure names the settings that were given for it."""
     offer = planned.pieces[section][0]
-    with config.blamed(planned.resolved, section, offer.name):
+    with blamed(planned.resolved, section, offer.name):
         return resolve(offer.record.build)(planned.resolved.sections.get(section), *others)
 
 

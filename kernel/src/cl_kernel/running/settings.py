@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -15,7 +14,7 @@ import attrs
 import yaml
 from attrs import define, field, frozen
 
-from cl_kernel.contract.errors import BadSetting, ClkError, nearest
+from cl_kernel.contract.errors import BadSetting, nearest
 from cl_kernel.contract.offers import doc
 
 _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*)?\.?\d*([eE][-+]?\d+)?\Z")
@@ -147,37 +146,6 @@ def _in_reach(value: Any, default: Any, key: str, origin: str) -> None:
             raise BadSetting(f"{key} = {value} is no finite number", where=origin)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise BadSetting(f"{key} = {value} is outside the range of whole numbers, -2**63 to 2**63 - 1", where=origin)
-
-
-@contextlib.contextmanager
-def blamed(resolved: Resolved, section: str, piece: str) -> Iterator[None]:
-    """A piece that fails to build with settings that somebody gave: say which, instead of a traceback.
-
-    With nothing given, the error is the piece's own and stays as it is.
-
-    :raises BadSetting: naming piece, settings and the reason.
-    """
-    try:
-        yield
-    except ClkError:
-        raise
-    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
-        given = {
-            key: origin
-            for key, origin in resolved.origins.items()
-            if key.split(".", 1)[0] == section
-            and not origin.startswith(("default", "profile ", "test ", "comparison "))
-        }
-        if not given:
-            raise
-        values = as_plain(resolved.sections[section])
-        told = ", ".join(f"{key} = {values[key.split('.', 1)[1]]!r}" for key in given)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadSetting(
-            f"{piece} cannot be built with {told}: {reason}",
-            where=", ".join(dict.fromkeys(given.values())),
-            fix="clk show TEST lists every setting with its meaning",
-        ) from error
 
 
 def known_only(layer: Layer, classes: Mapping[str, type | None]) -> Layer:
