@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cl_kernel.cli.console import Console
 from cl_kernel.contract.errors import BadSetting
@@ -68,6 +70,9 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
     from cl_kernel.running.resources import Resources
     from cl_kernel.storage.cache import Cache
 
+    def waits(kind: str, place: Path) -> None:
+        console.say(f"another process prepares {offer.name}: waiting for it")
+
     offer, argument = registry.find("dataset", namespace.name, where=f"clk data prepare {namespace.name}")
     record = offer.record
     if not record.prepare:
@@ -88,11 +93,27 @@ def _prepare(registry: Registry, namespace: Namespace, roots: tuple[Path, ...], 
         seed=namespace.seed,
         profile=namespace.profile,
         roots=roots,
-        cache=Cache(session.default_cache()),
+        cache=Cache(session.default_cache(), on_wait=waits),
         n_workers=namespace.n_workers,
         locator=registry.locate,
     )
-    folder = resolve(record.prepare)(resolved.sections.get("dataset"), resources)
+    with _alone(offer.name, resources):
+        folder = resolve(record.prepare)(resolved.sections.get("dataset"), resources)
     console.print(f"{offer.name} is ready in {folder}")
     console.json({"dataset": offer.name, "folder": str(folder)})
     return 0
+
+
+@contextlib.contextmanager
+def _alone(name: str, resources: Any) -> Iterator[None]:
+    """Nobody else prepares this data set below these roots meanwhile; whoever does already is waited for.
+
+    With a cache that cannot be written nobody is kept from it: what is prepared beside the raw data needs none.
+    """
+    from cl_kernel.storage.cache import NotWritable
+
+    claim = resources.cache.claimed("prepare", {"data set": name, "roots": [str(root) for root in resources.roots]})
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotWritable):
+            stack.enter_context(claim)
+        yield

@@ -19,9 +19,13 @@ WHERE = "--budget"
 def budget_of(text: str) -> int:
     """Bytes of ``2MB``, ``64KiB``.
 
-    :raises BadSetting: for a number without a unit, and for ``all``.
+    :raises BadSetting: for a number without a unit, for ``all`` and for what is no size.
     """
-    if (nbytes := parse_capacity(text).nbytes) is None:
+    try:
+        nbytes = parse_capacity(text).nbytes
+    except BadSetting:
+        nbytes = None
+    if nbytes is None:
         raise BadSetting(f"a budget of {text!r} is no number of bytes", where=WHERE, fix="--budget 2MB")
     return nbytes
 

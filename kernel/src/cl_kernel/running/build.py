@@ -32,15 +32,17 @@ class Built:
     memories: list[Any] = field(factory=list)
 
 
-def build(planned: Plan, resources: Resources) -> Built:
+def build(planned: Plan, resources: Resources, stream: Stream | None = None) -> Built:
     """Everything that a run of a stream needs, nothing learnt yet.
 
+    :param stream: the plan's, where it is there already.
     :raises ClkError: naming the data, piece or setting that does not do.
     """
     pieces = planned.pieces
     with blamed(planned.resolved, "dataset", pieces["dataset"][0].name):
         sections = planned.resolved.sections
-        stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources, sections.get("stream"))
+        if stream is None:
+            stream = build_stream(pieces["dataset"][0], sections.get("dataset"), resources, sections.get("stream"))
         stream.check()
     _fields_fit(planned, stream)
     memories: list[Any] = []

@@ -181,7 +181,7 @@ class Files:
                 part = names[at : at + _CHUNK]
                 assert base is not None
                 rows += base.execute(f"{_ASK} ({','.join('?' * len(part))})", part)
-        return ((name, digest) for name, *stamp, digest in rows if tuple(stamp) == stamps[name])
+        return ((row[0], row[4]) for row in rows if row[1:4] == stamps[row[0]])
 
     def _remember(self, rows: Sequence[tuple[str, int, int, int, str]]) -> None:
         if not rows:

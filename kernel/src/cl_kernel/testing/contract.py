@@ -23,6 +23,7 @@ from cl_kernel.testing import (
     check_runs,
     check_seeds,
     check_settings,
+    check_values,
 )
 from cl_kernel.testing.subject import CHECKS, Failed, NotApplicable, Subject
 
@@ -39,13 +40,19 @@ MODULES = (
     check_frozen,
     check_resuming,
     check_settings,
+    check_values,
 )
 ORDER = [module.__name__ for module in MODULES]
 for _name, _ in sorted(CHECKS.items(), key=lambda item: ORDER.index(item[1].__module__)):
     CHECKS[_name] = CHECKS.pop(_name)  # what a plugin says comes before what it does
 
-LENGTHY = ("each_setting_matters", "every_learner_resumes_after_each_epoch", "nothing_below_the_cut_changes")
-"""Checks that take minutes: a run for every setting, two for every learner."""
+LENGTHY = (
+    "each_setting_matters",
+    "bad_values_are_refused",
+    "every_learner_resumes_after_each_epoch",
+    "nothing_below_the_cut_changes",
+)
+"""Checks that take minutes: a run for every setting, several for every learner."""
 
 
 @frozen

@@ -112,7 +112,8 @@ def _uses(planned: Plan, offer: Offer) -> bool:
 def _put_together(subject: Subject, kind: str, offer: Offer) -> Iterator[Request]:
     learners = [offer] if kind == "learner" else [*subject.offers("learner"), *_kernels(subject, "learner")]
     datasets = [o for o in subject.offers("dataset") if not o.record.assets] + _kernels(subject, "dataset")
-    named: dict[str, Any] = {} if kind == "learner" else {kind: offer.name}
+    datasets = [offer] if kind == "dataset" else datasets
+    named: dict[str, Any] = {} if kind in ("learner", "dataset") else {kind: offer.name}
     for learner in learners:
         for dataset in datasets:
             for more in _memories(learner) if kind == "learner" else ({},):

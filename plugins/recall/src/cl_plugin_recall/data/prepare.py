@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from cl_plugin_recall.settings import Voc
 from cl_plugin_recall.weights.names import class_ids
 
 MANIFEST = "manifest.json"
+
+Job = tuple[str, FilePairs, np.ndarray, np.ndarray | None]
+"""File to write, images it is written from, their rows, and how labels are renamed."""
 
 
 def step_files(n_classes: int, structure: str) -> dict[str, tuple[list[int], str]]:
@@ -48,25 +51,41 @@ def prepare(settings: Voc, resources: Resources) -> Path:
     train, present = scan(folder.pairs(folder.training_list(settings.train_list)), len(classes), resources, folder.root)
     val, val_present = scan(folder.pairs(settings.val_list), len(classes), resources, folder.root)
     identity = resources.identify("recall-voc", revision=2, classes=classes, train=train, val=val)
-    root = resources.cache.root / identity.name / identity.key
-    manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text()) if (root / MANIFEST).is_file() else {}
-    jobs: list[tuple[str, FilePairs, np.ndarray, np.ndarray | None]] = []
+    root = resources.cache.place(identity.name, identity)
+    jobs: list[Job] = []
     for name, (step, protocol) in step_files(len(classes), settings.structure).items():
         jobs.append((name, train, rows_of_step(present, step, protocol), labels_of_step(step, protocol)))
     top = highest(val_present)
     for c in range(1, len(classes) + 1):
         rows = np.flatnonzero((top == c) | ((top == 0) & (c == 1)))
         jobs.append((f"data/validation/val_{c}.tfrecord", val, rows, None))
-    for name, pairs, rows, table in jobs:
-        path = root / name
-        if (known := manifest.get(name)) and path.is_file() and path.stat().st_size == known["bytes"]:
-            continue
-        count = write_records(path, _encoded(pairs, rows, table))
-        manifest[name] = {"records": count, "bytes": path.stat().st_size, "sha256": file_digest(path)}
-        write_json(root / MANIFEST, manifest)
-    if not (root / "classes.txt").is_file():
-        (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    if not all(_whole(root, name, _manifest(root)) for name, *_ in jobs) or not (root / "classes.txt").is_file():
+        with resources.cache.claimed(identity.name, identity):
+            _write(root, jobs, classes)
     return root
+
+
+def _write(root: Path, jobs: Sequence[Job], classes: Sequence[str]) -> None:
+    """The files that are not there yet."""
+    manifest = _manifest(root)
+    for name, pairs, rows, table in jobs:
+        if not _whole(root, name, manifest):
+            path = root / name
+            count = write_records(path, _encoded(pairs, rows, table))
+            manifest[name] = {"records": count, "bytes": path.stat().st_size, "sha256": file_digest(path)}
+            write_json(root / MANIFEST, manifest)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    path = root / MANIFEST
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _whole(root: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether a file is there as it was written."""
+    path, known = root / name, manifest.get(name)
+    return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
 
 
 def _encoded(pairs: FilePairs, rows: np.ndarray, table: np.ndarray | None) -> Iterator[tuple[bytes, bytes]]:
