@@ -21,10 +21,10 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset, UnknownName
+from cl_kernel.data.python_files import load_callable
 from cl_kernel.library.backbones import efficientnet_lite
 from cl_kernel.library.backbones.preprocessing import Wants
 from cl_kernel.library.backbones.settings import Backbone
-from cl_kernel.library.python_files import load_callable
 
 Fetched = TypeVar("Fetched")
 HUB = "https://huggingface.co"

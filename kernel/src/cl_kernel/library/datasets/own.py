@@ -16,11 +16,11 @@ import numpy as np
 
 from cl_kernel.contract.errors import BadInput, ClkError
 from cl_kernel.contract.stream import Stream
+from cl_kernel.data.python_files import load_callable
 from cl_kernel.library.datasets.arrays import stream_of
 from cl_kernel.library.datasets.folder_settings import Own
 from cl_kernel.library.datasets.folders import TEST_NAMES, fit
 from cl_kernel.library.pictures import eight_bits
-from cl_kernel.library.python_files import load_callable
 from cl_kernel.running.resources import Resources
 
 Arrays = dict[str, np.ndarray]
