@@ -192,7 +192,7 @@ def _rng() -> np.random.Generator:
         ({"scenario": "domain", "transform": "rotatoin"}, "no transform 'rotatoin'"),
         ({"scenario": "domain", "transform": "rotation"}, "rotation is for images"),
         ({"scenario": "domain", "transform": "nowhere.py:f"}, "no file nowhere.py"),
-        ({"scenario": "domain", "transform": "os.path:nothing"}, "cannot load 'os.path:nothing'"),
+        ({"scenario": "domain", "transform": "os.path:nothing"}, "unknown callable 'nothing'"),
         ({"long_tail": 1000.0}, "leaves none of the 60 samples"),
         ({"scenario": "class", "stages": 1, "blurry": 0.1}, "one stage has no boundary"),
         (
@@ -225,6 +225,20 @@ def test_stages_that_share_samples_are_not_dealt_twice() -> None:
     twice = evolve(stream, stages=[*stream.stages[:1], evolve(stream.stages[0], index=1, name="again")])
     with pytest.raises(ClkError, match="stages share samples"):
         arrange(twice, StreamOptions(scenario="instance"), Resources().rng)
+
+
+def test_a_file_of_ones_own_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("open('nowhere.json')\n\ndef f(x, stage):\n    return x\n")
+    with pytest.raises(ClkError, match=r"cannot be run: FileNotFoundError"):
+        made(scenario="domain", transform=f"{tmp_path}/mine.py:f")
+
+
+@pytest.mark.parametrize("options", [{"stages": 2}, {"sizes": (5, 5)}, {"order": "random"}])
+def test_stages_that_share_classes_are_not_dealt_by_class_unasked(options: dict[str, Any]) -> None:
+    domains = made(scenario="instance", stages=5)
+    with pytest.raises(ClkError, match="share classes"):
+        arrange(domains, StreamOptions(**options), Resources().rng)
+    assert len(arrange(domains, StreamOptions(scenario="class", stages=2), Resources().rng).stages) == 2
 
 
 @pytest.mark.parametrize(("body", "message"), [("return x[:, :2]", "keeps shape and type"), ("return 1 / 0", "Zero")])

@@ -39,6 +39,8 @@ def load_module(place: str) -> Any:
             return importlib.import_module(place)
         except ImportError as error:
             raise MissingAsset(f"no module {place!r}: {error}", where="this Python environment") from error
+        except Exception as error:
+            raise BadInput(f"cannot be run: {type(error).__name__}: {error}", where=place) from error
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise MissingAsset(f"no file {path.name}", where=str(path))

@@ -134,12 +134,18 @@ def subset(samples: Samples, rows: np.ndarray) -> Samples:
 
 
 def class_groups(
-    n_classes: int, sizes: Sequence[int] | None, n_stages: int, order: Sequence[int] | None
+    n_classes: int,
+    sizes: Sequence[int] | None,
+    n_stages: int,
+    order: Sequence[int] | None,
+    *,
+    asked: tuple[str, str] = ("dataset.n_stages", "dataset.stage_sizes"),
 ) -> list[tuple[int, ...]]:
     """Classes of each stage.
 
     :param sizes: classes a stage brings, in order; must add up to ``n_classes``. None: ``n_stages`` equal stages.
     :param order: a permutation of the classes; None for 0, 1, 2, ...
+    :param asked: the settings that give ``n_stages`` and ``sizes``, for the message.
     :raises BadInput: when the split would drop a class or leave a stage empty.
     """
     order = list(range(n_classes)) if order is None else [int(c) for c in order]
@@ -158,7 +164,7 @@ def class_groups(
             raise BadInput(
                 f"{n_classes} classes do not divide into {n_stages} equal stages",
                 where="number of stages",
-                fix=f"use one of {fits} stages (dataset.n_stages), or give the sizes (dataset.stage_sizes)",
+                fix=f"use one of {fits} stages ({asked[0]}), or give the sizes ({asked[1]})",
             )
         sizes = [n_classes // n_stages] * n_stages
     if any(size < 1 for size in sizes) or sum(sizes) != n_classes:

@@ -207,7 +207,9 @@ def _parts(pool: Pool, options: StreamOptions, rng: Rng, n_stages: int) -> list[
     if options.scenario in ("instance", "mixed"):
         return _dealt(pool, options, rng, n_stages)
     if options.splits:
-        groups = class_groups(len(pool.names), options.sizes or None, n_stages, _class_order(pool, options, rng))
+        _check_dealt_by_class(pool, options)
+        order, asked = _class_order(pool, options, rng), ("stream.stages", "stream.sizes")
+        groups = class_groups(len(pool.names), options.sizes or None, n_stages, order, asked=asked)
         return [_of_classes(pool, group, k, options.scenario) for k, group in enumerate(groups)]
     if not pool.given:
         raise Mismatch(
@@ -216,6 +218,25 @@ def _parts(pool: Pool, options: StreamOptions, rng: Rng, n_stages: int) -> list[
             fix="stream.scenario=class, domain, instance or mixed deals both anew",
         )
     return pool.given
+
+
+def _check_dealt_by_class(pool: Pool, options: StreamOptions) -> None:
+    """Refuse to make stages of classes out of stages that share classes, unless that was said.
+
+    :raises BadSetting: naming a class and two of its stages.
+    """
+    owner: dict[int, str] = {}
+    for part in () if options.scenario else pool.given:
+        for c in part.classes:
+            if c in owner:
+                given = next(name for name in ("stages", "sizes", "order") if getattr(options, name))
+                raise BadSetting(
+                    f"stages of the data set share classes ({pool.names[c]} is in {owner[c]} and {part.name}); "
+                    "dealing them anew by class is another scenario",
+                    where=f"stream.{given}",
+                    fix="stream.scenario=class, task, instance or mixed says which",
+                )
+            owner[c] = part.name
 
 
 def _of_classes(pool: Pool, group: tuple[int, ...], index: int, scenario: str) -> Part:

@@ -6,16 +6,14 @@ Shapes: n a batch, H W image, C channels, D vector.
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cl_kernel.contract.errors import BadSetting, ClkError, Mismatch
 from cl_kernel.contract.stream import Field
+from cl_kernel.data.python_files import load_callable
 
 Transform = Callable[[np.ndarray], np.ndarray]
 """Samples [n, ...] -> samples of the same shape and type."""
@@ -89,7 +87,7 @@ def transforms(name: str, amount: float, n_stages: int, spec: Field, rng: np.ran
     :raises ClkError: for a transform that is none, or does not fit the samples.
     """
     if ":" in name:
-        function = load(name)
+        function = load_callable(name, where="stream.transform")
         return [functools.partial(_own, function, stage, name) for stage in range(n_stages)]
     if name not in NAMES:
         what = f"no transform {name!r}" if name else "a domain needs a transform"
@@ -125,28 +123,6 @@ def _colours(n_stages: int, strength: float, rng: np.random.Generator) -> list[n
     if strength > 1:
         raise BadSetting(f"a tint of strength {strength} is darker than black", where="stream.amount", fix="at most 1")
     return [np.ones(3), *(1 - strength * rng.random(3) for _ in range(n_stages - 1))]
-
-
-def load(name: str) -> Callable[..., Any]:
-    """A function of one's own, ``FILE.py:FUNCTION`` or ``package.module:FUNCTION``.
-
-    :raises BadSetting: when there is none.
-    """
-    place, _, function = name.rpartition(":")
-    path = Path(place).expanduser()
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"clk_own_{path.stem}", path)
-            if spec is None or spec.loader is None or not path.is_file():
-                raise BadSetting(f"no file {place}", where="stream.transform")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        found: Callable[..., Any] = getattr(module, function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise BadSetting(f"cannot load {name!r}: {error}", where="stream.transform") from error
-    return found
 
 
 def _own(function: Callable[..., Any], stage: int, name: str, samples: np.ndarray) -> np.ndarray:
