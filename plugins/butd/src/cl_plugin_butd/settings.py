@@ -198,6 +198,19 @@ class Training(Network):
     )
     autocast: bool = field(default=False, metadata=doc("bfloat16 where allowed"))
     compile: bool = field(default=False, metadata=doc("compile the network with torch.compile"))
+    weights: str = field(
+        default="",
+        metadata=doc(
+            "file of weights to start from, the authors' (.pt) or under this network's names; empty: random ones",
+            counted="the tensors it holds",
+            unseen="needs a file of weights",
+        ),
+    )
+    warmup: int = field(
+        default=1,
+        validator=POSITIVE,
+        metadata=doc("devices of the published warm-up: over the first five epochs the rate climbs from its n-th part"),
+    )
     hyper: int = field(default=-1, metadata=doc("row of the published hyper-parameter grid; -1 for the settings"))
 
 
@@ -338,6 +351,14 @@ class Continual(Network):
     channels_last: bool = field(
         default=True, metadata=doc("memory layout of maps; on a CPU not for stages of 8 or fewer channels")
     )
+    weights: str = field(
+        default="",
+        metadata=doc(
+            "file of weights to start from, the authors' (.pt) or under this network's names; empty: random ones",
+            counted="the tensors it holds",
+            unseen="needs a file of weights",
+        ),
+    )
     reuse: bool = field(
         default=True,
         metadata=doc(
@@ -439,6 +460,14 @@ class Vit:
         metadata=doc("read encoder states deepest first (encoder-decoder)", when={"kind": "encoder-decoder"}),
     )
     hub: str = field(default="", metadata=doc("pretrained model of the hub, or empty"))
+    weights: str = field(
+        default="",
+        metadata=doc(
+            "file of weights to start from, the authors' (.pt) or under this network's names; empty: random ones",
+            counted="the tensors it holds",
+            unseen="needs a file of weights",
+        ),
+    )
     lr: float = field(
         default=1e-3, validator=POSITIVE, metadata=doc("learning rate", source=CODE_2, when={"cyclic": False})
     )

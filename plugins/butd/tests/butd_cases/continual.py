@@ -14,7 +14,8 @@ from butd_cases.counter_stream import unpack
 from butd_cases.reading import said
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
-from cl_plugin_butd.weights.names import from_continual, load_renamed
+from cl_plugin_butd.weights.names import from_continual
+from cl_plugin_butd.weights.start import continual, lay_over, numbered
 
 
 def build(config: Mapping[str, Any]) -> ContinualCounterStream:
@@ -43,7 +44,8 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
     assert parts <= {"BCE occurrence", "CE task"}, config["loss"]
     rate = config.get("lr", said(case, r"lr ([0-9.e-]+)") or 1e-2)
     decay = config.get("weight_decay", said(case, r"wd ([0-9.e-]+)") or 0.0)
-    heads = {(0, index): task for task, index in enumerate(config["index_in_weight_names"])}
+    heads = numbered(config["directions"], [0] * len(config["directions"]))
+    assert [index for _, index in heads] == config["index_in_weight_names"]
     net = build(config)
     for alias, name in case["aliases"].items():
         assert from_continual(alias, heads) == from_continual(name, heads), f"{alias} is not {name}"
@@ -53,9 +55,8 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
         for name, shape, _ in case["packed_index"]["w0"]
         if not (name.endswith(("running_mean", "running_var")) and len(shape) == 2)
     }
-    load_renamed(
-        net, {wanted[n]: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items() if n in wanted}
-    )
+    published_weights = {n: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items()}
+    lay_over(net, continual(published_weights, heads), case["case"])
 
     directions = max(shape[0] for name, shape, _ in case["packed_index"]["w0"] if name not in wanted)
 
@@ -99,7 +100,8 @@ def check_continual(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None
             # a gate in front of batch norm has no gradient but rounding, which Adam turns into steps of its own
             tolerance = 2e-3 if ".gate" in name or "running" in name else 3e-4
             np.testing.assert_allclose(state[name], expected, rtol=tolerance, atol=tolerance, err_msg=name)
-        load_renamed(net, {name: torch.from_numpy(v.copy()) for name, v in published.items()})
+        after = {name: torch.from_numpy(v.copy()) for name, v in published.items()}
+        lay_over(net, after, case["case"])
         net.store_statistics(task)
         for earlier in range(task + 1):
             run = evaluate(net, logits, earlier)

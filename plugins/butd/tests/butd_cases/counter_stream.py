@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cl_plugin_butd.method.losses import instruction_loss, occurrence_accuracy, task_accuracy
-from cl_plugin_butd.network.counter_stream import CounterStream, Topology, n_parameters
-from cl_plugin_butd.weights.names import from_first_generation, load_renamed
+from cl_plugin_butd.evaluate.metrics import Occurrence
+from cl_plugin_butd.method.losses import instruction_loss, task_accuracy
+from cl_plugin_butd.network.counter_stream import CounterStream, Topology
+from cl_plugin_butd.weights.names import from_first_generation
+from cl_plugin_butd.weights.start import lay_over
 
 NORMS = {
     "BatchNorm": "batch",
@@ -89,6 +91,15 @@ def flat_laterals(run: dict[str, Any]) -> dict[str, torch.Tensor]:
     return found
 
 
+def occurrences(logits: np.ndarray, existence: np.ndarray) -> list[float]:
+    """The metric of each example alone."""
+    metric = Occurrence()
+    return [
+        metric.compute(metric.update(metric.start(), row[None], there[None]))["occurrence"]
+        for row, there in zip(logits, existence, strict=True)
+    ]
+
+
 def check_counter_stream(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     config = case["config"]
     net = CounterStream(topology(config))
@@ -96,8 +107,9 @@ def check_counter_stream(case: dict[str, Any], arrays: dict[str, np.ndarray]) ->
     shapes = {name: tuple(shape) for name, shape, _ in case["packed_index"]["w0"]}
     for alias, name in case["aliases"].items():
         assert our_name(case, alias, shapes[name]) == names[name], f"{alias} is not {name}"
-    load_renamed(net, {names[n]: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items()})
-    assert n_parameters(net) == case["trainable_params"]
+    weights = {names[n]: torch.from_numpy(v.copy()) for n, v in unpack(case, arrays, "w0").items()}
+    lay_over(net, weights, case["case"])
+    assert sum(p.numel() for p in net.parameters()) == case["trainable_params"]
     inputs = {n[3:]: torch.from_numpy(v.copy()) for n, v in arrays.items() if n.startswith("in.")}
     start = {n: v.clone() for n, v in net.state_dict().items()}
 
@@ -165,7 +177,7 @@ def check_steps(
             )
             np.testing.assert_allclose(acc, arrays["acc0.task_per_example"], rtol=1e-5)
             np.testing.assert_allclose(
-                occurrence_accuracy(out.occurrence, inputs["label_existence"]),
+                occurrences(out.occurrence.detach().numpy(), arrays["in.label_existence"]),
                 arrays["acc0.occurrence_per_example"],
                 rtol=1e-5,
             )

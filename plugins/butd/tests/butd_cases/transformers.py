@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import torch
 
 from butd_cases.counter_stream import unpack
-from cl_plugin_butd.network.hub import HubVit, rename_for_installed
+from cl_plugin_butd.network.hub import HubVit
 from cl_plugin_butd.network.transformers import (
     TaskSelectEncoder,
     TaskSelectEncoderDecoder,
     TaskSelectTwoStream,
     VitShape,
 )
-from cl_plugin_butd.weights.names import from_task_select, load_renamed
+from cl_plugin_butd.weights.start import lay_over, transformer
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -38,20 +37,8 @@ def sizes(case: Case, arrays: Arrays) -> dict[str, int]:
 
 
 def load(net: torch.nn.Module, case: Case, arrays: Arrays) -> None:
-    load_renamed(
-        net,
-        {
-            from_task_select(name): torch.from_numpy(value.copy())
-            for name, value in unpack(case, arrays, "w0").items()
-            if not ignored(name, net)
-        },
-        allow_missing=(),
-    )
-
-
-def ignored(name: str, net: torch.nn.Module) -> bool:
-    """Tensors the published modules hold and never use."""
-    return any(re.fullmatch(pattern, name) for pattern in getattr(net, "unused", ()))
+    named = {name: torch.from_numpy(value.copy()) for name, value in unpack(case, arrays, "w0").items()}
+    lay_over(net, transformer(named, net), case["case"])
 
 
 def check(net: torch.nn.Module, case: Case, arrays: Arrays) -> None:
@@ -103,8 +90,7 @@ def check_guided(case: Case, arrays: Arrays) -> None:
         n_outputs=arrays["out"].shape[2],
         guided=(arrays["task"].shape[1], arrays["argument"].shape[1]),
     )
-    named = {name: torch.from_numpy(value.copy()) for name, value in unpack(case, arrays, "w0").items()}
-    load_renamed(net, rename_for_installed(named, net))
+    load(net, case, arrays)
     net.eval()
     with torch.no_grad():
         out = net(*(torch.from_numpy(arrays[name]) for name in ("image", "task", "argument")))

@@ -107,12 +107,7 @@ def staged(
                 index=task,
                 name=word,
                 train=made["train"],
-                info={
-                    "task": task,
-                    "direction": list(way),
-                    "asks": f"{word} of",
-                    "arguments": list(glyphs.class_names),
-                },
+                info={"task": task, "direction": list(way), "arguments": list(glyphs.class_names)},
             )
         )
         tests.append(made["test"])

@@ -21,11 +21,6 @@ NAMES = {
 """Directions with a word of their own."""
 
 
-def direction_name(dx: int, dy: int) -> str:
-    """A word for a direction: its own, or ``x+2y-1``."""
-    return NAMES.get((dx, dy), f"x{dx:+d}y{dy:+d}")
-
-
 def direction_index(dx: int, dy: int, reach_x: int, reach_y: int) -> int:
     """A number for a direction, different for every direction within reach.
 
@@ -38,7 +33,7 @@ def direction_index(dx: int, dy: int, reach_x: int, reach_y: int) -> int:
 
 
 def published_direction_index(dx: int, dy: int, reach_x: int, reach_y: int) -> int:
-    """The published number of a direction; kept to read published checkpoints."""
+    """The published number of a direction, as published weights name it; directions may share one."""
     return (reach_x + 1) * (dx + reach_x) + (dy + reach_y)
 
 

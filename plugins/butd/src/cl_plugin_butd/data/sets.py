@@ -127,6 +127,8 @@ def spatial_set(settings: Spatial, resources: Resources) -> Prepared:
         "shape": list(recipe.size),
         "corner": [top, left],
     }
+    held = spatial.allowed_pairs(recipe, spatial.held_strings(recipe, source.usable), n_classes, source.usable)
+    resources.say(spatial.describe_difficulty(held, source.usable))
     return prepare.prepare(
         f"spatial-{source.name}",
         inputs,

@@ -324,12 +324,6 @@ def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([first, last]), np.stack([weights[place, first], np.where(last > first, weights[place, last], 0)])
 
 
-def expected_sizes(recipe: SpatialRecipe) -> dict[str, int]:
-    """Questions of each split if no picture is drawn twice."""
-    train = recipe.n_pictures["train"] * recipe.n_questions * (2 if recipe.both_directions else 1)
-    return {"train": train, "test": recipe.n_test, "val": recipe.n_val}
-
-
 def describe_difficulty(allowed: np.ndarray, usable: tuple[int, ...]) -> str:
     """One line about what is held out."""
     share = excluded_percentage(allowed, usable)

@@ -6,11 +6,12 @@ Shapes: H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cl_kernel import Samples, Stream
+from cl_plugin_butd.evaluate.board import RIGHT, WRONG, Cell, draw_board
 from cl_plugin_butd.evaluate.words import Words
 
 if TYPE_CHECKING:
@@ -60,39 +61,17 @@ def draw_predictions(
     path: Path, samples: Samples, rows: np.ndarray, labels: np.ndarray, predicted: np.ndarray, stream: Stream
 ) -> None:
     """Pictures with what was asked, answered and right; the queried place is framed where the samples know it."""
-    from matplotlib.figure import Figure
-
     fields = [name for name in ("task", "argument", "box") if name in samples.spec]
     taken = samples.take(rows, ["image", *fields])
-    words, n = Words(stream), len(rows)
-    figure = Figure(figsize=(3.2 * min(n, 3), 1.9 * -(-n // 3)), layout="constrained")
-    axes = figure.subplots(-(-n // 3), min(n, 3), squeeze=False).flatten()
-    for axis in axes:
-        axis.axis("off")
-    for i, axis in enumerate(axes[:n]):
-        axis.imshow(taken["image"][i], cmap="gray", vmin=0, vmax=255)
+    words, cells = Words(stream), []
+    for i, row in enumerate(rows):
         task = int(taken["task"][i]) if "task" in taken else 0
         asked = f"{words.ask(task, int(taken['argument'][i]))}: " if "argument" in taken else ""
-        given, right = (words.answer(task, int(labels_[rows[i]])) for labels_ in (predicted, labels))
-        axis.set_title(
-            f"{asked}{given}" + ("" if given == right else f" (is {right})"),
-            fontsize=8,
-            color="black" if given == right else "firebrick",
-        )
-        if "box" in taken:
-            frame(axis, taken["box"][i])
-    figure.savefig(path, dpi=110)
-
-
-def frame(axis: Any, box: np.ndarray) -> None:
-    """Frame the queried object.
-
-    :param box: y, x, height, width.
-    """
-    from matplotlib.patches import Rectangle
-
-    y, x, h, w = (int(v) for v in box)
-    axis.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor="tab:orange", linewidth=1.5))
+        given, right = (words.answer(task, int(labels_[row])) for labels_ in (predicted, labels))
+        text = f"{asked}{given}" + ("" if given == right else f" (is {right})")
+        box = taken["box"][i] if "box" in taken else None
+        cells.append(Cell(taken["image"][i], box, text, RIGHT if given == right else WRONG))
+    draw_board(path, [cells[at : at + 3] for at in range(0, len(cells), 3)], width=320)
 
 
 def draw_methods(methods: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:

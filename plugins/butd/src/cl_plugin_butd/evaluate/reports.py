@@ -10,10 +10,10 @@ import numpy as np
 from cl_kernel import write_json
 from cl_plugin_butd.evaluate.figures import draw
 from cl_plugin_butd.evaluate.sheet import draw_sheet
-from cl_plugin_butd.evaluate.tables import confusion, person_table, zero_forgetting
+from cl_plugin_butd.evaluate.tables import confusion, not_border, person_table, zero_forgetting
 
 if TYPE_CHECKING:
-    from cl_kernel import StreamContext
+    from cl_kernel import Stream, StreamContext
 
 
 def write_reports(learner: Any, ctx: StreamContext, n_pictures: int, curve: Sequence[Sequence[float]]) -> None:
@@ -29,7 +29,9 @@ def write_reports(learner: Any, ctx: StreamContext, n_pictures: int, curve: Sequ
         name: confusion(labels[rows], predicted[rows], stream.n_classes).tolist()
         for name, rows in stream.test_sets.items()
     }
-    write_json(folder / "confusion.json", {"classes": list(stream.class_names), "sets": tables})
+    write_json(
+        folder / "confusion.json", {"classes": list(stream.class_names), "sets": tables, **_border(stream, predicted)}
+    )
     if "person" in stream.spec:
         taken = stream.test.take(np.arange(len(stream.test)), ["argument", "task"])
         report = person_table(taken["argument"], taken["task"], predicted == labels)
@@ -43,6 +45,14 @@ def write_reports(learner: Any, ctx: StreamContext, n_pictures: int, curve: Sequ
     draw(folder, stream, tables, curve, labels, predicted, n_pictures)
     if hasattr(learner, "look") and "box" in stream.spec:
         draw_sheet(folder / "contact-sheet.png", learner, stream)
+
+
+def _border(stream: Stream, predicted: np.ndarray) -> dict[str, Any]:
+    """Share of answers that are not "border", by test set, where that is an answer."""
+    if "border" not in stream.class_names:
+        return {}
+    border = stream.class_names.index("border")
+    return {"not_border": {name: not_border(predicted[rows], border) for name, rows in stream.test_sets.items()}}
 
 
 def write_promise(ctx: StreamContext, report: dict[str, Any], promised: bool) -> None:

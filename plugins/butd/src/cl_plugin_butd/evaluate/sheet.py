@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cl_kernel import Stream
-from cl_plugin_butd.evaluate.figures import frame
+from cl_plugin_butd.evaluate.board import RIGHT, WRONG, Cell, draw_board
 from cl_plugin_butd.evaluate.looking import enlarged
 from cl_plugin_butd.evaluate.words import Words
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 8
 """Rows of a sheet at most; a longer stream shows its first tasks."""
-SMALL = 40
-"""Pictures of fewer pixels a side are smoothed for the eye."""
 EACH = 2
 """Questions of a task, about one picture where it asks several."""
+DARK = 0.45
+"""How bright the picture stays under the light of a map."""
+LEGEND = (
+    "Each row is a question about the framed object, with the network's answer. Bright: where the top-down network, "
+    "from its coarse level to its fine one, depends on what is asked about. Drawn: what an image head makes of level "
+    "1. Every panel has its own scale."
+)
 
 
 def questions_of(stream: Stream) -> list[tuple[int, np.ndarray]]:
@@ -34,67 +39,60 @@ def questions_of(stream: Stream) -> list[tuple[int, np.ndarray]]:
 
 
 def draw_sheet(path: Path, learner: Any, stream: Stream) -> None:
-    """A row a question: the picture with the queried object framed, every top-down map over it, the drawn object,
-    answer and truth.
+    """A row a question: the picture, every top-down map over it, the drawn object over it, answer and truth.
+
+    The queried object is framed everywhere; every map has a scale of its own.
 
     :param learner: with a method ``look(image, task, argument)``.
     """
-    from matplotlib.figure import Figure
-
-    shown = questions_of(stream)
-    found = []
-    for task, rows in shown:
+    words, lines, titles = Words(stream), [], [""]
+    for task, rows in questions_of(stream):
         taken = stream.test.take(rows, ["image", "argument", "box", "class"])
-        found.append((task, taken, learner.look(taken["image"], task, taken["argument"])))
-    n_maps = len(found[0][2].maps)
-    drawn = found[0][2].drawn is not None
-    titles = ["queried object framed", *(f"top-down, level {n_maps - i}" for i in range(n_maps))]
-    titles += ["drawn from level 1"] if drawn else []
-    height, width = found[0][1]["image"].shape[1:3]
-    n_rows = sum(len(rows) for _, rows in shown)
-    across = 1.3 * float(np.clip((width / height) ** 0.5, 1, 2))
-    size = (len(titles) * across + 0.3, 0.9 + n_rows * (across * height / width + 0.32))
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(n_rows, len(titles), squeeze=False)
-    line = 0
-    for task, taken, look in found:
-        for i in range(len(taken["image"])):
-            _draw_line(grid[line], taken, look, i, task, Words(stream))
-            line += 1
-    for axis, title in zip(grid[0], titles, strict=True):
-        axis.annotate(
-            title,
-            (0.5, 1.0),
-            (0, 24),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color="0.35",
-        )
-    figure.suptitle(
-        "Each row is a question. Bright: where the top-down network depends on what is asked about.", fontsize=9
-    )
-    figure.savefig(path, dpi=120)
+        look = learner.look(taken["image"], task, taken["argument"])
+        lines += [_line(taken, look, i, task, words) for i in range(len(rows))]
+        titles = _titles(look)
+    draw_board(path, lines, titles=titles, legend=LEGEND)
 
 
-def _draw_line(axes: Any, taken: dict[str, np.ndarray], look: Looked, i: int, task: int, words: Words) -> None:
-    image = taken["image"][i]
-    smooth = "bicubic" if min(image.shape[:2]) < SMALL else "antialiased"
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    axes[0].imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
-    frame(axes[0], taken["box"][i])
-    for axis, level in zip(axes[1:], look.maps, strict=False):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
-        axis.imshow(
-            enlarged(level[i], image.shape[:2]), cmap="inferno", alpha=0.7, vmin=0, vmax=1, interpolation=smooth
-        )
-    if look.drawn is not None:
-        axes[-1].imshow(look.drawn[i], cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+def _titles(look: Looked) -> list[str]:
+    n = len(look.maps)
+    levels = [f"top-down, level {n - i}" for i in range(n)]
+    return ["the picture", *levels, *(["drawn from level 1"] if look.drawn is not None else [])]
+
+
+def _line(taken: dict[str, np.ndarray], look: Looked, i: int, task: int, words: Words) -> list[Cell]:
+    image, box = taken["image"][i], taken["box"][i]
+    text, colour = _said(words, taken, look, i, task)
+    lights = [enlarged(level[i], image.shape[:2]) for level in look.maps]
+    lights += [] if look.drawn is None else [stretched(look.drawn[i])]
+    return [Cell(image, box, text, colour), *(Cell(lit(image, light), box) for light in lights)]
+
+
+def stretched(drawn: np.ndarray) -> np.ndarray:
+    """A drawing [H, W] on its own scale, 0..1: black where it is darkest, full where it is brightest."""
+    low, high = np.percentile(drawn, (50, 99.5))
+    return np.clip((drawn - low) / max(float(high - low), 1e-12), 0, 1)
+
+
+def lit(image: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """A picture as a dark ground under light of a warm colour, uint8 [H, W, 3].
+
+    :param image: uint8 [H, W] or [H, W, 3].
+    :param light: 0..1, [H, W].
+    """
+    from matplotlib import colormaps
+
+    ground = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    warm = colormaps["inferno"](light)[..., :3] * 255
+    return np.clip(DARK * ground + (1 - DARK) * warm * (1.2 * light[..., None] ** 0.7), 0, 255).astype(np.uint8)
+
+
+def _said(
+    words: Words, taken: dict[str, np.ndarray], look: Looked, i: int, task: int
+) -> tuple[str, tuple[int, int, int]]:
+    """Question, answer and, where that is wrong, the truth; and the colour of it."""
     given, right = int(look.logits[i].argmax()), int(taken["class"][i])
-    text = f"{words.ask(task, int(taken['argument'][i]))}? says {words.answer(task, given)}"
-    if given != right:
-        text += f", is {words.answer(task, right)}"
-    axes[0].set_title(text, fontsize=8, color="black" if given == right else "firebrick", loc="left")
+    text = f"{words.ask(task, int(taken['argument'][i]))}? {words.answer(task, given)}"
+    if given == right:
+        return f"{text}, correct", RIGHT
+    return f"{text}, wrong: it is {words.answer(task, right)}", WRONG

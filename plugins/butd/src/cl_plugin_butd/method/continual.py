@@ -6,6 +6,7 @@ Shapes: B batch, K answers, T tasks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from cl_plugin_butd.method.schedule import cosine_rate, step_rate
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.network.one_task import OneTask, check_network, check_shapes, put, read_task
+from cl_plugin_butd.weights.start import continual, numbered, start_from
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -65,6 +67,10 @@ def build(settings: Continual, setup: Setup) -> ContinualLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, stream).to(where)
+    if settings.weights:
+        languages = [task.language for task in net.tasks]
+        heads = numbered([stage.info["direction"] for stage in stream.stages], languages)
+        start_from(net, settings.weights, partial(continual, heads=heads))
     last = channels_last(settings, where)
     if last:
         net.to(memory_format=torch.channels_last)

@@ -83,8 +83,3 @@ def task_accuracy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     """Share of right outputs per example, [B]; weighted by presence when weights are given."""
     right = (logits.argmax(1) == labels).float()
     return right.mean(1) if weight is None else (right * weight).sum(1) / weight.sum(1)
-
-
-def occurrence_accuracy(logits: Tensor, existence: Tensor) -> Tensor:
-    """Share of classes whose presence is told rightly, per example [B]."""
-    return ((logits > 0) == existence.bool()).float().mean(1)

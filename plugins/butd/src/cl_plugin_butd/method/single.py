@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from cl_plugin_butd.data.augment import Augmentation
 from cl_plugin_butd.evaluate.reports import write_reports
 from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, channels_last, check_instructions, in_shape
 from cl_plugin_butd.method.losses import Terms, instruction_loss
-from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better
+from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better, warmup_factors
 from cl_plugin_butd.network.counter_stream import CounterStream, Outputs, Topology
+from cl_plugin_butd.weights.start import first_generation, start_from
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -65,6 +67,9 @@ def build(settings: Training, setup: Setup) -> SingleLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = CounterStream(topology).to(where)
+    if settings.weights:
+        known = partial(first_generation, variant=settings.variant, head_layers=settings.head_layers)
+        start_from(net, settings.weights, known)
     last = channels_last(settings, where)
     if last:
         net.to(memory_format=torch.channels_last)
@@ -204,6 +209,7 @@ class SingleLearner:
                 rate = cosine_rate(step, n_steps, s.lr)
             case _:
                 rate = s.lr
+        rate *= float(warmup_factors(s.warmup, s.epochs)[step // per_epoch])
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -6,6 +6,7 @@ Shapes: B batch, K classes, H outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from cl_plugin_butd.network.transformers import (
     TaskSelectTwoStream,
     VitShape,
 )
+from cl_plugin_butd.weights.start import start_from, transformer
 
 if TYPE_CHECKING:
     from cl_kernel import StreamContext
@@ -52,6 +54,8 @@ def build(settings: Vit, setup: Setup) -> VitLearner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(setup.resources.rng("weights").integers(2**62)))
         net = network(settings, n_tasks, n_arguments, stream.n_classes).to(where)
+    if settings.weights:
+        start_from(net, settings.weights, partial(transformer, net=net))
     return VitLearner(settings, net, Inputs("centred", where), setup, n_tasks, n_arguments)
 
 

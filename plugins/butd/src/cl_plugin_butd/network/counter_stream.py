@@ -580,8 +580,3 @@ class CounterStream(nn.Module):
         answer = self.task(run["answer"].flatten(1)) if self.task is not None else None
         drawn = self.image(run["td"], image.shape[-2:]) if self.image is not None else None
         return Outputs(occurrence=occurrence, task=answer, td_image=drawn, trace=run if trace else {})
-
-
-def n_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
-    """Numbers in all different tensors of a module."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

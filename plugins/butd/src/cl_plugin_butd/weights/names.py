@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
-
-from cl_kernel import BadInput, Mismatch
+from cl_kernel import Mismatch
 
 _FILTERS = [
     (r"conv1\.0\.(?P<part>depthwise|pointwise)\.weight", r"stem.\g<part>.weight"),
@@ -114,6 +112,8 @@ def from_continual(name: str, heads: Mapping[tuple[int, int], int]) -> str:
         return f"net.td.top.argument.{match[1]}.{match[2]}"
     if match := re.fullmatch(r"tdmodel\.InitialTaskEmbedding\.td_linear_proj\.(weight|bias)", name):
         return f"net.td.top.fuse.{match[1]}"
+    if match := re.fullmatch(r"tdmodel\.(?:\w+\.)?(h_(?:flag_task|flag_arg|top)_td\..+)", name):
+        return f"net.td.top.{from_split_top(match[1])}"
     if match := re.fullmatch(r"(bumodel([12])|tdmodel)\.(?:InitialBlock\.)?(.+)", name):
         owner, rest = ("net.td" if match[1] == "tdmodel" else f"net.bu{match[2]}"), match[3]
         filters = "net.td" if owner == "net.td" else "net.filters"
@@ -146,29 +146,9 @@ def from_continual(name: str, heads: Mapping[tuple[int, int], int]) -> str:
     raise Mismatch(f"{name!r} is no parameter of the continual layout", where="published weights")
 
 
-def load_renamed(model: nn.Module, named: Mapping[str, Tensor], *, allow_missing: Iterable[str] = ()) -> None:
-    """Load tensors that already carry our names, every one of them and into every place.
-
-    :param allow_missing: regular expressions of our names that the source may lack.
-    :raises BadInput: naming what has no counterpart.
-    """
-    # buffers of the per-task tables are ours alone: the published ones hold stale zeros
-    allowed = [re.compile(p) for p in (*allow_missing, r".*\.task_(mean|var|stored)")]
-    missing, unknown = model.load_state_dict(dict(named), strict=False)
-    missing = [name for name in missing if not any(p.fullmatch(name) for p in allowed)]
-    if missing or unknown:
-        raise BadInput(
-            f"weights do not fit the network: missing {missing[:4]}, unknown {list(unknown)[:4]}",
-            where="published weights",
-            fix="check placement, variant and filters against the file",
-        )
-
-
-def from_split_top(name: str, shape: tuple[int, ...]) -> str | None:
-    """Our name of a parameter of the split task / argument embedding; None for tables nobody reads."""
+def from_split_top(name: str) -> str:
+    """Our name of a parameter of the split task / argument embedding."""
     name = name.replace(".norm.", ".")
-    if name.endswith(("running_mean", "running_var")) and len(shape) == 2:
-        return None
     for theirs, ours in (("h_flag_task_td", "task"), ("h_flag_arg_td", "argument"), ("h_top_td", "fuse")):
         if name.startswith(theirs + "."):
             return ours + name.removeprefix(theirs)
