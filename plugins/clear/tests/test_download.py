@@ -6,13 +6,14 @@ import errno
 import http.server
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,6 +58,8 @@ EXPECTED = {
     "broken_server": "http",
     "continued": "ok",
     "headers": "http",
+    "no_use": "http",
+    "no_use_of_others": "ok",
 }
 """What the host does, and the status that the record is to have."""
 BEHAVIOURS = tuple(EXPECTED)
@@ -72,12 +75,17 @@ class Liar(http.server.BaseHTTPRequestHandler):
     """Behaves as the first part of the path says."""
 
     calls: ClassVar[Counter[str]] = Counter()
+    released: ClassVar[threading.Event] = threading.Event()
 
     def log_message(self, *args: object) -> None:
         pass
 
-    def answer(self, body: bytes, code: int = 200, kind: str = "image/jpeg", length: int | None = None) -> None:
+    def answer(
+        self, body: bytes, code: int = 200, kind: str = "image/jpeg", length: int | None = None, tags: str = ""
+    ) -> None:
         self.send_response(code)
+        if tags:
+            self.send_header("X-Robots-Tag", tags)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
@@ -170,6 +178,13 @@ class Liar(http.server.BaseHTTPRequestHandler):
                         self.wfile.write(b"H")
                         self.wfile.flush()
                         time.sleep(0.05)
+                case "held":
+                    Liar.released.wait(60)
+                    self.answer(jpeg())
+                case "no_use":
+                    self.answer(jpeg(), tags="noindex, NoAI")
+                case "no_use_of_others":
+                    self.answer(jpeg(), tags="otherbot: noai")
                 case "small":
                     self.answer(jpeg(40, 30))
                 case "elongated":
@@ -264,6 +279,16 @@ def test_failed_records_can_be_tried_once_more(server: str, tmp_path: Path) -> N
     assert statuses(root)[101] == "ok"
     assert done.n_chunks == 1
     assert Liar.calls["/fine/0"] == 1
+
+
+def test_what_is_not_to_be_used_is_fetched_only_when_asked(server: str, tmp_path: Path) -> None:
+    root = web_store(tmp_path, server, ["no_use"])
+    d.download(root, FAST)
+    assert Store.open(root).read_chunk(0)["error"].to_pylist() == [
+        "the host asks not to use it (X-Robots-Tag: noindex)"
+    ]
+    d.download(root, evolve(FAST, ignore_headers=True), retry=["http"])
+    assert statuses(root) == {100: "ok"}
 
 
 def test_an_unreachable_host_is_a_status_not_an_end(tmp_path: Path) -> None:
@@ -491,36 +516,76 @@ def test_img2dataset_is_for_the_web_only(tmp_path: Path) -> None:
         d.download(root, evolve(FAST, engine="img2dataset"))
 
 
-BY_IMG2DATASET = {**EXPECTED, "html": "decode", "slow": "ok", "endless": "decode", "huge": "http", "unavailable": "ok", "error_then_fine": "ok",  # noqa: E501
-                  "error": "http", "missing_with_picture": "http"}  # fmt: skip
-"""img2dataset believes a host's code, follows every redirect, and limits neither bytes nor the time of an answer."""
-
 CARRY = """
 import sys
 from pathlib import Path
+from cl_plugin_clear.curation import carry
 from cl_plugin_clear.curation.download import download
 from cl_plugin_clear.curation.fetch import Options
 from cl_plugin_clear.curation.images import Limits
 
 if __name__ == "__main__":
+    carry.SHARD = 4
     limits = Limits(min_size=10, min_edge=50, max_aspect_ratio=2.0)
-    options = Options(limits=limits, n_threads=8, n_processes=1, retry_wait_s=0.0, timeout_s=3)
+    options = Options(limits=limits, engine="img2dataset", n_threads=8, n_processes=1, retry_wait_s=0.0, timeout_s=60)
     download(Path(sys.argv[1]), options)
 """
+"""A download in shards of four records, one process for all of them."""
 
 
 @pytest.mark.slow
-def test_img2dataset_is_the_default_on_the_web_and_every_lie_has_a_status(server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["http", "img2dataset"])
+def test_the_command_tells_every_lie_apart_with_either_engine(engine: str, server: str, tmp_path: Path) -> None:
     pytest.importorskip("img2dataset")
-    root = web_store(tmp_path, server, list(BEHAVIOURS))
-    (tmp_path / "go.py").write_text(CARRY)
-    program = [sys.executable, "-W", "ignore", str(tmp_path / "go.py"), str(root)]
-    done = subprocess.run(program, check=True, capture_output=True, timeout=400, text=True)
-    assert "success" in done.stderr and not done.stdout  # its own progress, beside the result
+    root = web_store(tmp_path, server, list(BEHAVIOURS), chunk_size=40)
+    words = ["--engine", engine, "--processes", "1", "--threads", "8", "--min-edge", "50", "--max-aspect-ratio", "2"]
+    words += ["--timeout", "0.4", "--deadline", "0.8", "--retry-wait", "0"]
+    done = clk("clear", "download", "--root", str(root), *words)
+    assert done.returncode == 0, done.stderr
     found = statuses(root)
-    assert {what: found[100 + i] for i, what in enumerate(BEHAVIOURS)} == BY_IMG2DATASET
+    assert {what: found[100 + i] for i, what in enumerate(BEHAVIOURS)} == EXPECTED
+    for status, n in Counter(EXPECTED.values()).items():
+        assert re.search(rf"^{status} +{n} ", done.stdout, re.MULTILINE), done.stdout
+    assert "--retry http,rate_limited,decode,too_large" in done.stdout
     rows = {row["id"]: row for c in Store.open(root).chunks() for row in Store.open(root).read_chunk(c).to_pylist()}
     good = {i for i, row in rows.items() if row["status"] == "ok"}
     assert {p.name for p in (root / "images").rglob("*") if p.is_file()} == {f"{i}.jpg" for i in good}
-    assert all(rows[i]["sha256"] == rows[100]["sha256"] for i in good)
+    assert all(rows[i]["sha256"] == rows[100]["sha256"] and rows[i]["width"] == 80 for i in good)
+    assert rows[100 + BEHAVIOURS.index("small")]["width"] == 40
     assert not list((root / ".scratch").rglob("*.jpg"))
+    assert "rate_limited" in clk("clear", "status", "--root", str(root)).stdout
+
+
+def clk(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command."""
+    program = [sys.executable, "-m", "cl_kernel.cli.main", *words]
+    return subprocess.run(program, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+def test_shards_that_are_finished_are_not_fetched_again_and_processes_end(server: str, tmp_path: Path) -> None:
+    pytest.importorskip("img2dataset")
+    root = web_store(tmp_path, server, [*["fine"] * 4, *["held"] * 4, *["fine"] * 4], chunk_size=20)
+    (tmp_path / "go.py").write_text(CARRY)
+    program = [sys.executable, "-W", "ignore", str(tmp_path / "go.py"), str(root)]
+    Liar.released.clear()
+    with (tmp_path / "log").open("w") as log:
+        begun = subprocess.Popen(program, stdout=log, stderr=log)
+    wait_for(lambda: any(Liar.calls[f"/held/{i}"] for i in range(4, 8)), tmp_path / "log")
+    children = Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()
+    begun.kill()
+    begun.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), tmp_path / "log")
+    assert len(children) >= 2
+    Liar.released.set()
+    subprocess.run(program, check=True, capture_output=True, timeout=900)
+    assert set(statuses(root).values()) == {"ok"}
+    assert [Liar.calls[f"/fine/{i}"] for i in (*range(4), *range(8, 12))] == [1] * 8
+
+
+def wait_for(condition: Callable[[], bool], log: Path, seconds: float = 400) -> None:
+    """Until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.05)

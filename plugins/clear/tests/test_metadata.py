@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import sqlite3
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from cl_kernel.contract.errors import BadInput, BadSetting, MissingAsset, RunConflict
 from cl_plugin_clear.curation import columns, metadata, records
 from cl_plugin_clear.curation import source as sources
-from cl_plugin_clear.curation.ingest import ingest
+from cl_plugin_clear.curation.ingest import HashCheck, ingest
 from cl_plugin_clear.curation.store import Store
 from cl_plugin_clear.data import toy
 
@@ -180,9 +181,51 @@ def test_hashes_that_nobody_brings_are_derived_from_the_address(raw: Path, tmp_p
     usable = [row for row, status in enumerate(table["status"].to_pylist()) if status in ("pending", "date", "video")]
     assert usable
     assert table["hash_value"].take(usable).equals(straight["hash_value"].take(usable))
-    # an address and a hash as they stand in a row of the form of 25 columns
-    address = "http://farm4.staticflickr.com/3783/6208890733_048a9a021e.jpg"
-    assert records.derived_hash(address) == "e99c75e28b95fa627d9d4436e768495"
+
+
+PUBLISHED = (
+    ("0", "6985418911", "4e2f7a26a1dfbf165a7e30bdabf7e72a", "http://farm8.staticflickr.com/7205/6985418911_df7747990d.jpg"),
+    ("6639", "6162540254", "4ccb23d8746b8d9d76ffd603fc7988", "http://farm7.staticflickr.com/6167/6162540254_5d22abd711.jpg"),
+)  # fmt: skip
+"""Line number, id, hash and download address of two rows of today's release, as public readers of it quote them."""
+
+
+def published(n_columns: int) -> list[list[str]]:
+    """The published rows in a form; what is not quoted of them is left out, or of no person."""
+    rows = []
+    for line, photo, name, address in PUBLISHED:
+        rest = ["1@N00", "nick", "2010-01-01 00:00:00.0", "1316432672", *[""] * 8, "", address, *[""] * 6, "jpg", "0"]
+        rows.append([*{23: [photo], 24: [line, photo], 25: [line, photo, name]}[n_columns], *rest])
+    return rows
+
+
+@pytest.mark.parametrize("form", ["23", "24", "25", "sqlite"])
+def test_hashes_of_published_rows_come_out_of_every_form(tmp_path: Path, form: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    if form == "sqlite":
+        with contextlib.closing(sqlite3.connect(raw / "yfcc100m_dataset.sql")) as connection, connection:
+            connection.execute(f"create table yfcc100m_dataset (batchline, {', '.join(records.SQLITE_COLUMNS)})")
+            connection.executemany(f"insert into yfcc100m_dataset values ({', '.join('?' * 24)})", published(24))
+    else:
+        text = "".join("\t".join(row) + "\n" for row in published(int(form)))
+        (raw / "yfcc100m_dataset").write_text(text)
+    table = parse(raw, tmp_path)
+    assert table["status"].to_pylist() == ["pending", "pending"]
+    assert table["hash_value"].to_pylist() == [row[2] for row in PUBLISHED]
+
+
+def test_a_hash_file_of_other_photos_is_noticed(raw: Path, tmp_path: Path) -> None:
+    def check(name: str) -> HashCheck:
+        done = ingest(tmp_path / name, Source.of_folder(raw), chunk_size=64, rule=metadata.Filter(), n_threads=1)
+        return done.hashes
+
+    good = check("good")
+    assert good.n_rows > 100 and good.n_others == 0
+    rewrite(raw, "hash", [f"{line.split(chr(9))[0]}\t{'0' * 32}" for line in lines(raw, "hash")])
+    other = check("other")
+    assert other.n_others == other.n_rows == good.n_rows
+    assert "derived" in other.example
 
 
 @pytest.mark.parametrize(

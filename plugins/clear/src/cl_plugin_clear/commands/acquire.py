@@ -96,9 +96,22 @@ def metadata(parser: ArgumentParser) -> Handler:
             f"{total:,} rows: {done.n_parsed} chunks parsed now, {done.n_reused} were there; "
             f"{done.seconds:.1f} s, {parsed / max(done.seconds, 1e-9):,.0f} rows/s"
         )
+        if done.hashes.n_others:
+            console.print(
+                f"{done.hashes.n_others} of {done.hashes.n_rows} hashes looked at are not what their addresses give "
+                f"({done.hashes.example}); {{hash}} in an address template stays the release's: is it of these photos?"
+            )
         if done.counts.get("pending"):
             console.print(f"next: clk clear download --root {args.root}")
-        console.json({"counts": done.counts, "parsed": done.n_parsed, "reused": done.n_reused, "seconds": done.seconds})
+        console.json(
+            {
+                "counts": done.counts,
+                "parsed": done.n_parsed,
+                "reused": done.n_reused,
+                "seconds": done.seconds,
+                "hashes": {"looked_at": done.hashes.n_rows, "not_derived": done.hashes.n_others},
+            }
+        )
         return 0
 
     return handle
@@ -206,7 +219,7 @@ def download(parser: ArgumentParser) -> Handler:
         "--engine",
         choices=("http", "img2dataset", "auto", "threads"),
         default="http",
-        help="img2dataset: for Ray and PySpark; auto and threads are older names of http",
+        help="img2dataset: the same client in the processes of Ray or PySpark; auto, threads: older names of http",
     )
     parser.add_argument(
         "--output", choices=("files", "tar"), default="files", help="tar: one a chunk, webdataset's form"
@@ -237,7 +250,7 @@ def download(parser: ArgumentParser) -> Handler:
         "--unavailable-sha256", default="", metavar="HEX,...", help="known 'photo unavailable' pictures"
     )
     parser.add_argument(
-        "--ignore-noai-headers", action="store_true", help="fetch what asks not to be used (img2dataset)"
+        "--ignore-noai-headers", action="store_true", help="fetch also what its host asks not to use (X-Robots-Tag)"
     )
 
     def handle(args: Namespace, console: Console) -> int:

@@ -63,7 +63,7 @@ def classes(parser: ArgumentParser) -> Handler:
         build_folder(args.root, args.out)
         write_training_folder(args.out, ratio=args.test_ratio)
         console.table("classes", ("class", "photographs"), list(found.items()))
-        console.print(f"next: clk clear features --folder {args.out} --name NAME --weights FILE")
+        console.print(f"next: clk clear features --folder {args.out} --name lite0 --encoder clk:efficientnet-lite0")
         console.json(found)
         return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ AGAIN = (408, 425, *BUSY)
 """Refusals that may be over in a moment; other answers 400 to 499 are final."""
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 10
+NO_USE = frozenset(("noai", "noimageai", "noindex", "noimageindex"))
+"""What ``X-Robots-Tag`` says of pictures that are not to be collected."""
 UNAVAILABLE_TARGETS = ("photo_unavailable", "photo_no_longer_available")
 """Parts of addresses that hosts redirect to when a photo is gone."""
 
@@ -85,6 +87,7 @@ class Client:
     :param timeout_s: for a connection and for each wait on it; :param deadline_s: for a whole answer.
     :param wait_s: before the second attempt, twice as long before each further one.
     :param patience_s: longest wait that a host may ask for; beyond it the record is given up for this time.
+    :param no_use: words of ``X-Robots-Tag`` that are heeded.
     """
 
     n_connections: int = 128
@@ -94,6 +97,7 @@ class Client:
     wait_s: float = 1.0
     patience_s: float = 60.0
     max_bytes: int = 64 << 20
+    no_use: frozenset[str] = NO_USE
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.new_event_loop, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
     _session: Any = field(default=None, init=False)
@@ -217,6 +221,8 @@ class Client:
                     return await self._body(answer, part)
 
     async def _body(self, answer: aiohttp.ClientResponse, part: _Part) -> Answer:
+        if word := refused_use(answer.headers.getall("X-Robots-Tag", []), self.no_use):
+            return Answer(verdict="http", error=f"the host asks not to use it (X-Robots-Tag: {word})")
         length = answer.content_length
         if length is not None and length > self.max_bytes:
             return Answer(verdict="too_large", error=f"{length} bytes")
@@ -230,6 +236,16 @@ class Client:
         if answer.status in (200, 206):
             return Answer(code=200, body=body, error="" if body else "an empty answer")
         return Answer(code=answer.status, body=body, error=f"HTTP {answer.status}", wait_s=asked_wait(answer))
+
+
+def refused_use(values: Sequence[str], words: frozenset[str]) -> str:
+    """The first of ``words`` that ``X-Robots-Tag`` headers say to everyone, not to a robot by name; empty for none."""
+    for value in values:
+        if not value.rpartition(":")[0]:
+            for word in value.split(","):
+                if word.strip().lower() in words:
+                    return word.strip()
+    return ""
 
 
 def asked_wait(answer: aiohttp.ClientResponse) -> float | None:

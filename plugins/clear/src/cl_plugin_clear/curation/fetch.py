@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from attrs import define, field, frozen
 
 from cl_kernel import BadSetting
-from cl_plugin_clear.curation.client import Client
+from cl_plugin_clear.curation.client import NO_USE, Client
 from cl_plugin_clear.curation.images import ATTEMPTS, Limits, Picture, decode
 
 MAX_BYTES = 64 << 20
@@ -55,6 +55,7 @@ class Options:
     :param patience_s: longest wait a host may ask for before its record is given up for this time.
     :param reencode: False keeps the bytes as they came.
     :param output: ``files``, or ``tar``: one tar file a chunk, in webdataset's form.
+    :param ignore_headers: fetch also what its host asks not to use.
     :param distributor: img2dataset's ``multiprocessing``, ``ray`` or ``pyspark``.
     """
 
@@ -189,6 +190,7 @@ def client_for(options: Options) -> Client:
         wait_s=options.retry_wait_s,
         patience_s=options.patience_s,
         max_bytes=options.max_bytes,
+        no_use=frozenset() if options.ignore_headers else NO_USE,
     )
 
 

@@ -15,12 +15,21 @@ from attrs import define, field, frozen
 
 from cl_kernel import BadInput
 from cl_plugin_clear.curation.metadata import Filter, HashIndex, parse_block
-from cl_plugin_clear.curation.records import TABLE, UNUSABLE
+from cl_plugin_clear.curation.records import TABLE, UNUSABLE, derived_hash
 from cl_plugin_clear.curation.source import Source, check_same_source, read_blocks
 from cl_plugin_clear.curation.store import PARSED, Store
 
 BLOCK_ROWS = 25_000
 """Rows parsed at a time by one thread: bounds memory whatever the chunk size."""
+
+
+@frozen(kw_only=True)
+class HashCheck:
+    """Hashes that the release brings beside those that addresses give, in a sample of rows."""
+
+    n_rows: int = 0
+    n_others: int = 0
+    example: str = ""
 
 
 @frozen
@@ -31,6 +40,7 @@ class Ingested:
     n_parsed: int
     n_reused: int
     seconds: float
+    hashes: HashCheck
 
 
 def ingest(
@@ -63,7 +73,8 @@ def ingest(
             raise BadInput("there is not one row", where=", ".join(source.dataset) or source.sqlite)
         if not store.config.get("complete"):
             store.update(complete=True)
-    return Ingested(store.counts(), writer.n_chunks, n_reused, time.monotonic() - started)
+        hashes = check_hashes(store)
+    return Ingested(store.counts(), writer.n_chunks, n_reused, time.monotonic() - started, hashes)
 
 
 def _opened(root: Path, source: Source, chunk_size: int, rule: Filter) -> Store:
@@ -140,6 +151,25 @@ def _write(store: Store, chunk: int, futures: list[Future[pa.Table]]) -> int:
     table = pa.concat_tables([future.result() for future in futures])
     store.write_chunk(chunk, table, PARSED)
     return int(table.num_rows)
+
+
+def check_hashes(store: Store, n_chunks: int = 20, rows_each: int = 200) -> HashCheck:
+    """Compare the hashes in the store with those derived from the addresses, on the first rows of some chunks.
+
+    Hashes that nobody brought were derived, so all of them are equal.
+    """
+    chunks = store.chunks()
+    n, others, example = 0, 0, ""
+    for chunk in chunks[:: -(-len(chunks) // n_chunks)]:
+        sample = store.read_chunk(chunk, ["row", "status", "hash_value", "download_url"]).slice(0, rows_each)
+        for row in sample.to_pylist():
+            if row["status"] in UNUSABLE or not row["hash_value"] or not row["download_url"]:
+                continue
+            derived, n = derived_hash(row["download_url"]), n + 1
+            if row["hash_value"] != derived:
+                example = example or f"row {row['row']}: {row['hash_value']}, derived {derived}"
+                others += 1
+    return HashCheck(n_rows=n, n_others=others, example=example)
 
 
 def mark_duplicates(store: Store) -> int:
