@@ -16,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "kernel/src/cl_kernel", *sorted(ROOT.glob("plugins/*/src/cl_plugin_*"))]
-CLEAN = [path for path in SOURCES if path.name != "cl_plugin_clear"]
 READERS = ("kernel/src", "plugins/*/src", "docs", "bench")
 """Where a use counts; a test is none, neither is what is generated from the sources."""
 GENERATED = ("docs/reference", "docs/methods.md")
@@ -88,7 +87,7 @@ def unused(package: Path, words: Counter[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("package", CLEAN, ids=lambda path: path.name)
+@pytest.mark.parametrize("package", SOURCES, ids=lambda path: path.name)
 def test_what_is_defined_is_used_outside_of_tests(package: Path, words: Counter[str]) -> None:
     found = unused(package, words)
     assert not found, "only tests reach, or nobody does:\n" + "\n".join(found)

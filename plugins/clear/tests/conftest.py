@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 
 from cl_plugin_clear.curation import (
@@ -122,3 +123,10 @@ def verified(folder: Path, answers: Path) -> None:
                 path = answers / bucket / label / f"{photo}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps({"task_result": {"annotations": [{"input": {"value": [label]}}]}}))
+
+
+def cut(uploaded: np.ndarray, rule: buckets.Rule) -> tuple[np.ndarray, np.ndarray]:
+    """A rule on a stream that fits into memory: (kept items in stream order, bucket of each)."""
+    order = np.argsort(uploaded, kind="stable")
+    bucket = buckets.Cutter(rule, len(uploaded))(uploaded[order])
+    return order[bucket >= 0], bucket[bucket >= 0]

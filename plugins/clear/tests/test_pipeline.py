@@ -36,7 +36,7 @@ from cl_plugin_clear.data import labels, release, split, toy
 from cl_plugin_clear.data.members import members_of
 from cl_plugin_clear.settings import Released
 
-from .conftest import GROUP, LABELS, as_original, verified
+from .conftest import GROUP, LABELS, as_original, cut, verified
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -64,20 +64,15 @@ def uploads(store: Path) -> tuple[np.ndarray, np.ndarray]:
         ),
     ],
 )
-def test_the_spilling_sort_cuts_as_the_pure_functions_do(store: Path, rule: buckets.Rule) -> None:
+def test_the_spilling_sort_cuts_as_the_rule_does_in_memory(store: Path, rule: buckets.Rule) -> None:
     done = buckets.make_split(store, "again", rule)
     up, ids = uploads(store)
-    if rule.by == "equal":
-        expected = split.equal_buckets(up, rule.n)
-    elif rule.by == "year":
-        expected = split.year_buckets(up)
-    else:
-        expected = split.interval_buckets(up, rule.intervals, compat_original=rule.compat_original)
+    order, bucket = cut(up, rule)
     opened = buckets.Split.open(store, "again")
     for b, entry in enumerate(done["buckets"]):
-        assert opened.rows(b)["id"].to_pylist() == ids[expected.items(b)].tolist()
-        assert entry["n"] == expected.counts[b]
-    assert done["dropped"] == len(up) - expected.counts.sum()
+        assert opened.rows(b)["id"].to_pylist() == ids[order[bucket == b]].tolist()
+        assert entry["n"] == (bucket == b).sum()
+    assert done["dropped"] == len(up) - len(order)
 
 
 def test_more_buckets_than_pictures_and_odd_intervals_are_refused(store: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from . import authors_reservoir
+from .conftest import cut
+
 PLUGIN = "clear"
 OWN = Path(__file__).parent / "golden"
 
@@ -135,37 +138,41 @@ def check_imgfilter(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     assert (found.status == "ok") == bool(g["bad_accept"])
 
 
-def _check_buckets(found: Any, g: dict[str, np.ndarray]) -> None:
+def _check_buckets(rule: Any, g: dict[str, np.ndarray]) -> None:
     from cl_plugin_clear.data.split import date_text
 
-    assert found.order.tolist() == g["order"].tolist()
-    assert found.counts.tolist() == g["counts"].tolist()
-    for bucket in range(len(found.counts)):
-        stamps = g["uploaded"][found.items(bucket)]
+    order, bucket = cut(g["uploaded"], rule)
+    assert order.tolist() == g["order"].tolist()
+    assert np.bincount(bucket, minlength=rule.n_buckets).tolist() == g["counts"].tolist()
+    for number in np.unique(bucket):
+        stamps = g["uploaded"][order[bucket == number]]
         for name, pick in (("min_date", np.min), ("max_date", np.max)):
-            if name in g and len(stamps):
-                assert date_text(pick(stamps)) == str(g[name][bucket])
+            if name in g:
+                assert date_text(pick(stamps)) == str(g[name][number])
 
 
 def check_split_equal(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import split
+    from cl_plugin_clear.curation.buckets import Rule
 
-    _check_buckets(split.equal_buckets(g["uploaded"], len(g["counts"])), g)
+    _check_buckets(Rule(n=len(g["counts"])), g)
 
 
 def check_split_year(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import split
+    from cl_plugin_clear.curation.buckets import Rule
 
-    _check_buckets(split.year_buckets(g["uploaded"]), g)
+    _check_buckets(Rule(by="year"), g)
 
 
 def check_split_time(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
-    from cl_plugin_clear.data import split
+    from cl_plugin_clear.curation.buckets import Rule
 
-    intervals = list(zip(g["interval_start"].tolist(), g["interval_end"].tolist(), strict=True))
-    assert split.interval_of(g["uploaded"], intervals).tolist() == g["bucket_interval"].tolist()
-    original = split.interval_of(g["uploaded"], intervals, compat_original=True)
-    assert original.tolist() == g["bucket_original"].tolist()
+    intervals = tuple(zip(g["interval_start"].tolist(), g["interval_end"].tolist(), strict=True))
+    for name, compat in (("bucket_interval", False), ("bucket_original", True)):
+        rule = Rule(by="time", intervals=intervals, compat_original=compat)
+        found = np.full(len(g["uploaded"]), -1)
+        order, bucket = cut(g["uploaded"], rule)
+        found[order] = bucket
+        assert found.tolist() == g[name].tolist()
 
 
 def check_shards(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
@@ -321,16 +328,17 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
     from cl_kernel.library.memories.policies import BiasedReservoir
-    from cl_plugin_clear.method import reservoir
 
     dynamic = entry["kind"].endswith("dynamic")
     n, k = g["buffers"].shape
     alpha = float(g["alpha"])
-    probabilities = [reservoir.accept_probability(i + 1, alpha, k, k * (i + 1), dynamic=dynamic) for i in range(n)]
+    probabilities = [
+        authors_reservoir.accept_probability(i + 1, alpha, k, k * (i + 1), dynamic=dynamic) for i in range(n)
+    ]
     np.testing.assert_allclose(probabilities, g["accept_probability"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(reservoir.inclusion(probabilities), g["inclusion_formula"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(authors_reservoir.inclusion(probabilities), g["inclusion_formula"], rtol=0, atol=1e-12)
     buckets = [[1000 * (b + 1) + i for i in range(k)] for b in range(n)]
-    own = list(reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=random.Random(int(g["seed"]))))
+    own = list(authors_reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=random.Random(int(g["seed"]))))
     assert own == g["buffers"].tolist()
 
     # the policy the benchmark runs with: the kernel's, bucket by bucket
@@ -344,7 +352,7 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
             slots[at[at >= 0]] = b
             counts[b] += np.bincount(slots[slots >= 0], minlength=n) / k
     for _ in range(1000):
-        for b, buffer in enumerate(reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=places)):
+        for b, buffer in enumerate(authors_reservoir.bucket_buffers(buckets, alpha, dynamic=dynamic, rng=places)):
             old[b] += np.bincount([item // 1000 - 1 for item in buffer], minlength=n) / k
     np.testing.assert_allclose(counts / runs, g["inclusion_measured"], rtol=0, atol=0.02)
     np.testing.assert_allclose(old / 1000, g["inclusion_measured"], rtol=0, atol=0.02)
@@ -353,12 +361,10 @@ def check_reservoir(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
 def check_two_buffer(g: dict[str, np.ndarray], entry: dict[str, Any]) -> None:
     import random
 
-    from cl_plugin_clear.method import reservoir
-
     n = sum(name.startswith("buffer_") for name in g)
     k = len(g["buffer_1"])
     buckets = [[1000 * (b + 1) + i for i in range(k)] for b in range(n)]
-    found = reservoir.two_buffers(
+    found = authors_reservoir.two_buffers(
         buckets, float(g["alpha"]), dynamic="dynamic" in entry["what"], rng=random.Random(int(g["seed"])), compat=True
     )
     for number, buffer in enumerate(found, start=1):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -224,13 +223,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str):
         return json.dumps(value)
     return json.dumps(value, ensure_ascii=True)
-
-
-def digest_ids(ids: Sequence[int] | Any) -> str:
-    """Digest of an ordered list of ids."""
-    import numpy as np
-
-    return hashlib.sha256(np.ascontiguousarray(np.asarray(ids, np.int64)).tobytes()).hexdigest()
 
 
 def remove_stale(folder: Path, *, below: bool = True) -> None:
