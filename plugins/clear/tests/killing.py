@@ -140,6 +140,8 @@ def load_everything() -> None:
     torch.set_num_threads(1)
     Image.init()
     for module in pkgutil.walk_packages(cl_plugin_clear.__path__, "cl_plugin_clear."):
+        if module.name.endswith("carry_workers"):  # img2dataset, which starts threads when it is imported
+            continue
         importlib.import_module(module.name)
 
 

@@ -376,12 +376,23 @@ def test_lines_read_as_they_are_equal_lines_looked_at(raw: Path, monkeypatch: py
     assert 80 < taken < 120  # both ways were walked
 
 
-def test_equal_dates_are_rejected_and_slack_lets_them_pass() -> None:
-    assert not records.keeps(0, 100.0, 100)
-    assert records.keeps(0, 99.0, 100)
-    assert records.keeps(0, 100.0 + 3600, 100, slack_hours=2)
-    assert records.keeps(0, float("nan"), 100, use_valid_date=False)
-    assert not records.keeps(1, 99.0, 100, use_valid_date=False)
+@pytest.mark.parametrize(
+    ("marker", "taken", "rule", "status"),
+    [
+        (0, "2010-01-01 00:00:00.0", metadata.Filter(), "date"),  # the second of the upload
+        (0, "2009-12-31 23:59:59.0", metadata.Filter(), "pending"),
+        (0, "2010-01-01 01:00:00.0", metadata.Filter(slack_hours=2), "pending"),
+        (0, "null", metadata.Filter(use_valid_date=False), "pending"),
+        (1, "2009-12-31 23:59:59.0", metadata.Filter(use_valid_date=False), "video"),
+    ],
+)
+def test_equal_dates_are_rejected_and_slack_lets_them_pass(
+    marker: int, taken: str, rule: metadata.Filter, status: str
+) -> None:
+    fields = ["7", "1@N00", "nick", taken, "1262304000", *[""] * 9, "http://a.example/7.jpg", *[""] * 6, "jpg"]
+    row = "\t".join([*fields, str(marker)]).encode() + b"\n"
+    block = sources.Block(first=0, dataset=row, autotags=None, lines=None, hashes=None, exif=None)
+    assert metadata.parse_block(block, rule=rule)["status"].to_pylist() == [status]
 
 
 def test_complete_chunks_are_not_parsed_again_and_a_lost_part_is(raw: Path, tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """Judgements: a journal that survives kills, a server for this machine only, exports, a browser by keyboard."""
 
-# ruff: noqa: E501
-
 from __future__ import annotations
 
 import asyncio
 import base64
+import csv
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,79 +137,199 @@ def test_any_word_of_a_session_leaves_the_page_a_program(store: Path, token: str
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_a_person_judges_by_keyboard(served: tuple[str, serve.Review], tmp_path: Path) -> None:
     address, made = served
-    assert CHROMIUM is not None
-    told, answers = asyncio.run(drive(CHROMIUM, tmp_path, f"{address}/#prompt=a+ring&bucket=1&k=40", list("ynsyuz")))
+
+    async def person(page: Page) -> tuple[str, list[str]]:
+        await page.open(f"{address}/#prompt=a+ring&bucket=1&k=40")
+        await page.press("ynsyuz")
+        await page.wait_for("document.getElementById('zoom').classList.contains('open')")
+        await page.reload()
+        return await page.told(), await page.answers()
+
+    told, answers = asyncio.run(browse(tmp_path, person))
     assert told == "precision 50.0 % of 2 judged, 38 not"
     assert answers[:4] == ["yes", "no", "skip", ""]
     kept = review.Journal(made.journal.path).of("a ring")
     assert sorted(kept.values()) == ["no", "skip", "yes"]
 
 
-async def drive(chromium: str, folder: Path, address: str, keys: list[str]) -> tuple[str, list[str]]:
-    """Open a page, press keys, reload, look: what is told after the reload, and the answers on the tiles."""
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_five_thousand_pictures_are_judged_by_keyboard_reloaded_exported_and_verified(tmp_path: Path) -> None:
+    for line in (
+        "metadata --root store --source raw --toy 6600 --chunk-size 2000",
+        "download --root store --threads 2 --min-edge 50 --max-aspect-ratio 2 --retry-wait 0",
+        "split --root store --buckets 1 --name one",
+        "embed --root store --split one --model toy",
+    ):
+        clk(tmp_path, line)
+    judge_five_thousand(tmp_path)
+
+
+def judge_five_thousand(place: Path) -> dict[str, Any]:
+    """Judge at the page of ``clk clear explore --serve`` over ``place/store``, export, and use what was exported."""
+    keys = "yynsyuynnys"
+    command = [*CLK, "explore", "--root", "store", "--split", "one", "--model", "toy", "--serve", "0"]
+    served = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True)
+    try:
+        assert served.stdout is not None
+        address = served.stdout.readline().split()[0]
+        found = asyncio.run(browse(place, lambda page: _judge(page, address, keys)))
+    finally:
+        served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0
+    expected = ["yes", "yes", "no", "skip", "yes", "no", "no", "yes", "skip"]  # u took a yes back, y gave it again
+    assert found["answers"][:9] == expected
+    assert found["tiles"] == 5000
+    assert found["told"] == "precision 57.1 % of 7 judged, 4993 not"
+    for form in ("csv", "txt", "json"):
+        clk(place, f"explore --root store --split one --model toy --export judged.{form}")
+    rows = list(csv.DictReader((place / "judged.csv").open()))
+    assert [row["answer"] for row in rows] == expected
+    assert [row["id"] for row in rows] == found["ids"][:9]
+    wrong = review.read_ids(place / "judged.txt")
+    assert sorted(map(str, wrong)) == sorted(row["id"] for row in rows if row["answer"] == "no")
+    clk(place, "retrieve --root store --concepts judged.json --out R --never judged.txt")
+    hits = json.loads((place / "R" / "clip_result" / "0.json").read_text())
+    assert not {str(photo) for photo in wrong} & {hit["ID"] for hit in hits["a ring"]}
+    return found
+
+
+async def _judge(page: Page, address: str, keys: str) -> dict[str, Any]:
+    began = time.monotonic()
+    await page.open(f"{address}#prompt=a+ring&bucket=0&k=5000")
+    ready = time.monotonic() - began
+    await page.press(keys)
+    before = await page.answers()
+    await page.press(["ArrowDown", "ArrowDown", "ArrowRight"])
+    await page.reload()
+    assert await page.answers() == before
+    for width in (1200, 480):
+        await page.width(width)
+        await page.shot(f"grid-{width}")
+        await page.press("z")
+        await page.wait_for("!!document.querySelector('#zoom p')&&document.querySelector('#zoom img').complete")
+        await page.shot(f"zoom-{width}")
+        await page.press(["Escape", "t", "m"])
+        await page.wait_for("document.querySelectorAll('#line .tile').length>50")
+        await page.wait_for("document.querySelectorAll('#world circle').length>50")
+        await page.shot(f"time-and-map-{width}")
+        await page.press(["t", "m"])
+        await page.wait_for("!document.querySelector('#line .tile,#world circle')")
+    await page.open(f"{address}#prompt=a+ring&other=a+disc&bucket=0&k=2000")
+    await page.shot("two-prompts-480")
+    await page.open(f"{address}#prompt=a+ring&bucket=0&k=5000")
+    return {
+        "answers": before,
+        "told": await page.told(),
+        "tiles": len(before),
+        "seconds": ready,
+        "ids": await page.value("[...document.querySelectorAll('#sides .tile')].map(t=>t.dataset.id)"),
+    }
+
+
+CLK = [sys.executable, "-m", "cl_kernel.cli.main", "clear"]
+
+
+def clk(place: Path, line: str) -> None:
+    """Run one command there."""
+    done = subprocess.run([*CLK, *line.split()], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+READY = "document.body && document.body.dataset.ready==='yes' && document.querySelectorAll('#sides .tile').length>0"
+
+
+class Page:
+    """A page of a browser, by its debugging socket."""
+
+    def __init__(self, socket: Any, folder: Path) -> None:
+        self.socket, self.folder, self.number = socket, folder, 0
+
+    async def call(self, method: str, **options: Any) -> Any:
+        """A command of Chromium's protocol."""
+        self.number += 1
+        await self.socket.send_json({"id": self.number, "method": method, "params": options})
+        while (answer := await self.socket.receive_json(timeout=120)).get("id") != self.number:
+            pass
+        return answer["result"]
+
+    async def value(self, expression: str) -> Any:
+        """What an expression gives on the page."""
+        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found["result"].get("value")
+
+    async def wait_for(self, expression: str) -> None:
+        """Until it holds."""
+        for _ in range(1200):
+            if await self.value(expression):
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(expression)
+
+    async def open(self, address: str) -> None:
+        """A page, until its pictures are listed."""
+        await self.call("Page.navigate", url="about:blank")
+        await self.call("Page.navigate", url=address)
+        await self.wait_for(READY)
+
+    async def reload(self) -> None:
+        """The same page anew."""
+        await self.value("document.body.dataset.ready='no'")
+        await self.call("Page.reload")
+        await self.wait_for(READY)
+
+    async def press(self, keys: Sequence[str]) -> None:
+        """Press keys one after the other; a judgement is waited for."""
+        for key in keys:
+            n = await self.value("document.body.dataset.kept||0")
+            for kind in ("keyDown", "keyUp"):
+                await self.call("Input.dispatchKeyEvent", type=kind, key=key)
+            if key in "ynsu":
+                await self.wait_for(f"(document.body.dataset.kept||0)>{n}")
+
+    async def width(self, pixels: int) -> None:
+        """Give the window another width; nothing may stick out."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=pixels, height=900, deviceScaleFactor=1, mobile=False
+        )
+
+    async def shot(self, name: str) -> None:
+        """A picture of the window, in which nothing sticks out."""
+        await asyncio.sleep(1.0)
+        assert await self.value("document.documentElement.scrollWidth-innerWidth") <= 0
+        found = await self.call("Page.captureScreenshot", format="png")
+        (self.folder / f"{name}.png").write_bytes(base64.b64decode(found["data"]))
+
+    async def told(self) -> str:
+        """The line above the pictures."""
+        return str(await self.value("document.getElementById('told').textContent"))
+
+    async def answers(self) -> list[str]:
+        """Of every picture, in order."""
+        return list(await self.value("[...document.querySelectorAll('#sides .tile')].map(t=>t.hit.answer)"))
+
+
+async def browse(folder: Path, person: Callable[[Page], Awaitable[Any]]) -> Any:
+    """Open a browser for somebody, who may use its page; pictures of the window go to ``folder``."""
     import aiohttp
 
-    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
                "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}", "about:blank"]  # fmt: skip
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = folder / "profile" / "DevToolsActivePort"
-        for _ in range(600):
+        for _ in range(1800):
             if port_file.exists() and port_file.read_text().count("\n"):
                 break
             await asyncio.sleep(0.1)
         port = port_file.read_text().split("\n")[0]
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                page = next(entry for entry in await answer.json() if entry["type"] == "page")
-            async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=1 << 28) as socket:
-                number = 0
-
-                async def call(method: str, **options: Any) -> Any:
-                    nonlocal number
-                    number += 1
-                    await socket.send_json({"id": number, "method": method, "params": options})
-                    while (answer := await socket.receive_json(timeout=60)).get("id") != number:
-                        pass
-                    return answer["result"]
-
-                async def value(expression: str) -> Any:
-                    found = await call("Runtime.evaluate", expression=expression, returnByValue=True)
-                    return found["result"].get("value")
-
-                async def wait_for(expression: str) -> None:
-                    for _ in range(300):
-                        if await value(expression):
-                            return
-                        await asyncio.sleep(0.1)
-                    raise AssertionError(expression)
-
-                ready = "document.body && document.body.dataset.ready==='yes' && document.querySelectorAll('.tile').length>0"
-                await call("Page.navigate", url=address)
-                await wait_for(ready)
-                n_judged = 0
-                for key in keys:
-                    await call("Input.dispatchKeyEvent", type="keyDown", key=key)
-                    await call("Input.dispatchKeyEvent", type="keyUp", key=key)
-                    if key in "yns":
-                        n_judged += 1
-                        await wait_for(
-                            f"document.querySelectorAll('.tile.yes,.tile.no,.tile.skip').length==={n_judged}"
-                        )
-                await wait_for("document.getElementById('zoom').classList.contains('open')")
-                await call("Page.reload")
-                await wait_for(ready)
-                for width in (1200, 480):
-                    await call(
-                        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-                    )
-                    assert await value("document.documentElement.scrollWidth-innerWidth") <= 0
-                    shot = await call("Page.captureScreenshot", format="png")
-                    (folder / f"review-{width}.png").write_bytes(base64.b64decode(shot["data"]))
-                told = await value("document.getElementById('told').textContent")
-                answers = await value("[...document.querySelectorAll('.tile')].map(t=>t.hit.answer)")
-        return told, answers
+                found = next(entry for entry in await answer.json() if entry["type"] == "page")
+            async with session.ws_connect(found["webSocketDebuggerUrl"], max_msg_size=1 << 28) as socket:
+                return await person(Page(socket, folder))
     finally:
         browser.kill()
         browser.wait()

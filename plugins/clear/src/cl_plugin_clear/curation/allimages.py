@@ -52,13 +52,8 @@ def _missing(
         except EmptyField:
             failed[name] = path
             continue
-        target = folder / path
-        if (
-            target.is_file()
-            and decode(target.read_bytes(), extension, Limits(min_size=0), reencode=False).status == "ok"
-        ):
-            continue
-        yield (url, path), url, extension
+        if not _whole(folder / path, extension):
+            yield (url, path), url, extension
 
 
 def _whole(target: Path, extension: str) -> bool:

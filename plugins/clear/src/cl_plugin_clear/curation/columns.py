@@ -165,52 +165,24 @@ def numbers(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind)
 
 
-_DIGIT_PLACES = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
-_MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_PLAIN_DATE = (
+    r"^\d{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
+    r"[ T](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d)?$"
+)
+"""Dates that Arrow casts as dateutil reads them, those that exist in every year."""
 
 
-def taken_micros(column: pa.Array) -> np.ndarray:
+def taken_micros(array: pa.Array) -> np.ndarray:
     """DATE_TAKEN as int64 microseconds since 1970, the smallest int64 where unreadable.
 
-    ``YYYY-MM-DD?HH:MM:SS`` with one optional fraction digit is cast in columns, everything else one by one.
+    ``YYYY-MM-DD HH:MM:SS`` with one optional fraction digit is cast in columns, everything else one by one.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    n = len(array)
-    out = np.full(n, NULL_TIME, np.int64)
-    if n == 0:
-        return out
-    starts, text, ends = _text(array)
-    offsets, lengths = starts.astype(np.int64), ends - starts
-    if ((lengths == 21) | (lengths == 19)).all():
-        with contextlib.suppress(pa.ArrowInvalid):
-            micros: np.ndarray = array.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-            if micros.min() >= YEAR_ONE:
-                return micros
-    fast = np.flatnonzero((lengths == 21) | (lengths == 19))
-    done = np.zeros(n, bool)
-    if len(fast):
-        block = text[offsets[fast][:, None] + np.arange(19)]
-        digits = block[:, _DIGIT_PLACES].astype(np.int64) - 48
-        good = ((digits >= 0) & (digits <= 9)).all(1)
-        good &= (block[:, 4] == 45) & (block[:, 7] == 45) & (block[:, 13] == 58) & (block[:, 16] == 58)
-        good &= block[:, 10] < 128
-        long = lengths[fast] == 21
-        tail = text[np.where(long, offsets[fast] + 20, offsets[fast])].astype(np.int64) - 48
-        dot = text[np.where(long, offsets[fast] + 19, offsets[fast])]
-        good &= ~long | (((dot == 46) | (dot == 44)) & (tail >= 0) & (tail <= 9))
-        year = digits[:, 0] * 1000 + digits[:, 1] * 100 + digits[:, 2] * 10 + digits[:, 3]
-        month, day = digits[:, 4] * 10 + digits[:, 5], digits[:, 6] * 10 + digits[:, 7]
-        hour, minute, second = (digits[:, k] * 10 + digits[:, k + 1] for k in (8, 10, 12))
-        leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-        last = _MONTH_DAYS[np.clip(month, 0, 12)] + ((month == 2) & leap)
-        good &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= last)
-        good &= (hour <= 23) & (minute <= 59) & (second <= 59)
-        y = year - (month <= 2)  # days from the civil date, March-based years
-        era_day = y * 365 + y // 4 - y // 100 + y // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 719468
-        micros = ((era_day * 24 + hour) * 60 + minute) * 60 + second
-        out[fast[good]] = (micros * 1_000_000 + np.where(long, tail, 0) * 100_000)[good]
-        done[fast[good]] = True
-    for row in np.flatnonzero(~done & (lengths >= 4)):
+    plain = pc.match_substring_regex(array, _PLAIN_DATE)
+    micros = pc.if_else(plain, array, pa.scalar(None, pa.string())).cast(pa.timestamp("us")).cast(pa.int64())
+    out: np.ndarray = pc.fill_null(micros, NULL_TIME).to_numpy().copy()
+    out[out < YEAR_ONE] = NULL_TIME
+    lengths = pc.binary_length(array).to_numpy()
+    for row in np.flatnonzero(~plain.to_numpy(zero_copy_only=False) & (lengths >= 4)):
         seconds = taken_seconds(array[int(row)].as_py())
         if seconds == seconds:
             out[row] = round(seconds * 1_000_000)

@@ -15,7 +15,7 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
-from cl_kernel import BadInput
+from cl_kernel import BadInput, open_picture
 from cl_plugin_clear.curation.buckets import Split
 from cl_plugin_clear.curation.features import Embedder, Features
 from cl_plugin_clear.curation.pictures import Pictures
@@ -75,11 +75,7 @@ class Explorer:
 
         :raises BadInput: when it cannot be read.
         """
-        try:
-            with Image.open(path) as image:
-                return normalise(self.embedder.images([image.convert("RGB")]))[0]  # type: ignore[no-any-return]
-        except OSError as error:
-            raise BadInput(f"cannot read the query picture: {error}", where=str(path)) from error
+        return normalise(self.embedder.images([open_picture(path)]))[0]  # type: ignore[no-any-return]
 
     def score(self, prompt: str, path: Path) -> float:
         """Cosine of a prompt and a picture."""
@@ -184,17 +180,21 @@ def bars(labels: Sequence[str], counts: Sequence[int], title: str, width: int = 
     return f"<figure>{''.join(parts)}</figure>"
 
 
-def thumbnail(pictures: Pictures, rel_path: str, edge: int = 104) -> str:
-    """A picture as a data address; a gray box for one that cannot be read."""
+def smaller(pictures: Pictures, rel_path: str, edges: tuple[int, int]) -> bytes:
+    """A picture as JPEG that fits into (width, height); a gray box for one that cannot be read."""
     try:
-        with Image.open(io.BytesIO(pictures.read(rel_path))) as image:
-            small = image.convert("RGB")
-            small.thumbnail((edge * 2, edge))
-    except OSError:
-        small = Image.new("RGB", (edge, edge), (150, 150, 150))
+        small = open_picture(pictures.read(rel_path), name=rel_path)
+    except (OSError, BadInput):
+        small = Image.new("RGB", (min(edges), min(edges)), (150, 150, 150))
+    small.thumbnail(edges)
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    small.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def thumbnail(pictures: Pictures, rel_path: str, edge: int = 104) -> str:
+    """A picture as a data address."""
+    return "data:image/jpeg;base64," + base64.b64encode(smaller(pictures, rel_path, (edge * 2, edge))).decode()
 
 
 def _tiles(pictures: Pictures, hits: Sequence[Hit], name: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, atomic, write_json
+from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, atomic, open_picture, write_json
 from cl_plugin_clear.curation.buckets import Split
 from cl_plugin_clear.curation.pictures import Pictures
 from cl_plugin_clear.curation.retrieval import normalise
@@ -309,9 +308,8 @@ def _batches(
         try:
             if name is None:
                 raise FileNotFoundError("never downloaded")
-            with Image.open(io.BytesIO(store.read(name))) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return open_picture(store.read(name), name=name)
+        except (OSError, BadInput) as error:
             return error
 
     starts = list(range(0, len(paths), batch_size))

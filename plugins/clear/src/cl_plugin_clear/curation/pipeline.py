@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from attrs import define, evolve, field
 
-from cl_kernel import BadSetting, Stream, write_json, write_text
+from cl_kernel import BadSetting, Stream, open_picture, write_json, write_text
 from cl_plugin_clear.evaluate import metrics
 from cl_plugin_clear.evaluate.drift import TABLE, train_over
 from cl_plugin_clear.evaluate.report import heat_map
@@ -114,7 +114,7 @@ def _make_classes(stage: Stages, settings: Pipeline, root: Path, out: Path) -> d
     )
 
     def extract(paths: list[Path]) -> np.ndarray:
-        return clip.images([_open(path) for path in paths])
+        return clip.images([open_picture(path) for path in paths])
 
     stage("retrieve", retrieve.retrieve_group, root, out, group, clip, label_map=label_map)
     totals = stage("build", labelled.build_folder, root, out, save_all_metadata=True)
@@ -240,13 +240,6 @@ def _small_store(ctx: RunContext, root: Path) -> Any:
         background=True,
         negative_ratio=0.2,
     )
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _centred(stream: Stream) -> Stream:

@@ -139,17 +139,6 @@ def split_tags(line: str) -> tuple[str, dict[str, float]]:
     return fields[0], tags
 
 
-def split_line_number(line: str) -> tuple[str, str]:
-    """``line_number<TAB>id`` -> (line number, id), both as text.
-
-    :raises BadRow: with status ``columns`` when there are not two fields.
-    """
-    fields = line.strip().split("\t")
-    if len(fields) != 2:
-        raise BadRow("columns", f"line-number row has {len(fields)} columns instead of 2")
-    return fields[0], fields[1]
-
-
 def taken_seconds(text: str) -> float:
     """DATE_TAKEN in seconds since 1970, naive; NaN for what is no ISO-8601 date or carries a zone."""
     try:
@@ -157,14 +146,3 @@ def taken_seconds(text: str) -> float:
         return (moment - _EPOCH).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return float("nan")
-
-
-def keeps(marker: int, taken: float, uploaded: float, *, use_valid_date: bool = True, slack_hours: float = 0.0) -> bool:
-    """The metadata filter: a photo, and taken strictly before it was uploaded.
-
-    :param taken: seconds, NaN where unknown.
-    :param slack_hours: how far ahead of the upload a camera clock may be.
-    """
-    if marker != 0:
-        return False
-    return not use_valid_date or bool(taken < uploaded + slack_hours * 3600)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
 import sys
@@ -16,10 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 from attrs import define, field
-from PIL import Image
 
 from cl_kernel import BadInput, ClkError
-from cl_plugin_clear.curation.explore import BucketView, Explorer, Hit
+from cl_plugin_clear.curation.explore import BucketView, Explorer, Hit, smaller
 from cl_plugin_clear.curation.review import Journal, csv_text
 from cl_plugin_clear.curation.store import Store
 
@@ -108,16 +106,7 @@ class Review:
 
     def picture(self, photo: int, edge: int) -> bytes:
         """A shown photo as JPEG, its longer edge at most ``edge`` pixels."""
-        hit = self._hit(photo)
-        try:
-            with Image.open(io.BytesIO(self.explorer.pictures.read(hit.rel_path))) as image:
-                small = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError):
-            small = Image.new("RGB", (edge, edge), (150, 150, 150))
-        small.thumbnail((edge, edge))
-        out = io.BytesIO()
-        small.save(out, "JPEG", quality=85)
-        return out.getvalue()
+        return smaller(self.explorer.pictures, self._hit(photo).rel_path, (edge, edge))
 
     def judge(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """Write a judgement down. :raises BadInput: for one that is none."""

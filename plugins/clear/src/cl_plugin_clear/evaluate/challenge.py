@@ -21,7 +21,7 @@ from attrs import define, frozen
 from PIL import Image
 from torch import nn
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, write_json
+from cl_kernel import BadInput, BadSetting, MissingAsset, open_picture, write_json
 from cl_kernel.torch import device as devices
 from cl_kernel.torch import state
 from cl_plugin_clear.data.labels import LABELED_IMAGES
@@ -272,12 +272,7 @@ class _Transformed:
         return np.concatenate(found)
 
     def _open(self, row: int) -> Image.Image:
-        path = self.pictures.folder_of[row] / self.pictures.items[row].path
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadInput(f"cannot read a picture: {error}", where=str(path)) from error
+        return open_picture(self.pictures.folder_of[row] / self.pictures.items[row].path)
 
 
 def _network(arch: str, n_classes: int, seed: int) -> nn.Module:

@@ -5,7 +5,6 @@ Shapes: N batch of this process, B batch of all processes.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -21,7 +20,18 @@ from attrs import asdict, define
 from PIL import Image
 from torch import Tensor
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, atomic, identify, record, recorded, same_or_refuse, write_json
+from cl_kernel import (
+    BadInput,
+    BadSetting,
+    MissingAsset,
+    atomic,
+    identify,
+    open_picture,
+    record,
+    recorded,
+    same_or_refuse,
+    write_json,
+)
 from cl_kernel.torch import distributed
 from cl_kernel.torch.loaders import ahead
 from cl_plugin_clear.curation.pictures import Pictures as StorePictures
@@ -91,9 +101,8 @@ class Pictures:
             return Image.fromarray(self.arrays[row])
         try:
             path = self.files[row]
-            with Image.open(path if self.store is None else io.BytesIO(self.store.read(str(path)))) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            return open_picture(path if self.store is None else self.store.read(str(path)), name=str(path))
+        except (OSError, BadInput) as error:
             raise BadInput(
                 f"cannot read a picture: {error}",
                 where=str(self.files[row]),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cl_kernel import BadInput, BadSetting, MissingAsset
+from cl_kernel import BadInput, BadSetting, MissingAsset, open_picture
 from cl_kernel.torch import device as devices
 from cl_plugin_clear.curation.features import open_model, weights_name
 from cl_plugin_clear.curation.images import FORMATS
@@ -60,11 +60,7 @@ def clip_extractor(model: str, weights: str = "openai", device: str = "auto") ->
     clip = open_model(model, weights=weights, device=device)
 
     def extract(paths: list[Path]) -> np.ndarray:
-        pictures = []
-        for path in paths:
-            with Image.open(path) as image:
-                pictures.append(image.convert("RGB"))
-        return clip.images(pictures)
+        return clip.images([open_picture(path) for path in paths])
 
     return extract
 
