@@ -752,8 +752,7 @@ def _download_page(r: dict[str, Any]) -> list[str]:
         ),
         f"Fetching good pictures alone, nothing decoded: {r['fetching_alone_per_s']:.0f} a second.",
         "What limits it now: decoding and re-encoding each picture, as the original's filter on bytes demands, and the host "
-        "itself, which runs on the same cores, and for img2dataset the start of its processes. img2dataset sees an answer that is too large, or a picture cut short, "
-        "as any other failure; its statuses differ there.",
+        "itself, which runs on the same cores, and for img2dataset the start of its processes.",
     ]
 
 
