@@ -75,7 +75,11 @@ class Explorer:
 
         :raises BadInput: when it cannot be read.
         """
-        return normalise(self.embedder.images([open_picture(path)]))[0]  # type: ignore[no-any-return]
+        try:
+            picture = open_picture(path)
+        except BadInput as error:
+            raise BadInput(f"cannot read the query picture: {error.what}", where=str(path)) from error
+        return normalise(self.embedder.images([picture]))[0]  # type: ignore[no-any-return]
 
     def score(self, prompt: str, path: Path) -> float:
         """Cosine of a prompt and a picture."""
