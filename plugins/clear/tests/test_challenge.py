@@ -84,6 +84,17 @@ def test_the_kits_own_form_gives_the_matrix(kit: Path, argument: str) -> None:
     assert scores["weighted_score"] == pytest.approx(float(np.mean(four)))
 
 
+def test_load_models_falls_back_on_its_own_number_of_classes(kit: Path) -> None:
+    body = SETUP.replace("{argument}", ", num_classes=100")
+    strict = '    if num_classes != 100:\n        raise RuntimeError("size mismatch for fc.weight")\n    files = '
+    (kit / "evaluation_setup.py").write_text(body.replace("    files = ", strict))
+    scores = challenge.evaluate_models(of(kit), kit / "out", device="cpu")
+    assert scores["matrix"][0] == [1.0, 1.0, 1.0]
+    (kit / "evaluation_setup.py").write_text(body.replace("    files = ", strict.replace("!= 100", "!= 7")))
+    with pytest.raises(BadInput, match=r"load_models fails: RuntimeError: size mismatch for fc\.weight"):
+        challenge.evaluate_models(of(kit), kit / "out", device="cpu")
+
+
 def test_heads_of_a_thousand_outputs_are_scored_on_the_first(kit: Path) -> None:
     for path in (kit / "models").iterdir():
         torch.manual_seed(int(path.stem[5:]))

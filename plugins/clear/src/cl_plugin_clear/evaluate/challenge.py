@@ -239,9 +239,7 @@ def own_module(path: Path) -> Iterator[ModuleType]:
 
 def _own(module: ModuleType, models: Path, holdout: Holdout, where: torch.device) -> Iterator[Predict]:
     """Networks by the file's ``load_models``, pictures by its ``data_transform`` where it has one."""
-    accepted = inspect.signature(module.load_models).parameters
-    options = {"num_classes": holdout.n_classes} if "num_classes" in accepted else {}
-    networks: Sequence[nn.Module] = module.load_models(str(models), **options)
+    networks = _networks(module, models, holdout.n_classes)
     transform = module.data_transform() if hasattr(module, "data_transform") else None
     if transform is None:
         for network in networks:
@@ -251,6 +249,25 @@ def _own(module: ModuleType, models: Path, holdout: Holdout, where: torch.device
         raise BadSetting("data_transform is for pictures, --features names vectors", where="--setup/--features")
     for network in networks:
         yield _Transformed(network.to(where).eval(), transform, holdout.samples, where)
+
+
+def _networks(module: ModuleType, models: Path, n_classes: int) -> Sequence[nn.Module]:
+    """What ``load_models`` gives, told the classes of the data where it asks; else with its own default.
+
+    :raises BadInput: when it fails either way, with the first reason.
+    """
+    asked = inspect.signature(module.load_models).parameters.get("num_classes")
+    tries: list[dict[str, int]] = [{"num_classes": n_classes}] if asked else []
+    if asked is None or asked.default is not inspect.Parameter.empty:
+        tries.append({})
+    failures = []
+    for options in tries:
+        try:
+            return module.load_models(str(models), **options)  # type: ignore[no-any-return]
+        except Exception as error:
+            failures.append(error)
+    reason = f"load_models fails: {type(failures[0]).__name__}: {str(failures[0])[:300]}"
+    raise BadInput(reason, where=f"{module.__file__}, {models}") from failures[0]
 
 
 @define
