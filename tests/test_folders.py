@@ -121,6 +121,14 @@ def test_a_split_that_drops_a_class_is_refused(tree: Path) -> None:
         build_folder(Folder(), resources())
 
 
+def test_a_class_of_one_image_is_named_where_nothing_says_which_are_for_testing(tree: Path) -> None:
+    shutil.rmtree(tree / "val")
+    for path in sorted((tree / "train" / "bee").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(BadInput, match="class bee has 1 image: one to learn from"):
+        build_folder(Folder(path=str(tree), n_stages=1), Resources())
+
+
 def test_a_folder_runs_by_name_on_the_command_line_form(tree: Path, tmp_path: Path) -> None:
     registry = discover(only=())
     values = {

@@ -77,9 +77,27 @@ def test_a_cut_inside_a_block_is_refused_with_the_blocks_that_work() -> None:
     assert "layer3.1, layer3" in str(caught.value)
 
 
-def test_an_unknown_layer_is_named_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"layer9.*layer"):
+def test_an_unknown_layer_is_named_with_the_nearest_or_the_outer_ones() -> None:
+    with pytest.raises(UnknownName, match=r"'layer9'; did you mean layer[1-4]"):
         cut_at(models.resnet18(), "layer9")
+    with pytest.raises(UnknownName, match=r"known: avgpool, bn1, conv1, fc, layer1, layer2, layer3, layer4, maxpool"):
+        cut_at(models.resnet18(), "something else")
+
+
+def test_a_cut_behind_the_head_is_refused_with_the_heads_name(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\ndef make(n_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, n_classes), nn.Softmax(1))\n"
+    )
+    chosen = Backbone(name=f"{tmp_path / 'own.py'}:make", cut="2", new_head=False)
+    with pytest.raises(BadSetting, match=r"nothing learns from layer '2' on.*\n.*\n.*model\.cut=1"):
+        build.build_module(chosen, fields(), 5, Resources())
+
+
+def test_grey_pictures_into_a_network_of_colour_weights_are_refused_with_the_way_out() -> None:
+    with pytest.raises(Mismatch, match=r"images of 3 channels, the data set gives 1 \(grey\)") as caught:
+        build.build_efficientnet_lite0(Backbone(), fields(channels=1), 5, Resources())
+    assert "numpy.repeat" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +160,11 @@ def test_weights_of_another_architecture_are_refused_naming_tensors(tmp_path: Pa
     torch.save(models.resnet34().state_dict(), tmp_path / "other.pth")
     with pytest.raises(BadInput, match=r"unexpected: layer1\.2\.conv1"):
         torchvision(evolve(RANDOM, weights=str(tmp_path / "other.pth")))
+    torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "mobile.pth")
+    with pytest.raises(BadInput, match=r"missing: conv1\.weight, bn1\.weight, bn1\.bias and \d+ more\n") as caught:
+        torchvision(evolve(RANDOM, weights=str(tmp_path / "mobile.pth")))
+    unexpected = str(caught.value).partition("unexpected: ")[2].splitlines()[0]
+    assert unexpected.startswith("features.0.0.weight, features.0.1.weight, features.0.1.bias and ")
 
 
 def test_tensors_too_many_are_dropped_only_when_listed(tmp_path: Path) -> None:
@@ -173,7 +196,8 @@ def test_published_weights_that_are_not_here_are_refused_with_three_ways_out(
         ({"name": "resnet81"}, {}, "resnet"),
         ({"std": (1, 0, 1)}, {}, "positive"),
         ({"mean": (0.5,)}, {}, "1 values for images of 3 channels"),
-        ({}, {"channels": 1}, "colour"),
+        ({"mean": (0.5,) * 3, "std": (1,) * 3}, {"channels": 1}, "3 values for images of 1 channels"),
+        ({"weights": "none"}, {"channels": 1}, "colour"),
         ({"new_head": False}, {}, "1000 outputs"),
         ({"weights": "nowhere.pth"}, {}, "nowhere.pth"),
     ],

@@ -129,8 +129,8 @@ class LiveLine:
                 self._line(f"reused {event.kind}: {event.path}")
             case events.Noted():
                 self._line(event.text)
-            case events.RunFailed():
-                self._line(f"stopped: {event.reason}")
+            case events.RunFailed() if self.tty:
+                self._line("")  # ends the line that progress is written on; what went wrong is said by the command
             case _:
                 pass
 

@@ -19,6 +19,8 @@ from cl_kernel.contract.errors import BadCheckpoint, BadInput, ClkError, Missing
 
 _FORM = "__form__"  # marks a mapping that stands for something a plain tree cannot hold
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+SHOWN = 3
+"""Tensors that a message names of each kind that does not fit."""
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 
 
@@ -184,7 +186,7 @@ def assign(
 
     :param may_miss: names of the module that the file need not hold.
     :param ignore_unexpected: let the file hold more than the module.
-    :raises BadInput: listing all missing, unexpected and mis-shaped tensors.
+    :raises BadInput: naming the first missing, unexpected and mis-shaped tensors, and how many more there are.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in tensors and name not in may_miss]
@@ -195,7 +197,7 @@ def assign(
         if name in tensors and isinstance(value, Tensor) and tensors[name].shape != value.shape
     ]
     problems = [
-        f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        f"{label}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
         for label, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shaped))
         if names
     ]

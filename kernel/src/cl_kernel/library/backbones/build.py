@@ -61,6 +61,12 @@ def build(
     if not at or not settings.frozen:
         return Split(None, nn.Sequential(front, network))
     lower, upper = cut_at(network, at)
+    if not any(True for _ in upper.parameters()):
+        raise BadSetting(
+            f"nothing learns from layer {at!r} on: it lies behind the last layer that has weights",
+            where="model.cut",
+            fix=f"model.cut={head_name(network)}, or a layer in front of it",
+        )
     return Split(nn.Sequential(front, lower), upper, pretrained=settings.weights != "none")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from cl_kernel.contract.errors import BadSetting, UnknownName
+from cl_kernel.contract.errors import BadSetting, UnknownName, nearest
 
 WHERE = "model.cut"
 
@@ -70,7 +70,8 @@ def cut_at(network: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
     """
     known = [name for name, _ in network.named_modules() if name]
     if layer not in known:
-        raise UnknownName.of("layer", layer, known, where=WHERE, fix="clk model NAME lists the layers")
+        named = known if nearest(layer, known) else [name for name in known if "." not in name]
+        raise UnknownName.of("layer", layer, named, where=WHERE, fix="clk model NAME lists the layers")
     graph = _follow(network, layer)
     nodes = list(graph.nodes)
     first = next((i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == layer), None)

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_kernel.contract.errors import BadSetting
+from cl_kernel.contract.errors import BadSetting, Mismatch
 from cl_kernel.library.backbones.settings import Backbone
 
 
@@ -73,16 +73,22 @@ class Preprocess(nn.Module):
 def preprocess(settings: Backbone, wants: Wants, channels: int) -> Preprocess:
     """The module for images of ``channels``.
 
-    :raises BadSetting: when mean and deviation are for another number of channels.
+    :raises ClkError: when mean and deviation are for another number of channels.
     """
     mean, std = wants.mean or (0.0,) * channels, wants.std or (1.0,) * channels
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
-            raise BadSetting(
-                f"{len(values)} values for images of {channels} channels",
-                where=f"model.{name}",
-                fix="a network pretrained on colour needs colour images"
-                if channels == 1
-                else "give one value a channel",
+        if len(values) == channels:
+            continue
+        if not getattr(settings, name):
+            raise Mismatch(
+                f"the network's weights are for images of {len(values)} channels, the data set gives "
+                f"{channels} ({'grey' if channels == 1 else 'no colour alone'})",
+                where="--model/--dataset",
+                fix="give colour pictures, grey ones three times: x = numpy.repeat(x[..., None], 3, axis=-1)",
             )
+        raise BadSetting(
+            f"{len(values)} values for images of {channels} channels",
+            where=f"model.{name}",
+            fix="give one value a channel",
+        )
     return Preprocess(settings.size, mean, std, wants.interpolation)

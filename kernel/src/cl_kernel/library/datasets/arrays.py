@@ -152,6 +152,12 @@ def _held(split: np.ndarray | None, labels: np.ndarray, share: float, where: str
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels).tolist():
         rows = np.random.default_rng(label).permutation(np.flatnonzero(labels == label))
+        if len(rows) < 2:
+            raise BadInput(
+                f"class number {label} has 1 sample: one to learn from and one to test on are needed",
+                where=where,
+                fix="more samples of it; or an array split that says 'train' or 'test' for each sample",
+            )
         held[rows[: max(1, round(share * len(rows)))]] = True
     return held
 

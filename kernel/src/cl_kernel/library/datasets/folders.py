@@ -196,7 +196,11 @@ def build_hugging_face(settings: HuggingFace, resources: Resources) -> Stream:
         else:
             splits = datasets.load_dataset(settings.path, settings.config or None)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
-        raise BadInput(f"datasets cannot load {settings.path!r}: {error}", where="--dataset hf:NAME") from error
+        raise BadInput(
+            f"datasets cannot load {settings.path!r}: {error}",
+            where="--dataset hf:NAME",
+            fix="without a network: hf:FOLDER that its save_to_disk wrote, or folder:PATH with a folder a class",
+        ) from error
     test_name = settings.test or next((name for name in TEST_NAMES if name in splits), "")
     for name in (settings.train, *([settings.test] if settings.test else [])):
         if name not in splits:
@@ -275,6 +279,13 @@ def _stream(
         held = np.zeros(len(labels), bool)
         for label in range(len(names)):
             rows = np.random.default_rng(label).permutation(np.flatnonzero(labels == label))
+            if len(rows) < 2:
+                raise BadInput(
+                    f"class {names[label]} has {len(rows)} image{'' if len(rows) == 1 else 's'}: one to learn from and "
+                    "one to test on are needed",
+                    where=f"--dataset {name}",
+                    fix="more images of it; or folders train/<class>/ and val/<class>/ that say which are for testing",
+                )
             held[rows[: max(1, round(settings.test_share * len(rows)))]] = True
         learnt, tested = subset(learnt, np.flatnonzero(~held)), subset(learnt, np.flatnonzero(held))
     else:
