@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cl_kernel import Field, Resources
 from cl_kernel.cli.main import main
@@ -65,6 +67,70 @@ def test_what_cannot_be_listed_is_one_message(
 ) -> None:
     assert main(["model", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+BRIGHTNESS = """
+import torch
+from torch import nn
+
+class Brightness(nn.Module):
+    def forward(self, images):
+        centre = images.mean((1, 2, 3)) * 255
+        return -(centre[:, None] - torch.arange(1000.0)).abs()
+
+def make():
+    return Brightness()
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three grey pictures, white at the rim that an ImageNet crop leaves out."""
+    (tmp_path / "net.py").write_text(BRIGHTNESS)
+    (tmp_path / "some").mkdir()
+    for level in (20, 90, 200):
+        pixels = np.full((80, 128, 3), 255, np.uint8)
+        pixels[2:78, 26:102] = level
+        Image.fromarray(pixels).save(tmp_path / "some" / f"{level}.png")
+    return tmp_path
+
+
+def test_a_networks_own_classifier_names_pictures(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "labels.csv").write_text("file,index\n20.png,20\n200.png,202\n90.png,5\n")
+    named = ("--pictures", str(pictures / "some"), "--labels", str(pictures / "labels.csv"), "--size", "56")
+    made = rows(capsys, f"module:{pictures / 'net.py'}:make", *named)
+    assert [(row["file"], row["class"]) for row in made["pictures"]] == [
+        ("20.png", 20),
+        ("200.png", 200),
+        ("90.png", 90),
+    ]
+    assert (made["top1"], made["top5"]) == (1 / 3, 2 / 3)
+    assert main(["model", f"module:{pictures / 'net.py'}:make", *named]) == 0
+    assert "33.3% of 3 pictures named right, 66.7% among the five" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("file,class\n20.png,20\n", "line 2 has no file and index"),
+        ("file,index\n20.png,x\n", "line 2 has no file and index"),
+        ("file,index\n20.png,2\n", "no line for 200.png; 2 pictures have none"),
+    ],
+)
+def test_labels_that_do_not_do_are_named(
+    labels: str, words: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "labels.csv").write_text(labels)
+    asked = ["model", f"module:{pictures / 'net.py'}:make", "--pictures", str(pictures / "some")]
+    assert main([*asked, "--labels", str(pictures / "labels.csv")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_weights_that_are_not_here_name_no_pictures(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "torchvision:resnet18", "--pictures", str(pictures / "some")]) == 2
+    assert "not on this machine" in capsys.readouterr().err
+    assert main(["model", "torchvision:resnet18", "--pictures", str(pictures)]) == 2
+    assert main(["model", "torchvision:resnet18", "--labels", "x.csv"]) == 2
 
 
 def test_a_run_says_which_preprocessing_it_used() -> None:

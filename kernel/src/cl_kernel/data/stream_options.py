@@ -90,6 +90,15 @@ class StreamOptions:
     online: int = field(
         default=0, validator=validators.ge(0), metadata=doc("one pass in batches of so many samples; 0: the learner's")
     )
+    augment: tuple[str, ...] = field(
+        default=(),
+        converter=lambda value: (value,) if isinstance(value, str) else tuple(value),
+        metadata=doc(
+            "random views of the training pictures, the same for every learner: transforms of torchvision's v2 "
+            "in order, as RandomHorizontalFlip or 'RandomCrop(32, padding=4)'",
+            example=["RandomHorizontalFlip"],
+        ),
+    )
     validation: float = field(
         default=0.0,
         validator=share,
@@ -120,5 +129,5 @@ class StreamOptions:
     @property
     def changes(self) -> bool:
         """Whether anything of the stream is changed."""
-        mine = StreamOptions(online=self.online, mix=self.mix, tail=self.tail)
+        mine = StreamOptions(online=self.online, augment=self.augment, mix=self.mix, tail=self.tail)
         return self != mine

@@ -207,6 +207,7 @@ class Training(Generic[S]):
     :raises Mismatch: without a network, or without the memory that the method needs.
     """
 
+    augments: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
     reserve_each: ClassVar[int] = 0
     """Bytes kept outside the memory for each of its examples."""
@@ -348,18 +349,18 @@ class Training(Generic[S]):
         ctx.step(**values)
 
     def in_order(self, batches: Batches, stage: Stage) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        """The stage once more, in order."""
-        yield from batches(np.arange(len(stage.train)), self.settings.batch_size)
+        """The stage once more, in order, as it is."""
+        yield from batches.plain()(np.arange(len(stage.train)), self.settings.batch_size)
 
     # ---- the memory ------------------------------------------------------------------------------
-    def decoded(self, spec: Mapping[str, Field], slots: np.ndarray) -> tuple[Tensor, Tensor]:
+    def decoded(self, spec: Mapping[str, Field], slots: np.ndarray, *, plain: bool = False) -> tuple[Tensor, Tensor]:
         """Remembered examples of these slots as the learning part reads them, and their labels.
 
-        :param spec: fields of the samples.
+        :param spec: fields of the samples. :param plain: pictures as they are, also where the run makes views of them.
         """
-        return self.read(spec, self.memory.take(slots))
+        return self.read(spec, self.memory.take(slots), plain=plain)
 
-    def read(self, spec: Mapping[str, Field], old: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def read(self, spec: Mapping[str, Field], old: Mapping[str, Any], *, plain: bool = False) -> tuple[Tensor, Tensor]:
         """The same for examples already taken from the memory."""
         from cl_kernel.torch.loaders import as_tensor, input_name, label_name, to_input
         from cl_kernel.torch.split import FEATURES
@@ -368,6 +369,8 @@ class Training(Generic[S]):
         if FEATURES in old:
             return as_tensor(old[FEATURES], self.device).float(), label
         inputs = to_input(old[input_name(spec)], spec[input_name(spec)], self.device)
+        if self.network.view is not None and not plain:
+            inputs = self.network.view(inputs)
         return self.network.features(inputs) if self.network.is_cut else inputs, label
 
     def offer(
@@ -392,7 +395,7 @@ class Training(Generic[S]):
         """Offer the whole stage to the memory, in random order, grouped by class or all as one group."""
         order = ctx.rng("remember", stage.index).permutation(len(stage.train))
         self.network.eval()
-        for rows, inputs, labels in batches(order, self.settings.predict_batch):
+        for rows, inputs, labels in batches.plain()(order, self.settings.predict_batch):
             groups = labels.cpu().numpy() if group is None else np.full(len(rows), group)
             self.offer(stage, rows, inputs, groups)
         self.network.train()

@@ -78,6 +78,7 @@ class Rehearsal:
             inputs = as_tensor(old[FEATURES], self.device).float()
         else:
             inputs = to_input(old[self.source], self.spec[self.source], self.device)
+            inputs = inputs if self.network.view is None else self.network.view(inputs)
         return inputs, as_tensor(old[self.label], self.device).long()
 
     def prepare(self, samples: Samples, batches: Batches) -> None:
@@ -91,7 +92,7 @@ class Rehearsal:
         if len(rows) > CODEC_EXAMPLES:
             rows = rows[:: -(-len(rows) // CODEC_EXAMPLES)]
         if self.network.is_cut:
-            features = torch.cat([inputs for _, inputs, _ in batches(rows, batches.chunk)])
+            features = torch.cat([inputs for _, inputs, _ in batches.plain()(rows, batches.chunk)])
             codec.fit({FEATURES: features, **samples.take(rows, [self.label])})
         else:
             codec.fit(samples.take(rows, [self.source, self.label]))
@@ -117,6 +118,8 @@ class Rehearsal:
 @define(eq=False, repr=False)
 class Replaying:
     """Train on each stage, mixed with what is remembered; without a memory this is naive fine-tuning."""
+
+    augments: ClassVar[bool] = True
 
     settings: Optimiser
     network: Split
@@ -170,7 +173,7 @@ class Replaying:
             self.epoch, self.position = self.epoch + 1, 0
 
         if rehearsal and update == "stage":
-            for rows, new, _ in batches(np.arange(len(samples)), settings.predict_batch):
+            for rows, new, _ in batches.plain()(np.arange(len(samples)), settings.predict_batch):
                 rehearsal.keep(samples, rows, new)
         self.epoch = self.position = 0
 

@@ -208,7 +208,7 @@ class ExemplarSets:
         held = self.slots.get(c)
         if held is None or not len(held):
             return inputs
-        return torch.cat([self.training.decoded(stage.train.spec, held)[0], inputs])
+        return torch.cat([self.training.decoded(stage.train.spec, held, plain=True)[0], inputs])
 
     def whole(self, stage: Stage, batches: Batches) -> tuple[np.ndarray, Tensor, Tensor]:
         """Rows, inputs and labels of the whole stage."""
@@ -249,7 +249,7 @@ class ExemplarSets:
         for c in training.seen.order:
             slots = self.slots.get(c)
             if slots is not None and len(slots):
-                inputs, _ = training.decoded(spec, slots)
+                inputs, _ = training.decoded(spec, slots, plain=True)
                 means.append(prototype(features_of(training.upper, inputs), normalised_first=normalised_first))
             else:
                 means.append(None)

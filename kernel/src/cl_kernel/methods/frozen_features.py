@@ -8,7 +8,7 @@ Shapes: B batch, D features, K classes of the stream, k classes seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class OnePass(Generic[R]):
 
     ``statistics`` holds tensors by name; a method fills them in :meth:`update` and reads them in :meth:`scorer`.
     """
+
+    augments: ClassVar[bool] = True
 
     def __init__(self, settings: R, setup: Setup) -> None:
         from cl_kernel.torch.split import build_network
@@ -104,10 +106,12 @@ class OnePass(Generic[R]):
         return sum(value.numel() * value.element_size() for value in blank.values())
 
     def state(self) -> Tree:
-        """Weights, statistics, classes seen, position."""
-        from cl_kernel.torch.state import pack
+        """Weights, statistics, classes seen, position; torch's generator where views are drawn from it."""
+        from cl_kernel.torch.state import pack, pack_generators
 
+        drawn = {} if self.network.view is None else {"generators": pack_generators()}
         return {
+            **drawn,
             "network": pack(self.network),
             "statistics": pack(self.statistics),
             "seen": self.seen.state(),
@@ -129,8 +133,10 @@ class OnePass(Generic[R]):
 
     def load(self, tree: Tree) -> None:
         """Go on from what :meth:`state` gave."""
-        from cl_kernel.torch.state import restore, unpack
+        from cl_kernel.torch.state import restore, restore_generators, unpack
 
+        if "generators" in tree:
+            restore_generators(tree["generators"])
         restore(self.network, tree["network"])
         self.statistics = {name: value.to(self.device) for name, value in unpack(tree["statistics"]).items()}
         self.seen.load(tree["seen"])

@@ -8,7 +8,7 @@ Shapes: n a batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import define, field, frozen
 
@@ -35,6 +35,8 @@ class Settings(Optimiser):
 @define(eq=False, repr=False)
 class Joint:
     """Train on all stages seen so far, by default from the initial weights each time."""
+
+    augments: ClassVar[bool] = True
 
     settings: Settings
     network: Split

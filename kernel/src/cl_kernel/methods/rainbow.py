@@ -149,7 +149,7 @@ class Rainbow(Training[Settings]):
         """Spread the exemplars of earlier classes over fewer slots."""
         for c, slots in list(self.sets.slots.items()):
             if len(slots) > share:
-                order = np.argsort(self._uncertainty(*self.decoded(stage.train.spec, slots)), kind="stable")
+                order = np.argsort(self._uncertainty(*self.decoded(stage.train.spec, slots, plain=True)), kind="stable")
                 keep = slots[order[np.linspace(0, len(order) - 1, share).round().astype(int)]] if share else slots[:0]
                 self.sets.policy.drop(np.setdiff1d(slots, keep))
                 self.sets.slots[c] = keep

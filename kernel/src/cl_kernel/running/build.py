@@ -55,6 +55,12 @@ def build(planned: Plan, resources: Resources, stream: Stream | None = None) -> 
         source=_built(planned, "source", resources) if "source" in pieces else None,
     )
     learner = _built(planned, "learner", setup)
+    if resources.augment and not getattr(learner, "augments", False):
+        raise Mismatch(
+            f"learner {planned.pieces['learner'][0].name} reads its pictures in a way of its own",
+            where="stream.augment",
+            fix="a learner of the library, as clk:er; some plugins have settings for views of their own",
+        )
     if planned.options.budget:
         within(learner, memories, budget_of(planned.options.budget), planned.pieces["learner"][0].name)
     return Built(stream, learner, [_scorer(offer, stream) for offer in planned.metrics], memories)

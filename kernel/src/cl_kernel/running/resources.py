@@ -38,6 +38,7 @@ class Resources:
     :param on_bad_sample: ``fail`` or ``skip``: what :meth:`bad_sample` does.
     :param folder: the run folder, where a learner may put files of its own; None outside a run.
     :param identity: ``content`` or ``quick``: how ``files`` tells files apart.
+    :param augment: transforms of torchvision v2 by name that training pictures go through.
     :param features: ``shared``, ``half`` or ``off``: whether runs share what a pretrained frozen part computes.
     """
 
@@ -55,6 +56,7 @@ class Resources:
     files: Files = field(init=False, repr=False)
     identity: str = "content"
     features: str = "shared"
+    augment: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         self.files = self.cache.files(self.identity)

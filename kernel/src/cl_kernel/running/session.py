@@ -88,6 +88,7 @@ def make_resources(registry: Registry, planned: Plan, folder: Path | None, emit:
         locator=registry.locate,
         identity=options.identity,
         features=options.features,
+        augment=getattr(planned.resolved.sections.get("stream"), "augment", ()),
     )
 
 

@@ -6,6 +6,7 @@ Shapes: N samples, n a batch, C channels, H W image.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -147,12 +148,14 @@ class Batches:
 
     :param transform: applied to the network input, e.g. the frozen part of a split network, under inference mode;
         computed once for samples that stay on the device.
+    :param view: makes another random view of a batch of images, each time they are asked for.
     :param on_bad: called with each unreadable sample; None raises.
     """
 
     samples: Samples
     device: torch.device
     transform: Callable[[Tensor], Tensor] | None = None
+    view: Callable[[Tensor], Tensor] | None = None
     on_bad: BadSample | None = None
     n_workers: int = 1
     limit: int = RESIDENT_BYTES
@@ -184,6 +187,10 @@ class Batches:
             return
         inputs, labels = self._resident
         index = torch.from_numpy(order).to(self.device)
+        if self.view is not None:
+            for rows, part in zip(pieces, index.split(batch_size), strict=True):
+                yield rows, self._seen(inputs[part]), labels[part]
+            return
         if inputs.numel() * inputs.element_size() <= self.limit // 8:
             inputs, labels = inputs[index], labels[index]
             yield from zip(pieces, inputs.split(batch_size), labels.split(batch_size), strict=True)
@@ -199,19 +206,34 @@ class Batches:
         inputs, labels = self._resident
         for rows in pieces:
             index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.device)
-            yield rows, inputs[index], labels[index]
+            yield rows, self._seen(inputs[index]) if self.view else inputs[index], labels[index]
+
+    def plain(self) -> Batches:
+        """The same samples as they are, for passes that only look."""
+        if self.view is None:
+            return self
+        same = copy.copy(self)
+        same.view = lambda images: images
+        return same
 
     def _keep(self) -> None:
         inputs, labels = [], []
         for rows in np.array_split(np.arange(len(self.samples)), max(1, -(-len(self.samples) // self.chunk))):
             batch = self.samples.take(rows, [self.input, self.label])
-            inputs.append(self._input(batch[self.input]))
+            inputs.append(self._input(batch[self.input]) if self.view is None else self._raw(batch[self.input]))
             labels.append(as_tensor(batch[self.label], self.device).long())
         if inputs:
             self._resident = torch.cat(inputs), torch.cat(labels)
 
+    def _raw(self, array: np.ndarray) -> Tensor:
+        return to_input(array, self.samples.spec[self.input], self.device)
+
     def _input(self, array: np.ndarray) -> Tensor:
-        batch = to_input(array, self.samples.spec[self.input], self.device)
+        return self._seen(self._raw(array))
+
+    def _seen(self, batch: Tensor) -> Tensor:
+        """A batch as it is read: another view of it, then what the frozen part makes of that."""
+        batch = batch if self.view is None else self.view(batch)
         if self.transform is None:
             return batch
         with torch.no_grad():  # not inference mode: its tensors may not enter a graph later

@@ -19,14 +19,21 @@ from cl_kernel.contract.interfaces import Samples
 from cl_kernel.contract.stream import Field
 from cl_kernel.data.samples import Subset
 from cl_kernel.torch import evaluate, state
+from cl_kernel.torch.augment import View, make_view
 from cl_kernel.torch.device import resolve
-from cl_kernel.torch.loaders import BadSample, Batches, input_name, label_name, to_input
+from cl_kernel.torch.loaders import BadSample, Batches, input_name, input_shape, label_name, to_input
 from cl_kernel.torch.shared_features import FEATURES as FEATURES  # the name under which learners know it
 from cl_kernel.torch.shared_features import Sharing
 
 if TYPE_CHECKING:
     from cl_kernel.running.loop import StreamContext
     from cl_kernel.running.resources import Setup
+
+
+NOT_SHARED = (
+    "features of the frozen part are computed in this run alone and again each time: stream.augment makes another "
+    "picture of each"
+)
 
 
 class Split(nn.Module):
@@ -41,6 +48,7 @@ class Split(nn.Module):
         super().__init__()
         self.pretrained = pretrained
         self.sharing: Sharing | None = None
+        self.view: View | None = None  # of training pictures
         self.lower = lower.eval().requires_grad_(False) if lower is not None else nn.Identity()
         self.upper = upper
         self.is_cut = lower is not None
@@ -101,9 +109,21 @@ def build_network(setup: Setup) -> tuple[Split, torch.device]:
     if network is None:
         raise Mismatch("this learner needs a network", where="--model", fix="--model mlp")
     split = as_split(network).to(device)
+    if setup.resources.augment:
+        split.view = _view(setup)
+        if split.is_cut:
+            setup.resources.say(NOT_SHARED)
     if split.is_cut and split.pretrained:
         split.sharing = Sharing(setup.resources)
     return split, device
+
+
+def _view(setup: Setup) -> View:
+    """What makes views of training pictures; refused for samples that are none."""
+    spec = setup.stream.spec[input_name(setup.stream.spec)]
+    if spec.kind != "image":
+        raise Mismatch(f"the samples are {spec.kind}s, views are of pictures", where="stream.augment")
+    return make_view(setup.resources.augment, input_shape(spec))
 
 
 def memory_fields(network: Split, spec: Mapping[str, Field], device: torch.device) -> dict[str, Field]:
@@ -127,6 +147,10 @@ def _concrete(spec: Field) -> tuple[int, ...]:
 
 def train_batches(network: Split, samples: Samples, device: torch.device, ctx: StreamContext) -> Batches:
     """Batches of a stage as the learning part reads them; unreadable samples follow ``--on-bad-sample``."""
+    if network.view is not None:
+        workers = max(1, ctx.resources.n_workers)
+        frozen = frozen_part(network)
+        return Batches(samples, device, frozen, network.view, on_bad=ctx.bad_sample, n_workers=workers)
     known = None if network.sharing is None else network.sharing.said_already
     batches = split_batches(network, samples, device, ctx.bad_sample, max(1, ctx.resources.n_workers))
     if network.sharing is not None and not known:

@@ -1,9 +1,13 @@
-"""``clk model NAME``: layers of a network, what crosses in front of each, and what keeping that takes."""
+"""``clk model NAME``: layers of a network, what crosses in front of each, and what keeping that takes.
+
+With ``--pictures`` instead what the network's own classifier says of them.
+"""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel.cli.console import Console, size
@@ -18,16 +22,21 @@ from cl_kernel.storage.cache import Cache
 if TYPE_CHECKING:
     from cl_kernel.torch.split import Split
 
+IMAGENET_CLASSES, SHOWN = 1000, 10
 Handler = Callable[[Namespace, Console], int]
 
 
 def model(parser: ArgumentParser) -> Handler:
-    """List a network's layers with shapes, parameters and bytes."""
+    """List a network's layers with shapes, parameters and bytes, or name pictures."""
     parser.add_argument("name", help="as in clk run --model, e.g. efficientnet-lite0 or torchvision:resnet18")
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="edge of the images (default: 224)")
     parser.add_argument("--channels", type=int, default=3, metavar="N", help="of the images (default: 3)")
-    parser.add_argument("--classes", type=int, default=10, metavar="N", help="scores of the head (default: 10)")
+    parser.add_argument("--classes", type=int, default=10, metavar="N", help="scores of a new head (default: 10)")
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="how deep layers are listed (default: 2)")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="say what the weights' own classifier sees in these"
+    )
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="columns file and index: count which are right")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the model")
 
     def handle(namespace: Namespace, console: Console) -> int:
@@ -38,6 +47,10 @@ def model(parser: ArgumentParser) -> Handler:
         ):
             if value < 1:
                 raise BadSetting(f"{value} is not positive", where=name)
+        if namespace.labels is not None and namespace.pictures is None:
+            raise BadSetting("labels without pictures", where="--labels", fix="--pictures DIR")
+        if namespace.pictures is not None:
+            return _name(namespace, console)
         split, said = _built(namespace)
         rows = _rows(split, namespace)
         total = sum(p.numel() for p in split.parameters())
@@ -53,6 +66,34 @@ def model(parser: ArgumentParser) -> Handler:
         return 0
 
     return handle
+
+
+def _name(namespace: Namespace, console: Console) -> int:
+    """Name pictures with the classifier that came with the weights."""
+    from cl_kernel.library.backbones import naming
+
+    pictures = naming.find_pictures(namespace.pictures)
+    labels = None if namespace.labels is None else naming.read_labels(namespace.labels, pictures)
+    namespace.classes = IMAGENET_CLASSES
+    namespace.set = ["model.new_head=false", *namespace.set]
+    split, said = _built(namespace)
+    if any(line.startswith("weights: ") for line in said):
+        raise MissingAsset(said[-1].removeprefix("weights: "), where="--pictures")
+    rows = naming.name_pictures(split, pictures, namespace.size)
+    for line in said:
+        console.print(line)
+    head = ("picture", "class", "probability", *(() if labels is None else ("right",)))
+    shown = [(row["file"], row["class"], row["probability"]) for row in rows[:SHOWN]]
+    if labels is not None:
+        shown = [(*row, label) for row, label in zip(shown, labels, strict=False)]
+    console.table(f"the first {len(shown)} of {len(rows)} pictures", head, shown)
+    right = {} if labels is None else naming.shares_right(rows, labels)
+    if right:
+        console.print(
+            f"{right['top1']:.1%} of {len(rows)} pictures named right, {right['top5']:.1%} among the five likeliest"
+        )
+    console.json({"model": namespace.name, "notes": said, "pictures": rows, **right})
+    return 0
 
 
 def _shown(row: dict[str, Any]) -> tuple[str, ...]:
