@@ -50,9 +50,11 @@ def run_page(page: str, clk) -> None:
     source = ""
     for language, rest, text in snippets(page):
         title = title_of(rest)
-        if language == "python":
+        if language == "python" and title.startswith("cl_"):
             (clk.plugins / title).write_text(text)
             source = title
+        elif language == "python":
+            (clk.folder / title).write_text(text)
         elif language == "toml":
             project = tomllib.loads(text)["project"]
             info = clk.plugins / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -73,6 +75,10 @@ def run_page(page: str, clk) -> None:
                 command, _, remark = line.partition("  #")
                 code = re.match(r" exit (\d+): (.*)", remark)
                 words = shlex.split(command)
+                if words[0] == "python":
+                    environment = {**clk.environment, "CLK_PLUGINS": ""}
+                    subprocess.run([sys.executable, *words[1:]], cwd=clk.folder, env=environment, check=True)
+                    continue
                 assert words[0] == "clk", line
                 done = clk(*words[1:], code=int(code[1]) if code else 0, CLK_PLUGINS=",".join(names))
                 if page == "authoring.md" and code and "unknown hook" in code[2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from attrs import Attribute, field, frozen, validators
@@ -12,6 +13,11 @@ BY_CLASS = {"scenario": ("", "class", "task")}
 NOT_DOMAIN = {"scenario": ("", "class", "task", "instance", "mixed")}
 ROWS = "the samples that each stage and test set holds"
 share = validators.and_(validators.ge(0.0), validators.lt(1.0))
+
+
+def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One text, or several."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @frozen(kw_only=True)
@@ -92,7 +98,7 @@ class StreamOptions:
     )
     augment: tuple[str, ...] = field(
         default=(),
-        converter=lambda value: (value,) if isinstance(value, str) else tuple(value),
+        converter=_texts,
         metadata=doc(
             "random views of the training pictures, the same for every learner: transforms of torchvision's v2 "
             "in order, as RandomHorizontalFlip or 'RandomCrop(32, padding=4)'",

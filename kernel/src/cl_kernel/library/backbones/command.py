@@ -83,7 +83,7 @@ def _name(namespace: Namespace, console: Console) -> int:
     for line in said:
         console.print(line)
     head = ("picture", "class", "probability", *(() if labels is None else ("right",)))
-    shown = [(row["file"], row["class"], row["probability"]) for row in rows[:SHOWN]]
+    shown: list[tuple[Any, ...]] = [(row["file"], row["class"], row["probability"]) for row in rows[:SHOWN]]
     if labels is not None:
         shown = [(*row, label) for row, label in zip(shown, labels, strict=False)]
     console.table(f"the first {len(shown)} of {len(rows)} pictures", head, shown)
