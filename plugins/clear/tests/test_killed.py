@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from cl_plugin_clear.curation import concepts
 from cl_plugin_clear.data import toy
@@ -43,6 +44,8 @@ STEPS: dict[str, str] = {
     "import-legacy": "import-legacy --root imported --source old --chunk-size 60",
     "relabel": "relabel --folder T --label-map renames.json",
     "forget": "forget --root store --ids forgotten.txt --labelled T",
+    "from-folder": "from-folder photos --root own --chunk-size 10",
+    "classes": "classes --root own --split equal-3 --out mine",
 }
 """Name -> command, in the order in which each finds what it needs."""
 
@@ -81,6 +84,20 @@ def prepare(base: Path, step: str) -> None:
         _, members = members_of(base / "T")
         photos = [photo for classes in members.values() for photo in list(classes["ring"])[:2]]
         (base / "forgotten.txt").write_text("\n".join(photos))
+    elif step == "from-folder":
+        dated_photographs(base / "photos")
+    elif step == "classes":
+        command(base, "split --root own --buckets 3")
+
+
+def dated_photographs(folder: Path) -> None:
+    """Eighteen photographs in each of two class folders, a month apart."""
+    for shape in ("disc", "ring"):
+        (folder / shape).mkdir(parents=True)
+        for i in range(18):
+            exif = Image.Exif()
+            exif[0x0132] = f"{2005 + i // 12}:{1 + i % 12:02}:0{1 + (shape == 'ring')} 00:00:00"
+            Image.fromarray(toy.render(shape, i / 2, (shape, i))).save(folder / shape / f"{i}.jpg", exif=exif)
 
 
 def command(base: Path, line: str) -> None:
