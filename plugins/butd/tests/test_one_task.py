@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -10,35 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from butd_cases.short_runs import content, run
 
 from cl_kernel import BadInput, ClkError
 from cl_kernel.cli.console import Console
-from cl_kernel.registry import discover
-from cl_kernel.running.plan import make_request, plan
-from cl_kernel.running.session import run_plan
 from cl_kernel.torch import state
 from cl_plugin_butd.commands.tasks import export_task, import_task
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.network.one_task import check_network, check_shapes, put, read_task, shared_digest, take
 
-SHORT: dict[str, Any] = {
-    "run.plots": False,
-    "learner.epochs": 1,
-    "learner.later_epochs": 1,
-    "learner.pictures": 0,
-    "learner.filters": [8, 12, 16],
-    "dataset.n_train": 110,
-    "dataset.n_test": 40,
-}
 
-
-def run(folder: Path, directions: list[str], seed: int = 0, **values: Any) -> Path:
-    registry = discover()
-    settings = {**SHORT, "dataset.directions": directions, **values}
-    planned = plan(registry, make_request("CL_DIRECTIONS", plugin="butd", settings=settings, seed=seed))
-    run_plan(registry, planned, folder, comparisons=False)
-    return folder
+def learnt(folder: Path, directions: list[str], **values: Any) -> Path:
+    return run("CL_DIRECTIONS", folder, **{"dataset.directions": directions}, **values)
 
 
 def command(build: Any, *arguments: object) -> int:
@@ -47,17 +30,10 @@ def command(build: Any, *arguments: object) -> int:
     return handle(parser.parse_args([str(a) for a in arguments]), Console())
 
 
-def content(folder: Path, *path: Any) -> Any:
-    found = json.loads((folder / path[0]).read_text(encoding="utf-8"))
-    for key in path[1:]:
-        found = found[key]
-    return found
-
-
 @pytest.mark.parametrize("more", [{}, {"learner": "butd:masks"}])
 def test_a_task_learnt_elsewhere_answers_in_another_run_as_it_did_there(more: dict[str, Any], tmp_path: Path) -> None:
-    there = run(tmp_path / "there", ["right", "left2", "left"], **more)
-    here = run(tmp_path / "here", ["right", "right2"], **more)
+    there = learnt(tmp_path / "there", ["right", "left2", "left"], **more)
+    here = learnt(tmp_path / "here", ["right", "right2"], **more)
     command(export_task, there, "left", "--output", tmp_path)
     one = read_task(tmp_path / "left.task")
     held = sum(value.nbytes for value in one.parts.values())
@@ -76,10 +52,10 @@ def test_a_task_learnt_elsewhere_answers_in_another_run_as_it_did_there(more: di
 
 
 def test_tasks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    there, here = run(tmp_path / "there", ["right", "left"]), run(tmp_path / "here", ["right"])
+    there, here = learnt(tmp_path / "there", ["right", "left"]), learnt(tmp_path / "here", ["right"])
     command(export_task, there, "--output", tmp_path)
-    stranger = run(tmp_path / "stranger", ["right"], seed=1)
-    wider = run(tmp_path / "wider", ["right"], **{"learner.factor": [4, 4]})
+    stranger = learnt(tmp_path / "stranger", ["right"], seed=1)
+    wider = learnt(tmp_path / "wider", ["right"], **{"learner.factor": [4, 4]})
     left = tmp_path / "left.task"
     for folder, files, said in (
         (stranger, [left], "belongs to another network"),

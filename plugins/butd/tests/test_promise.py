@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from butd_cases.short_runs import content, run
 from PIL import Image
 
 from cl_kernel import BadCheckpoint, BadInput, BadSetting, Cache, ClkError, Interrupted, Resources
@@ -24,26 +25,10 @@ from cl_plugin_butd.method import growing
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
 from cl_plugin_butd.network.counter_stream import Topology
 
-SHORT: dict[str, Any] = {
-    "run.plots": False,
-    "learner.epochs": 1,
-    "learner.later_epochs": 1,
-    "learner.pictures": 0,
-    "learner.filters": [8, 12, 16],
-    "dataset.n_train": 110,
-    "dataset.n_test": 40,
-}
-
-
-def run(test: str, folder: Path, **values: Any) -> Path:
-    registry = discover()
-    request = make_request(test, plugin="butd", settings={**SHORT, **values}, seed=0)
-    run_plan(registry, plan(registry, request), folder, comparisons=False)
-    return folder
-
 
 def promise(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "reports" / "zero-forgetting.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = content(folder, "reports/zero-forgetting.json")
+    return found
 
 
 @pytest.mark.parametrize("top", ["argument", "split", "per-task"])
@@ -210,7 +195,7 @@ def test_a_state_goes_on_in_a_network_with_room_for_more_tasks() -> None:
 
 def test_a_finished_run_takes_two_more_directions_and_keeps_every_earlier_bit(tmp_path: Path) -> None:
     registry, folder = discover(), run("CL_DIRECTIONS", tmp_path / "run", **{"dataset.directions": ["right", "left"]})
-    first = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    first = content(folder, "metrics.json")
     for directions, said in (
         (["right", "left", "right"], "'right' is in the stream already"),
         (["right", "left"], "no stage beyond"),
@@ -227,7 +212,7 @@ def test_a_finished_run_takes_two_more_directions_and_keeps_every_earlier_bit(tm
     with pytest.raises(Interrupted):
         session.extend(registry, folder, longer, listen=[stop])
     session.resume(registry, folder)
-    now = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    now = content(folder, "metrics.json")
     assert now["stages"] == ["right", "left", "right2", "left2"]
     kept = [row[:2] for row in now["metrics"]["accuracy"]["matrix"]]
     assert kept[:2] == first["metrics"]["accuracy"]["matrix"]

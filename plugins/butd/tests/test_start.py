@@ -11,23 +11,13 @@ import numpy as np
 import pytest
 import torch
 from butd_cases.counter_stream import topology, unpack
+from butd_cases.short_runs import run
 
-from cl_kernel import ClkError, ended, make_resources, plan
-from cl_kernel.registry import discover
-from cl_kernel.running.plan import make_request
-from cl_kernel.running.session import run_plan
+from cl_kernel import ClkError, discover, ended, make_resources, plan, request_of
 from cl_plugin_butd.network.counter_stream import CounterStream
 from cl_plugin_butd.weights.start import continual, first_generation, numbered, start_from
 
 GOLDEN = Path(__file__).parent / "golden"
-SHORT: dict[str, Any] = {
-    "run.plots": False,
-    "learner.epochs": 1,
-    "learner.pictures": 0,
-    "learner.filters": [8, 12, 16],
-    "dataset.n_train": 110,
-    "dataset.n_test": 40,
-}
 
 
 def test_a_published_file_of_the_first_generation_is_read(tmp_path: Path) -> None:
@@ -59,28 +49,29 @@ def test_parts_of_directions_that_nobody_asks_are_left_out() -> None:
     assert list(continual(tensors, heads)) == ["heads.0.outputs.0.0.bias"]
 
 
-@pytest.mark.parametrize("test", ["HELD_OUT_PAIRS", "CL_DIRECTIONS", "TASKSELECT_ENCODER"])
-def test_a_run_starts_from_a_file(test: str, tmp_path: Path) -> None:
-    registry = discover()
+MORE: dict[str, dict[str, Any]] = {
+    "HELD_OUT_PAIRS": {"learner.later_epochs": None},
+    "CL_DIRECTIONS": {"dataset.directions": ["right", "left"]},
+    "TASKSELECT_ENCODER": dict.fromkeys(("learner.filters", "learner.pictures", "learner.later_epochs")),
+}
 
-    def run(folder: Path, **values: Any) -> dict[str, torch.Tensor]:
-        chosen = {**SHORT, **values}
-        if test == "TASKSELECT_ENCODER":
-            chosen = {key: value for key, value in chosen.items() if key not in ("learner.filters", "learner.pictures")}
-        if test == "CL_DIRECTIONS":
-            chosen |= {"learner.later_epochs": 1, "dataset.directions": ["right", "left"]}
-        planned = plan(registry, make_request(test, plugin="butd", settings=chosen, seed=0))
-        run_plan(registry, planned, folder, comparisons=False)
+
+@pytest.mark.parametrize("test", MORE)
+def test_a_run_starts_from_a_file(test: str, tmp_path: Path) -> None:
+    def learnt(folder: Path, **values: Any) -> dict[str, torch.Tensor]:
+        run(test, folder, **MORE[test], **values)
+        registry = discover()
+        planned = plan(registry, request_of(folder, []))
         built = ended(planned, make_resources(registry, planned, None, lambda event: None), folder)
         return dict(built.learner.net.state_dict())
 
-    learnt = run(tmp_path / "first")
-    torch.save(learnt, tmp_path / "learnt.pt")
-    rate = {"learner.lr": 1e-12, "learner.weights": str(tmp_path / "learnt.pt")}
-    again = run(tmp_path / "second", **rate, **({"learner.later_lr": 1e-12} if test == "CL_DIRECTIONS" else {}))
-    for name, value in learnt.items():
+    first = learnt(tmp_path / "first")
+    torch.save(first, tmp_path / "learnt.pt")
+    slow = {"learner.lr": 1e-12, **({"learner.later_lr": 1e-12} if test == "CL_DIRECTIONS" else {})}
+    again = learnt(tmp_path / "second", **{"learner.weights": str(tmp_path / "learnt.pt")}, **slow)
+    for name, value in first.items():
         if value.is_floating_point() and "running" not in name and "task_" not in name:
             torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-6)
     torch.save({"nobody": torch.zeros(2)}, tmp_path / "foreign.pt")
     with pytest.raises(ClkError, match="nobody"):
-        run(tmp_path / "third", **{"learner.weights": str(tmp_path / "foreign.pt")})
+        learnt(tmp_path / "third", **{"learner.weights": str(tmp_path / "foreign.pt")})
