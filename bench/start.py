@@ -35,7 +35,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 register_optimizer_step_post_hook(lambda *_: os._exit({STEPPED}))
 {START}"""
 BARE = "import sys, torch\ntorch.optim.SGD(torch.nn.Linear(64, 10).parameters(), 0.1)\nsys.exit(77)"
-RUN = ("run", "--dataset", "digits", "--learner", "er", "--output", "out")
+RUN = ("run", "--dataset", "clk:digits", "--learner", "clk:er", "--output", "out")
 
 
 def cpu_of(python: str, code: str, *arguments: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -245,6 +246,11 @@ def test_help_imports_next_to_nothing():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.splitlines()[-1].split())
     assert loaded.isdisjoint({"numpy", "attr", "yaml", "pluggy", "rich", "importlib.metadata"})
+
+
+def test_help_names_a_first_run_that_works_with_the_kernel_alone(clk, blocked) -> None:
+    (line,) = re.findall(r"First run, .*: clk (.*)", clk("--help").stdout)
+    clk(*line.split(), CLK_PLUGINS="", **blocked(*HEAVY))
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -103,7 +103,8 @@ def _help() -> str:
     lines += [
         "",
         "Plugins add commands of their own: clk PLUGIN --help (installed: clk plugins).",
-        "First run: clk run --plugin recall --test ADD_ONE_FIVE_TIMES",
+        "First run, with the kernel alone: clk run --dataset blobs --learner linear --replay reservoir --memory 50",
+        "A plugin's default test: clk run --plugin PLUGIN.",
         "",
     ]
     return "\n".join(lines)

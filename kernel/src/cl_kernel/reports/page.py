@@ -18,7 +18,7 @@ import attrs
 from cl_kernel.registry import Registry
 from cl_kernel.reports import charts, compare
 from cl_kernel.reports.compare import Group
-from cl_kernel.reports.series import forgetting_curve, over_seeds
+from cl_kernel.reports.series import BYTES, costs_of, forgetting_curve, over_seeds
 from cl_kernel.storage.run_folder import read_json
 
 MAX_PICTURES = 24
@@ -31,6 +31,7 @@ COLUMNS = (
     "backward_transfer",
     "memory examples",
     "memory bytes",
+    "kept bytes",
     "score per kB",
     "seconds",
     "peak bytes",
@@ -191,17 +192,19 @@ def _stream(groups: Sequence[Group], told: Sequence[str]) -> str:
                 _line_data(forgotten, "Forgetting"),
             )
         )
-    for column, label in (("memory bytes", "replay memory in bytes"), ("seconds", "seconds")):
+    for columns, title, label in (
+        (BYTES, "Bytes kept and accuracy", "bytes kept beyond the network"),
+        (("seconds",), "Time and accuracy", "seconds"),
+    ):
         dots = []
         for k, group in enumerate(streams):
-            costs, scores = group.values(column), group.values("score")
+            costs, scores = costs_of(group, columns), group.values("score")
             if costs and scores and min(costs.values()) > 0:
                 y, spread = compare.mean_std(scores.values())
                 x = statistics.fmean(costs.values())
                 dots.append(charts.Dot(label=group.label, index=k, x=x, y=y, spread=spread))
         if dots:
             drawn = charts.scatter(dots, x_label=label, y_label=first.metric)
-            title = "Memory and accuracy" if column == "memory bytes" else "Time and accuracy"
             figures.append(_figure(title, drawn, behind=_dot_data(dots, title, label)))
     heats = "".join(_heat(group) for group in streams)
     return (

@@ -14,7 +14,7 @@ from typing import Any
 
 from cl_kernel.contract.errors import BadSetting, MissingAsset, RunConflict
 from cl_kernel.reports.compare import Group, mean_std
-from cl_kernel.reports.series import forgetting_curve, over_seeds
+from cl_kernel.reports.series import BYTES, costs_of, forgetting_curve, over_seeds
 from cl_kernel.running.plan import importable
 
 PALETTE = ("#1a1a1a", "#00b5f2", "#b22c00", "#693cf2", "#d89d61", "#671f7f")
@@ -35,7 +35,7 @@ STYLE: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.3,
-    "lines.markersize": 4,
+    "lines.markersize": 5,
     "pdf.fonttype": 42,  # fonts as they are, embedded: text stays text
     "ps.fonttype": 42,
     "svg.fonttype": "path",
@@ -74,7 +74,7 @@ def comparable_or_refuse(groups: Sequence[Group], kind: str) -> None:
             )
     if wanting := [group.label for group in groups if not group.metric]:
         raise RunConflict(f"{', '.join(wanting)}: no scores by stage, so there is nothing to plot", where="clk plot")
-    if kind == "bytes" and not any(group.values("memory bytes") for group in groups):
+    if kind == "bytes" and not any(costs_of(group, BYTES) for group in groups):
         raise RunConflict("none of these runs keeps a memory", where="--kind bytes", fix="--kind time")
     if kind == "forgetting" and all(len(_one(group).results["stages"]) < 2 for group in groups):
         raise RunConflict("forgetting needs two stages, these runs have one", where="--kind forgetting")
@@ -189,12 +189,12 @@ def _stages(axes: Any, groups: Sequence[Group]) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
-def _scatter(column: str, label: str) -> Callable[[Any, Sequence[Group]], None]:
+def _scatter(columns: Sequence[str], label: str) -> Callable[[Any, Sequence[Group]], None]:
     def drawn(figure: Any, groups: Sequence[Group]) -> None:
         axes = figure.subplots()
         xs: list[float] = []
         for k, group in enumerate(groups):
-            scores, costs = group.values("score"), group.values(column)
+            scores, costs = group.values("score"), costs_of(group, columns)
             if not scores:
                 continue
             (y, spread), how = mean_std(scores.values()), look(k)
@@ -275,6 +275,6 @@ DRAWERS: dict[str, Callable[[Any, Sequence[Group]], None]] = {
     "curves": _curves,
     "forgetting": _forgetting,
     "matrix": _matrix,
-    "bytes": _scatter("memory bytes", "replay memory in bytes"),
-    "time": _scatter("seconds", "seconds of a run"),
+    "bytes": _scatter(BYTES, "bytes kept beyond the network"),
+    "time": _scatter(("seconds",), "seconds of a run"),
 }

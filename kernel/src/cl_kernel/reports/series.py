@@ -1,11 +1,19 @@
-"""Curves over stages, of one run and over seeds."""
+"""Curves over stages, of one run and over seeds, and what a method costs."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from cl_kernel.reports.compare import mean_std
+from cl_kernel.reports.compare import Group, mean_std
+
+BYTES = ("kept bytes", "memory bytes")
+"""Everything a method keeps; runs of earlier versions say their replay memory only."""
+
+
+def costs_of(group: Group, columns: Sequence[str]) -> dict[int, float]:
+    """Cost by seed, from the first of the columns that the runs have."""
+    return next((found for column in columns if (found := group.values(column))), {})
 
 
 def forgetting_curve(matrix: Sequence[Sequence[float | None]]) -> list[float | None]:
