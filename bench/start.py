@@ -62,7 +62,13 @@ def first_step(other: str, n_rounds: int) -> dict[str, Any]:
             seconds = cpu_of(python, code, *arguments)
             if number:
                 found[name].append(seconds)
-    return {"seconds": found, "machine": machine("torch")}
+    return {"seconds": found, "machine": machine("torch"), "commit": commit()}
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, cwd=RESULTS, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def sweep_of(python: str, folder: Path) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def sweeps(other: str) -> dict[str, Any]:
     n_runs = len(found["ours"]["digests"])
     for side in found.values():
         del side["digests"]
-    return {**found, "n_runs": n_runs, "same": same, "machine": machine("torch")}
+    return {**found, "n_runs": n_runs, "same": same, "machine": machine("torch"), "commit": commit()}
 
 
 def first_step_text(found: dict[str, Any]) -> str:
@@ -109,7 +115,10 @@ def first_step_text(found: dict[str, Any]) -> str:
         )
         for name, mine in seconds.items()
     ]
-    about = f"Load average {found['machine']['load']}, {len(seconds['bare'])} rounds, taking turns. Goal: at most 1.2."
+    about = (
+        f"Commit {found['commit']}, load average {found['machine']['load']}, {len(seconds['bare'])} rounds, "
+        "taking turns. Goal: at most 1.2."
+    )
     head = ("to the end of the first step", "CPU, s (median)", "times bare torch (median of the rounds' ratios)")
     return f"## From start to the first step\n\n{table(head, rows)}\n\n{about}"
 
@@ -125,7 +134,7 @@ def sweep_text(found: dict[str, Any]) -> str:
         note = f"\n\nDigests of results and states of all runs are {'equal' if found['same'] else 'NOT equal'}."
     head = ("build", "wall clock, s", "CPU, s", "load average at the start")
     title = f"## A sweep of {found['n_runs']} short runs, two at once"
-    return f"{title}\n\n{table(head, rows)}{note} Goal: at most .22 of the wall clock."
+    return f"{title}\n\n{table(head, rows)}{note}\n\nCommit {found['commit']}. Goal: at most .22 of the wall clock."
 
 
 def main() -> None:
