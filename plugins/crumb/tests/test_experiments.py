@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_kernel import BadSetting, Mismatch, Request, discover, plan, run_plan
+from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, Request, discover, plan, run_plan
 from cl_plugin_crumb import experiments
 from cl_plugin_crumb.weights import files
 
@@ -87,6 +87,20 @@ def test_weights_of_another_pretraining_are_refused(tmp_path: Path) -> None:
         files.check_pretraining(str(stem), "unablated", "unablated")
     with pytest.raises(BadSetting, match="needs weights of the pretraining 'uniform-init'"):
         run("arm-uniform-init", tmp_path / "run", **{"learner.pretrained": str(stem)})
+
+
+def test_a_run_folder_stands_for_the_weights_in_it(tmp_path: Path) -> None:
+    place = tmp_path / "made" / "crumb" / "iid" / "Crumb_Network_offline" / "runs-0"
+    place.mkdir(parents=True)
+    with pytest.raises(MissingAsset, match=r"made_net\.pth nor"):
+        files.find_stem(str(tmp_path / "made"))
+    for name in ("net", "mem", "start_mem", "task0_epoch1_net", "task0_epoch1_mem"):
+        (place / f"CRUMB_run0_{name}.pth").touch()
+    for given in (place / "CRUMB_run0", place, tmp_path / "made"):
+        assert files.find_stem(str(given)) == str(place / "CRUMB_run0")
+    (place / "CRUMB_run1_mem.pth").touch()
+    with pytest.raises(BadInput, match=r"of 2 pretrainings .*CRUMB_run0, .*CRUMB_run1"):
+        files.find_stem(str(tmp_path))
 
 
 def test_every_pretraining_that_an_arm_needs_has_a_test() -> None:

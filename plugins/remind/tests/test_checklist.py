@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from remind_trees import clevr, imagenet
+from remind_trees import WNIDS, clevr, imagenet
 
 from cl_kernel.cli.main import main
 
@@ -29,9 +29,10 @@ LESS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checklist")
-    imagenet(folder, folder="DATA", sizes=(40, 8), pixels=(40, 32))
+    wnids = [*WNIDS, "n01494475", "n01496331"]
+    imagenet(folder, folder="DATA", sizes=(40, 8), pixels=(40, 32), wnids=wnids)
     clevr(folder)
-    (folder / "order.txt").write_text("n01491361\nn01440764\nn01443537\nn01484850\n")
+    (folder / "order.txt").write_text("\n".join([wnids[3], *wnids[:3], *wnids[4:]]) + "\n")
     words = ["what", "is", "the", "colour", "of", "how", "many", "are", "there"]
     (folder / "glove.txt").write_text("\n".join(f"{word} {' '.join(['0.1'] * 16)}" for word in words))
     (folder / "plugins").symlink_to(ROOT / "plugins")

@@ -389,7 +389,10 @@ class Crumb(Steps):
     )
     pretrained: str = field(
         default="",
-        metadata=doc("stem of files STEM_net.pth and STEM_mem.pth; needed unless base or start says otherwise"),
+        metadata=doc(
+            "folder of the run that pretrained, or stem of files STEM_net.pth and STEM_mem.pth; needed unless base or "
+            "start says otherwise"
+        ),
     )
     base: str = field(
         default="",

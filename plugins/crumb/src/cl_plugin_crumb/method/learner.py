@@ -52,15 +52,15 @@ def build(options: Crumb, setup: Setup) -> CrumbLearner:
     :raises Mismatch: for a network without a cut, or a memory that does not fit the storage.
     """
     if options.pretrained:
-        weight_files.check_stem(options.pretrained)
+        stem = weight_files.find_stem(options.pretrained)
         if options.start != "none":
-            weight_files.check_pretraining(options.pretrained, options.pretraining, options.pretrained_as)
+            weight_files.check_pretraining(stem, options.pretraining, options.pretrained_as)
     elif options.start != "none" and not options.base:
         raise MissingAsset(
             f"learner.start is {options.start!r}, but there is no pretraining to take it from",
             where="learner.pretrained",
             fix="clk run --plugin crumb --test pretrain-imagenet --profile "
-            "paper, then --set learner.pretrained=RUN/crumb/.../CRUMB_run0; or --set learner.start=none",
+            "paper, then --set learner.pretrained=RUN, its folder; or --set learner.start=none",
         )
     if not options.w_out and not options.w_direct:
         raise BadSetting("both losses have weight zero", where="learner.w_out, learner.w_direct")
@@ -91,7 +91,7 @@ def build(options: Crumb, setup: Setup) -> CrumbLearner:
     if codebook is not None and (known := getattr(network, "map_statistics", None)) is not None:
         memory.codec.match(*known)
     if options.pretrained:
-        weight_files.load_files(options.pretrained, network, codebook, options.start)
+        weight_files.load_files(stem, network, codebook, options.start)
     else:
         side = networks.side_of(network, int(spec[input_name(spec)].shape[0] or 0))
         pretrain(network, memory.codec if codebook is not None else None, options, side, setup.resources)

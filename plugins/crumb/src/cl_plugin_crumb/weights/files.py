@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -107,17 +108,41 @@ def check_pretraining(stem: str, wanted: str, said: str = "") -> None:
         )
 
 
-def check_stem(stem: str) -> None:
-    """Refuse a stem without files before anything is built.
+def find_stem(given: str) -> str:
+    """The stem of pretrained files, before anything is built.
 
-    :raises MissingAsset: naming the files.
+    :param given: the stem, or the folder of a run that wrote such files below itself.
+    :raises MissingAsset: when there are none. :raises BadInput: for a folder with files of several.
     """
-    if not Path(f"{stem}_net.pth").is_file() and not Path(f"{stem}_mem.pth").is_file():
-        raise MissingAsset(
-            f"neither {stem}_net.pth nor {stem}_mem.pth exists",
-            where="learner.pretrained",
-            fix="clk run --plugin crumb --test pretrain-imagenet makes them",
+    if _has_files(given):
+        return given
+    folder = Path(given)
+    stems = (
+        sorted({name for path in folder.rglob("CRUMB_*.pth") if (name := _stem_of(path))}) if folder.is_dir() else []
+    )
+    if len(stems) > 1:
+        raise BadInput(
+            f"weights of {len(stems)} pretrainings lie below the folder: {', '.join(stems[:4])}",
+            where=f"learner.pretrained={given}",
+            fix="name one of them",
         )
+    if not stems:
+        raise MissingAsset(
+            f"neither {given}_net.pth nor {given}_mem.pth exists",
+            where="learner.pretrained",
+            fix="clk run --plugin crumb --test pretrain-imagenet makes them; their run's folder will do, too",
+        )
+    return stems[0]
+
+
+def _has_files(stem: str) -> bool:
+    return Path(f"{stem}_net.pth").is_file() or Path(f"{stem}_mem.pth").is_file()
+
+
+def _stem_of(path: Path) -> str:
+    """What stands before ``_net.pth`` or ``_mem.pth``; nothing for files of single epochs and of the start."""
+    found = re.fullmatch(r"(CRUMB_run\d+)_(?:net|mem)\.pth", path.name)
+    return str(path.with_name(found[1])) if found else ""
 
 
 def fill(network: nn.Module, values: list[Tensor], *, where: str) -> None:
