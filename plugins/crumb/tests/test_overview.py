@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cl_kernel import MissingAsset
+from cl_kernel.cli.main import main
 from cl_plugin_crumb.commands import results
 
 
@@ -69,3 +70,14 @@ def test_a_method_is_one_row_over_its_seeds_and_no_replay_is_another(tmp_path: P
 def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="no finished run"):
         table(str(tmp_path))
+
+
+def test_a_run_folder_of_any_name_is_merged(tmp_path: Path) -> None:
+    for run in (0, 1):
+        place = tmp_path / "runs-0" / f"run{run}" / "crumb" / "class_iid" / "Crumb_Network" / f"runs-{run}"
+        place.mkdir(parents=True)
+        (place / "top1_test_all_direct_all_runs.csv").write_text(f"{run}.5\n")
+    assert main(["crumb", "merge", str(tmp_path / "runs-0"), "--output", str(tmp_path / "all")]) == 0
+    assert (tmp_path / "all" / "top1_test_all_direct_all_runs.csv").read_text() == "0.5\n1.5\n"
+    (tmp_path / "runs-7").mkdir()
+    assert main(["crumb", "merge", str(tmp_path / "runs-7"), "--output", str(tmp_path / "none")]) == 2

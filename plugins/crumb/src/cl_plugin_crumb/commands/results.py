@@ -181,7 +181,7 @@ def table(parser: Parser) -> Handler:
 
 def merge(parser: Parser) -> Handler:
     """Join runs."""
-    parser.add_argument("folders", type=Path, nargs="+", help="folders named runs-N, or folders that hold them")
+    parser.add_argument("folders", type=Path, nargs="+", help="run folders, or the folders runs-N in them")
     parser.add_argument("--output", type=Path, required=True)
 
     def handle(namespace: argparse.Namespace, console: Any) -> int:
@@ -190,7 +190,7 @@ def merge(parser: Parser) -> Handler:
         found = [
             p
             for folder in namespace.folders
-            for p in ([folder] if folder.name.startswith("runs-") else sorted(folder.rglob("runs-*")))
+            for p in ([folder] if any(folder.glob("*_all_runs.csv")) else sorted(folder.rglob("runs-*")))
         ]
         written = tables.merge_runs(found, namespace.output)
         console.print(f"{len(written)} files in {namespace.output}")

@@ -89,7 +89,7 @@ def merge_runs(folders: Sequence[Path], target: Path) -> list[Path]:
 
     ``all_runs`` files get one row a run, in the order of the run numbers; per-run files are copied.
 
-    :raises BadInput: when two folders hold the same run.
+    :raises BadInput: when two folders hold the same run, or none holds results.
     """
     numbered: dict[int, tuple[Path, int]] = {}
     for place in folders:
@@ -101,6 +101,8 @@ def merge_runs(folders: Sequence[Path], target: Path) -> list[Path]:
         raise BadInput("no folder named runs-N", where=", ".join(map(str, folders)) or "nothing given")
     written = []
     names = sorted({path.name for place in folders for path in place.glob("*_all_runs.csv")})
+    if not names:
+        raise BadInput("no *_all_runs.csv to join", where=", ".join(map(str, folders)))
     for name in names:
         lines = []
         for run in sorted(numbered):
