@@ -28,7 +28,7 @@ N_FILES, N_LARGE, LARGE = 100_000, 2_000, 60_000
 SETTLE_S = 2.5
 N_STARTS = 5
 START = "import sys; from cl_kernel.cli import main; sys.exit(getattr(main, 'main', main)())"
-RUN = ("run", "--dataset", "digits", "--learner", "linear", "--set", "run.plots=false")
+RUN = ("run", "--dataset", "clk:digits", "--learner", "clk:linear", "--set", "run.plots=false")
 
 Seconds = tuple[float, float]
 """Of the clock, of the processor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define
@@ -92,6 +94,23 @@ def blocked(tmp_path: Path) -> Callable[..., dict[str, str]]:
         return {"PYTHONPATH": f"{folder}{os.pathsep}{tmp_path / 'resources'}"}
 
     return block
+
+
+@pytest.fixture(scope="session")
+def of_tests() -> Callable[[str], Any]:
+    """Modules of the plugins' tests by their path below ``plugins/``: they write data in the published forms."""
+
+    def load(file: str) -> Any:
+        path = Path(__file__).parent.parent / "plugins" / file
+        name = f"of_{path.parts[-3]}_{path.stem}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None and spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return sys.modules[name]
+
+    return load
 
 
 @pytest.fixture(scope="session")

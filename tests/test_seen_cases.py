@@ -13,7 +13,7 @@ import pytest
 from cl_kernel.cli.main import main
 from cl_kernel.registry import discover
 from cl_kernel.running.plan import make_request, plan
-from cl_kernel.storage.run_folder import plain_name
+from cl_kernel.storage.run_folder import new_folder, plain_name
 from cl_kernel.sweeps.sweep import identity
 
 RECALL = ("run", "--plugin", "recall", "--test", "ADD_ONE_FIVE_TIMES", "--dry-run")
@@ -71,11 +71,23 @@ def test_short_names_mean_what_fits_with_all_plugins_installed(flags, pieces, ca
     assert main(["run", *flags, "--dry-run", "--no-comparisons", "--json"]) == 0
     run = json.loads(capsys.readouterr().out)["runs"][0]
     assert [run[kind] for kind in ("dataset", "learner", "model")] == pieces
+    assert not Path("runs").exists()  # a dry run of one run is dry, with --all or without
 
 
-def test_a_test_with_a_slash_has_a_folder_without_one(capsys):
-    planned = plan(discover(), make_request("iid/nap", plugin="clear"))
+@pytest.mark.parametrize("asked", [{"test": "iid/nap", "plugin": "clear"}, {"learner": "clk:ewc", "dataset": "digits"}])
+def test_folders_of_runs_have_no_slash_and_no_colon(asked, tmp_path):
+    planned = plan(discover(), make_request(asked.pop("test", ""), **asked))
     assert set(plain_name(planned.name)).isdisjoint("/:")
+    assert set(new_folder(tmp_path, planned.name).name).isdisjoint("/:")
+
+
+def test_the_statistics_of_crumbs_blocks_follow_the_cut():
+    pieces = {"learner": "crumb:crumb", "dataset": "crumb:core50", "model": "crumb:squeezenet"}
+    plans = [
+        plan(discover(), make_request(**pieces, profile="paper", settings=more)) for more in ({}, {"model.cut": 3})
+    ]
+    codecs = [one.resolved.sections["codec"] for one in plans]
+    assert [(codec.sigma, codec.sparsity) for codec in codecs] == [(None, None)] * 2, "left out: measured at the cut"
 
 
 def test_the_tests_of_emnist_are_different_runs_on_toy_data_too():

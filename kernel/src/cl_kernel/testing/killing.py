@@ -37,6 +37,9 @@ ODD = 7
 MOST_EPOCHS = 4
 """Ends of epochs that a learner is killed after, spread over the run."""
 
+REFUSED = 2
+"""Exit code of a run that cannot be made here, as without weights."""
+
 IMPORTED = {"torch": ("torch", "torch._dynamo"), "tensorflow": ("tensorflow",)}
 """Framework -> what takes long to import; torch's optimisers import its compiler when the first is built."""
 
@@ -47,15 +50,18 @@ def look(subject: Subject, offer: Offer) -> dict[str, Any]:
     :return: its name, steps and kills; no kills when no run could be put together.
     :raises Failed: when the two end differently.
     """
-    request = next(requests(subject, "learner", offer), None)
-    if request is None:
-        return {"learner": offer.name, "steps": 0, "kills": []}
-    odd = odd_batches(subject, request)
-    planned = short_plan(subject, request, odd)
-    for module in IMPORTED.get(framework_of(planned), ()):
-        importlib.import_module(module)
     whole, parts = (subject.folder / f"{kind}-{offer.name}".replace(":", "-") for kind in ("whole", "parts"))
-    _ended_well(_forked(lambda: _execute(subject, planned, whole)), f"{offer.name}: the run as it is")
+    for request in requests(subject, "learner", offer):
+        planned = short_plan(subject, request, odd_batches(subject, request))
+        for module in IMPORTED.get(framework_of(planned), ()):
+            importlib.import_module(module)
+        code = _forked(lambda planned=planned: _execute(subject, planned, whole))  # type: ignore[misc]
+        if code != REFUSED:
+            _ended_well(code, f"{offer.name}: the run as it is")
+            break
+        shutil.rmtree(whole, ignore_errors=True)
+    else:
+        return {"learner": offer.name, "steps": 0, "kills": []}
     results = read_json(whole / "metrics.json")
     kills = kill_steps(planned, results)
     for k, step in enumerate(kills):
@@ -133,6 +139,9 @@ def _forked(work: Callable[[], None]) -> int:
     try:
         work()
         code = 0
+    except ClkError as error:
+        sys.stderr.write(f"{error}\n")
+        code = REFUSED
     except BaseException:
         traceback.print_exc()
     finally:

@@ -66,7 +66,10 @@ class BaseTraining:
 
     base: str = field(
         default="",
-        metadata=doc("base checkpoint, a path or a file below a data root; empty: train the base network here"),
+        metadata=doc(
+            "base checkpoint, a path or a file below a data root; empty: train the base network here",
+            counted="the weights that base training begins with",
+        ),
     )
     new_head: bool = field(
         default=False, metadata=doc("leave the checkpoint's classifier out; a new one is trained with the base classes")
@@ -76,7 +79,8 @@ class BaseTraining:
         validator=validators.in_(("auto", "whole", "upper", "none")),
         metadata=doc(
             "what base training trains: whole network, upper part above a lower part that stays as it is, or none; "
-            "auto: none for a checkpoint, upper for one with a new head or a network that comes cut, else whole"
+            "auto: none for a checkpoint, upper for one with a new head or a network that comes cut, else whole",
+            counted="what base training trains",
         ),
     )
     base_epochs: int = field(

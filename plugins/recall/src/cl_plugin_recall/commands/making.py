@@ -286,9 +286,7 @@ def map_classes(parser: ArgumentParser) -> Handler:
         toy_data = not namespace.data_root
         if toy_data:
             names, images = toy.CLASSES, _toy_images(resources)
-            folder = namespace.classifier or resources.cache.make(
-                "recall-standin-classifier", {"recipe": 1}, toy.export_classifier
-            )
+            folder = namespace.classifier or resources.artefact("recall-standin-classifier").make(toy.export_classifier)
         else:
             if namespace.classifier is None:
                 raise BadSetting(

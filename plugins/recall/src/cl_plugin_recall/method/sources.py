@@ -141,7 +141,8 @@ class GeneratedSource:
 
     def folder(self, c: int) -> Path:
         """The folder of generated images of a class, made if need be."""
-        return self.resources.cache.make("recall-generated", self._inputs(c), lambda place: self._generate(place, c))
+        made = self.resources.artefact("recall-generated", images=self._inputs(c))
+        return made.make(lambda place: self._generate(place, c))
 
     def _generate(self, place: Path, c: int) -> None:
         generator = loaded_generator(self.module)
@@ -215,8 +216,8 @@ def build_gan(settings: GanReplay, resources: Resources) -> Source:
 
         return GeneratedSource(Path(settings.module), read_mapping(Path(settings.mapping)), settings, resources)
     if settings.stand_in:
-        inputs = {"recipe": 1, "tensorflow": _tensorflow_version()}
-        module = resources.cache.make("recall-standin-generator", inputs, toy.export_generator)
+        made = resources.artefact("recall-standin-generator", tensorflow=_tensorflow_version())
+        module = made.make(toy.export_generator)
         mapping = {c: toy.generator_class(c) for c in range(1, len(toy.CLASSES) + 1)}
         return GeneratedSource(module, mapping, settings, resources)
     return _ready(
@@ -232,12 +233,9 @@ def build_flickr(settings: FlickrReplay, resources: Resources) -> Source:
     if settings.folder:
         return FolderSource(Path(settings.folder).expanduser(), "flickr", settings.per_class)
     if settings.stand_in:
-        inputs = {"recipe": 2, "per_class": settings.per_class, "seed": resources.seed}
-        folder = resources.cache.make(
-            "recall-standin-photos",
-            inputs,
-            lambda place: toy.write_photos(place, settings.per_class, seed=resources.seed),
-        )
+        n, seed = settings.per_class, resources.seed
+        made = resources.artefact("recall-standin-photos", revision=2, per_class=n, seed=seed)
+        folder = made.make(lambda place: toy.write_photos(place, n, seed=seed))
         return FolderSource(folder, "flickr", settings.per_class)
     return _ready("flickr", settings.per_class, resources, "download them with `clk recall make-replay flickr`")
 

@@ -16,9 +16,6 @@ from cl_plugin_remind.network.resnet import Base
 from cl_plugin_remind.settings import BaseTraining
 from cl_plugin_remind.weights import checkpoints
 
-BASE_FIELDS = tuple(a.name for a in attrs.fields(BaseTraining))
-HARMLESS = ("base", "base_scope")  # counted by the weights that training begins with, and by what it trains
-
 
 def build_brain(setup: Setup) -> Brain:
     """The network of a run, its weights drawn from the run's seed."""
@@ -76,7 +73,7 @@ class BaseInit:
             return
         artefact = ctx.artefact(
             "remind-base",
-            settings={name: getattr(settings, name) for name in BASE_FIELDS if name not in HARMLESS},
+            settings=BaseTraining(**{a.name: getattr(settings, a.name) for a in attrs.fields(BaseTraining)}),
             beginning=self.beginning,
             scope=self.scope,
             stage=stage,
