@@ -208,7 +208,7 @@ def build_gan(settings: GanReplay, resources: Resources) -> Source:
     if settings.module:
         if not settings.mapping:
             raise MissingAsset(
-                "the generator's classes are not mapped to the data's",
+                f"replay.module = {settings.module} is given, and nothing maps its classes to the data's",
                 where="replay.mapping",
                 fix="clk recall map-classes --output map.json, then --set replay.mapping=map.json",
             )
