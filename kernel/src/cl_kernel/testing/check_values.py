@@ -60,7 +60,8 @@ def bad_values_are_refused(subject: Subject) -> str:
         if kind in ("metric", "test") and cls in seen:
             continue
         seen.add(cls)
-        _look(subject, kind, offer, cls, tally)
+        with contextlib.chdir(subject.folder):  # where a path of an odd name may be made
+            _look(subject, kind, offer, cls, tally)
     if not tally.n_settings:
         raise NotApplicable("has no piece with settings")
     if tally.wrong:
