@@ -52,6 +52,8 @@ OWN_PARTS = ("modulation", "masks", "classifier")
 BASE = "butd-base"
 IMPORTED = "learner.imported"
 GREY = 255.0
+EACH = 4
+"""Steps from one to the next in which a head that only looks on learns to draw."""
 
 
 def build(settings: Continual, setup: Setup) -> ContinualLearner:
@@ -260,7 +262,8 @@ class ContinualLearner:
         how = Augmentation(shift_x=s.augment[0], shift_y=s.augment[1], rotation=s.augment[2], add=s.augment[3])
         draws = self.net.net.image is not None and "box" in samples.spec
         batch = self.inputs.batch(samples, rows, (*FIELDS, "box") if draws else FIELDS)
-        if draws and next(self.net.net.image.parameters()).requires_grad:
+        learns = draws and (s.td_image or at[2] % EACH == 0) and next(self.net.net.image.parameters()).requires_grad
+        if learns:
             alone = inside(batch["image"], batch["box"])
             batch["drawing"] = Inputs("raw", self.inputs.device).pixels(alone, how, ctx.rng("augment", *at))
         batch["image"] = self.inputs.pixels(batch["image"], how, ctx.rng("augment", *at))
@@ -270,7 +273,7 @@ class ContinualLearner:
         """The first task's network, told by all that it depends on."""
         return ctx.artefact(
             BASE,
-            revision=2,
+            revision=3,
             settings=counted(self.settings, "first task"),
             stage=stage,
             weights=self.start,
