@@ -21,7 +21,7 @@ BASE = ["learner.base_epochs=1", "learner.replay_samples=4"]
 LESS = {
     "shapes": ["dataset.n_train=16", "dataset.n_test=4", *BASE],
     "core50": ["dataset.n_frames=6", *BASE],
-    "questions": ["dataset.n_train=30", "dataset.n_test=6", "dataset.n_images=30", "learner.epochs=1"],
+    "questions": ["dataset.n_train=30", "dataset.n_test=6", "dataset.n_images=100", "learner.epochs=1"],
     "images": ["dataset.base_classes=2", "dataset.increment=2", *BASE],
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cl_kernel import BadInput, MissingAsset, Resources
+from cl_kernel import BadInput, BadSetting, MissingAsset, Resources
 from cl_kernel.data.samples import identify_samples
 from cl_kernel.storage.digests import Files
 from cl_plugin_remind.data import core50, features, folders, prepare, questions, toy, vqa
@@ -305,6 +305,12 @@ def test_published_type_orders() -> None:
 def test_full_size_boundaries_are_tenths() -> None:
     order, boundaries = questions.dataset_order("iid", np.zeros(95, int), np.zeros(95, int), 1)
     assert len(order) == 95 and boundaries == [9, 19, 28, 38, 47, 57, 66, 76, 85, 95]
+
+
+@pytest.mark.parametrize("n_images", [1, 6])
+def test_scenes_that_allow_no_question_of_a_type_are_refused(n_images: int) -> None:
+    with pytest.raises(BadSetting, match="scenes lets a question of type"):
+        toy.tinyclevr(TinyQuestions(n_train=3, n_test=3, n_images=n_images), Resources())
 
 
 @pytest.mark.parametrize("make", [toy.tinyclevr, toy.tinytdiuc])

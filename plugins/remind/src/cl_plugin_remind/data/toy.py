@@ -5,12 +5,13 @@ Shapes: n images, H W their side.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
 
-from cl_kernel import ArraySamples, Field, Resources, Stream, class_incremental
+from cl_kernel import ArraySamples, BadSetting, Field, Resources, Stream, class_incremental
 
 if TYPE_CHECKING:
     from cl_plugin_remind.settings import TinyCore, TinyQuestions, TinyShapes
@@ -288,15 +289,8 @@ def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, 
         ("test", settings.n_test, settings.n_images, len(scenes)),
     ):
         for kind in types:
-            made = 0
-            while made < count:
-                image = int(rng.integers(low, high))
-                asked = (
-                    ask_clevr(kind, scenes[image], rng) if types is CLEVR_TYPES else ask_tdiuc(kind, scenes[image], rng)
-                )
-                if asked is not None:
-                    sides[side].append((asked[0], asked[1], image, kind))
-                    made += 1
+            ask = ask_clevr if types is CLEVR_TYPES else ask_tdiuc
+            sides[side] += _asked(ask, kind, scenes, range(low, high), count, rng)
         sides[side] = [sides[side][i] for i in rng.permutation(len(sides[side]))]
     answers = rank_by_frequency([row[1] for row in sides["train"]])
     kinds = {kind: number for number, kind in enumerate(types)}
@@ -320,3 +314,34 @@ def _tiny_questions(name: str, types: tuple[str, ...], settings: TinyQuestions, 
         answer_names=sorted(answers, key=lambda a: answers[a]),
         unit_regions=types is TDIUC_TYPES,
     )
+
+
+def _asked(
+    ask: Callable[[str, Scene, np.random.Generator], tuple[Any, ...] | None],
+    kind: str,
+    scenes: Sequence[Scene],
+    among: range,
+    count: int,
+    rng: np.random.Generator,
+) -> list[tuple[str, str, int, str]]:
+    """(text, answer, scene, type) of so many questions of one type.
+
+    :param among: numbers of the scenes that may be asked about.
+    :raises BadSetting: when the scenes are too few for such a question.
+    """
+    rows: list[tuple[str, str, int, str]] = []
+    misses = 0
+    while len(rows) < count:
+        if misses > 200 * len(among) or not among:
+            raise BadSetting(
+                f"none of {len(among)} scenes lets a question of type {kind!r} be asked",
+                where="dataset.n_images",
+                fix="more scenes; a third as many come on top for the test",
+            )
+        image = int(rng.integers(among.start, among.stop))
+        if (asked := ask(kind, scenes[image], rng)) is None:
+            misses += 1
+        else:
+            rows.append((asked[0], asked[1], image, kind))
+            misses = 0
+    return rows
