@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remind_trees import challenge, clevr, core50, own, tdiuc, weights
+from remind_trees import clevr, core50, imagenet, own, tdiuc, weights
 
 from cl_kernel import BadInput, Interrupted, MissingAsset, Resources, discover, run
 from cl_kernel.cli.main import main
@@ -25,16 +25,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLK_CACHE", str(tmp_path / "cache"))
 
 
-# Photographs of 64 instead of 224 pixels are a twelfth of the arithmetic.
 FEW = {"dataset.base_classes": 2, "dataset.increment": 2, "learner.base_batch": 8}
 TREES: dict[str, tuple[Callable[[Path], None], str, str, dict[str, Any]]] = {
-    "core50": (core50, "remind:core50", "core50-class-instance", {**CLASSES, "dataset.side": 64}),
-    "imagenet": (
-        challenge,
-        "remind:imagenet",
-        "imagenet-cls-iid",
-        {**CLASSES, "dataset.resize": 72, "dataset.side": 64},
-    ),
+    "core50": (core50, "remind:core50", "core50-class-instance", CLASSES),
+    "imagenet": (imagenet, "remind:imagenet", "imagenet-cls-iid", {**CLASSES, **FEW}),
     "own": (own, "remind:imagenet", "imagenet-custom-order", {**CLASSES, **FEW}),
     "clevr": (clevr, "remind:clevr", "clevr-qtype", WORDS),
     "tdiuc": (tdiuc, "remind:tdiuc", "tdiuc-iid", WORDS),
