@@ -31,7 +31,9 @@ for (const button of document.querySelectorAll("[data-save]"))
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
 addEventListener("beforeprint", () => {
-  for (const part of document.querySelectorAll("details:not([open])")) part.open = part.dataset.printed = true;
+  // Numbers behind a chart stay where the reader left them: the matrices have all of them.
+  for (const part of document.querySelectorAll("details:not([open])"))
+    if (!part.closest("figure")) part.open = part.dataset.printed = true;
 });
 addEventListener("afterprint", () => {
   for (const part of document.querySelectorAll("details[data-printed]")) part.open = false, part.removeAttribute("data-printed");

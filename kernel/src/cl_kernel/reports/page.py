@@ -234,8 +234,13 @@ def _line_data(curves: Sequence[charts.Line], title: str) -> str:
 
 
 def _dot_data(dots: Sequence[charts.Dot], title: str, x_label: str) -> str:
-    rows = [f"<tr>{_name(dot.label)}<td>{dot.x:,.6g}</td>{_measured(dot.y, dot.spread)}</tr>" for dot in dots]
+    rows = [f"<tr>{_name(dot.label)}<td>{_plain(dot.x)}</td>{_measured(dot.y, dot.spread)}</tr>" for dot in dots]
     return _table(["run", x_label, "score"], rows, f"{title}: mean ± deviation")
+
+
+def _plain(value: float) -> str:
+    """Bytes with their thousands, seconds with what counts of them; no powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _measured(mean: float | None, spread: float | None) -> str:
