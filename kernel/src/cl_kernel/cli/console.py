@@ -15,6 +15,8 @@ from cl_kernel.contract import events
 from cl_kernel.storage.files import plain
 
 PLAIN_EVERY_S = 30.0
+CROWDED = 1.7
+"""A table that wants so many times the terminal's width is listed row by row: folded cells would be read by nobody."""
 
 
 @define
@@ -53,11 +55,35 @@ class Console:
             table.add_row(*(_text(value) for value in row))
         tty = sys.stdout.isatty()
         screen = RichConsole(markup=False, highlight=False, width=None if tty else 160, no_color=not tty)
-        with screen.capture() as capture:
-            screen.print(table)
         if title:
             print(f"\n\x1b[1m{title}\x1b[0m" if tty else f"\n{title}")
+        if tty and _natural_width(columns, rows) > CROWDED * screen.width:
+            print("\n".join(_listed(columns, rows)))
+            return
+        with screen.capture() as capture:
+            screen.print(table)
         print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _natural_width(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Characters that a table takes with no cell folded; of long prose only what it takes on some lines."""
+    cells = [[len(column), *(len(_text(row[k])) for row in rows)] for k, column in enumerate(columns)]
+    return sum(min(max(lengths), 40) + 3 for lengths in cells)
+
+
+def _listed(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Rows one below the other, a line for each column that has a value: for a terminal too narrow for the table."""
+    width = max(map(len, columns))
+    lines = []
+    for row in rows:
+        first, *rest = (_text(value) for value in row)
+        lines += ["", first]
+        lines += [
+            f"  {column:<{width}}  {text}"
+            for column, text in zip(columns[1:], rest, strict=True)
+            if text not in ("", "-")
+        ]
+    return lines
 
 
 def _text(value: Any) -> str:
