@@ -69,8 +69,9 @@ class Group:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Data set, its settings and those of the stream."""
-        return {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith(("dataset.", "stream."))}
+        """Data set, its settings and those of the stream that say what a stage holds, not how it is read."""
+        own = {k: v for k, v in self.identity.items() if k == "dataset" or k.startswith(("dataset.", "stream."))}
+        return {k: v for k, v in own.items() if k != "stream.online"}
 
     @property
     def stream(self) -> str:
