@@ -409,7 +409,7 @@ class ContinualLearner:
         for p in self.net.parameters():
             p.requires_grad_(id(p) in mine or (id(p) in shared and (task == 0 or s.method not in OWN_PARTS)))
         return torch.optim.Adam(
-            [p for p in self.net.parameters() if p.requires_grad], s.lr, weight_decay=s.weight_decay
+            [p for p in self.net.parameters() if p.requires_grad], s.lr, weight_decay=s.weight_decay, foreach=True
         )
 
     # ---- predicting ---------------------------------------------------------------------------------
