@@ -17,7 +17,6 @@ SHORT = {
     "learner.training_steps_per_class_incremental": 1,
     "learner.overlays": 2,
     "learner.reuse": False,
-    "model.pretrained": "random",
 }
 
 
