@@ -128,7 +128,7 @@ def test_whoever_comes_second_is_told_and_finds_it_made(clk, tmp_path):
                             prepare="plugin_mine_1_0:prepare")]
 
         def build(settings, resources):
-            raise NotImplementedError
+            raise AssertionError("preparing builds no stream")
 
         def prepare(settings, resources):
             made = resources.roots[0] / "made"
