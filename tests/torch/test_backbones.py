@@ -14,7 +14,7 @@ from torchvision import models
 
 from cl_kernel import BadInput, BadSetting, ClkError, Field, Mismatch, MissingAsset, Resources, UnknownName
 from cl_kernel.library.backbones import build, efficientnet_lite, sources
-from cl_kernel.library.backbones.cutting import cut_at, head_name, layer_shapes
+from cl_kernel.library.backbones.cutting import cut_at, head_name, layer_shapes, maps_name
 from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.torch.split import Split
 
@@ -286,3 +286,29 @@ def test_a_hub_out_of_reach_is_said_at_once_with_the_ways_out() -> None:
     with pytest.raises(MissingAsset, match="cannot be fetched from localhost") as caught:
         sources._reach("https://localhost:1/weights.pth", "resnet18")
     assert "model.weights=FILE" in str(caught.value) and "efficientnet-lite0" in str(caught.value)
+
+
+MAPS = {
+    "lite0": (lambda: efficientnet_lite.initialised(5), "_pool"),
+    "resnet18": (lambda: models.resnet18(num_classes=5), "avgpool"),
+    "mobilenet": (lambda: models.mobilenet_v2(num_classes=5), "features.18.2"),  # pooled outside of any layer
+    "timm lite0": (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5), "global_pool.pool"),
+    "timm convnext": (lambda: timm.create_model("convnext_atto", num_classes=5), "head.global_pool.pool"),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_any_networks_last_maps_are_found(name: str) -> None:
+    make, layer = MAPS[name]
+    network, images = make().eval(), torch.rand(2, 3, 64, 64)
+    assert maps_name(network, images) == layer
+    lower, upper = cut_at(network, layer)
+    with torch.no_grad():
+        assert lower(images).ndim == 4
+        assert torch.equal(upper(lower(images)), network(images))
+
+
+def test_a_network_without_maps_is_refused_with_the_way_out() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=SIDE, num_classes=5)
+    with pytest.raises(BadSetting, match=r"(?s)makes no maps of 32x32 pictures.*model\.cut=head"):
+        maps_name(network, torch.rand(2, 3, SIDE, SIDE))

@@ -305,6 +305,13 @@ class Crumb(Steps):
         validator=not_negative,
         metadata=doc("replay steps a new batch", source="MorganBDT/crumb, experiment_aug.py"),
     )
+    replay_batch: int = field(
+        default=0,
+        validator=not_negative,
+        metadata=doc(
+            "remembered examples a replay step; 0: as many as new ones", source="MorganBDT/crumb, agents/crumb.py"
+        ),
+    )
     replay_coef: float = field(
         default=5.0,
         validator=not_negative,

@@ -17,7 +17,7 @@ from torch.nn import functional
 from cl_kernel.contract.errors import BadInput, BadSetting, Mismatch
 from cl_kernel.contract.stream import Field
 from cl_kernel.library.backbones import sources
-from cl_kernel.library.backbones.cutting import cut_at, head_name, replace_head
+from cl_kernel.library.backbones.cutting import cut_at, head_name, maps_name, replace_head
 from cl_kernel.library.backbones.preprocessing import Preprocess, Wants, preprocess
 from cl_kernel.library.backbones.settings import Backbone
 from cl_kernel.torch.loaders import input_name, input_shape
@@ -57,9 +57,11 @@ def build(
             "the network is an object of this process: to resume or reproduce the run, give it again in Python"
         )
     resources.say(preprocessing_of(settings, made.wants, front, side))
-    at = head if settings.cut == "head" else settings.cut
-    if not at or not settings.frozen:
+    if not settings.cut or not settings.frozen:
         return Split(None, nn.Sequential(front, network))
+    at = head if settings.cut == "head" else settings.cut
+    if at == "maps":
+        at = maps_name(network, front(example))
     lower, upper = cut_at(network, at)
     if not any(True for _ in upper.parameters()):
         raise BadSetting(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel.cli.console import Console, size
-from cl_kernel.contract.errors import BadSetting, ClkError, Mismatch, MissingAsset
+from cl_kernel.contract.errors import BadSetting, Mismatch, MissingAsset
 from cl_kernel.contract.stream import Field
 from cl_kernel.registry import Offer, discover, resolve
 from cl_kernel.running.resources import Resources
@@ -156,7 +156,7 @@ def _is_backbone(offer: Offer) -> bool:
 def _rows(split: Split, namespace: Namespace) -> list[dict[str, Any]]:
     import torch
 
-    from cl_kernel.library.backbones.cutting import layer_shapes
+    from cl_kernel.library.backbones.cutting import cuts, layer_shapes
 
     example = torch.zeros(1, namespace.channels, namespace.size, namespace.size)
     network = split.upper.get_submodule("1") if _fronted(split) else None
@@ -166,7 +166,7 @@ def _rows(split: Split, namespace: Namespace) -> list[dict[str, Any]]:
         if network is not None:
             name = name.partition(".")[2] if name.startswith("1.") else ""
         if name and name.count(".") < namespace.depth:
-            rows.append({**row, "layer": name, "cut": None if network is None else _cuts(network, name)})
+            rows.append({**row, "layer": name, "cut": None if network is None else cuts(network, name)})
     return rows
 
 
@@ -176,13 +176,3 @@ def _fronted(split: Split) -> bool:
 
     first = next(iter(split.upper.children()), None)
     return not split.is_cut and isinstance(first, Preprocess)
-
-
-def _cuts(network: Any, layer: str) -> bool:
-    from cl_kernel.library.backbones.cutting import cut_at
-
-    try:
-        cut_at(network, layer)
-    except ClkError:
-        return False
-    return True

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from cl_kernel.contract.errors import BadSetting, UnknownName, nearest
+from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName, nearest
 
 WHERE = "model.cut"
 
@@ -48,6 +48,51 @@ def head_name(network: nn.Module) -> str:
         )
     name: str = names[-1]
     return name
+
+
+def maps_name(network: nn.Module, example: Tensor) -> str:
+    """Name of the last layer to cut at that one forward pass gives maps, as a rule the one that pools them.
+
+    :param example: float32 [B, C, H, W], what the network reads.
+    :raises BadSetting: for a network that makes no maps, such as a transformer over patches.
+    """
+    given: list[tuple[str, torch.Size]] = []
+    handles = [
+        module.register_forward_pre_hook(
+            lambda _module, inputs, name=name: given.extend(
+                (name, value.shape) for value in inputs[:1] if isinstance(value, Tensor) and value is not example
+            )
+        )
+        for name, module in network.named_modules()
+        if name
+    ]
+    training = network.training
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(example)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    maps = [name for name, shape in given if len(shape) == 4 and shape[2] * shape[3] > 1]
+    last = next((name for name in reversed(maps) if cuts(network, name)), None)
+    if last is None:
+        raise BadSetting(
+            f"{type(network).__name__} makes no maps of {'x'.join(map(str, example.shape[2:]))} pictures",
+            where=WHERE,
+            fix="model.cut=head, a layer that 'clk model NAME' lists, or a larger picture (dataset.size, model.size)",
+        )
+    return last
+
+
+def cuts(network: nn.Module, layer: str) -> bool:
+    """Whether a network can be cut there."""
+    try:
+        cut_at(network, layer)
+    except ClkError:
+        return False
+    return True
 
 
 def replace_head(network: nn.Module, name: str, n_outputs: int) -> nn.Linear:

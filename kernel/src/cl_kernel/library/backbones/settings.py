@@ -6,6 +6,11 @@ from attrs import field, frozen, validators
 
 from cl_kernel.contract.offers import doc
 
+CUT = (
+    "first layer that learns, as 'clk model' lists them; head: the classifier; maps: what pools the last maps; "
+    "empty: all of them"
+)
+
 
 @frozen(kw_only=True)
 class Backbone:
@@ -19,10 +24,7 @@ class Backbone:
             "none: random; or a FILE (.pth, .pt, .safetensors)"
         ),
     )
-    cut: str = field(
-        default="head",
-        metadata=doc("first layer that learns, as 'clk model' lists them; head: the classifier; empty: all of them"),
-    )
+    cut: str = field(default="head", metadata=doc(CUT))
     frozen: bool = field(default=True, metadata=doc("what lies below the cut keeps its weights and statistics"))
     new_head: bool = field(
         default=True, metadata=doc("a new classifier instead of the one that comes with the weights")
@@ -52,8 +54,5 @@ class Backbone:
 class OwnNetwork(Backbone):
     """A network of one's own, which learns as a whole unless it is cut."""
 
-    cut: str = field(
-        default="",
-        metadata=doc("first layer that learns, as 'clk model' lists them; head: the classifier; empty: all of them"),
-    )
+    cut: str = field(default="", metadata=doc(CUT))
     new_head: bool = field(default=False, metadata=doc("a new classifier in place of the network's last linear layer"))

@@ -179,7 +179,7 @@ class CrumbLearner:
                 features = self.network.lower(inputs) if lives else inputs
                 losses = self._new(features, self.seen.columns_of(targets), weights)
                 for _ in range(replays):
-                    if (replayed := self._replay(labels_of[rows], len(rows))) is not None:
+                    if (replayed := self._replay(labels_of[rows], options.replay_batch or len(rows))) is not None:
                         losses["replay"] = replayed
                 self._note_statistics(
                     stage.index, features, self.position == 0 or self.position + len(rows) >= len(order)
