@@ -431,6 +431,8 @@ def test_a_hold_out_shares_nothing_with_the_first_set(store: Path, tmp_path: Pat
     sizes = crowd.holdout(tmp_path / "big", tmp_path / "public", tmp_path / "hold", num_imgs=6, after_line=500)
     assert set(sizes.values()) == {18}
     assert crowd.overlap(tmp_path / "hold", tmp_path / "public") == {}
+    assert crowd.contained(tmp_path / "hold", tmp_path / "big") == {}
+    assert len(crowd.contained(tmp_path / "hold", tmp_path / "public")) == 9
     assert crowd.overlap(tmp_path / "big", tmp_path / "public").keys() == {"0", "1", "2"}
     with pytest.raises(BadInput, match="fewer than 24"):
         crowd.holdout(tmp_path / "big", tmp_path / "public", tmp_path / "h2", num_imgs=24)
@@ -533,6 +535,15 @@ def test_a_download_of_the_original_becomes_a_store(finished_store: Path, tmp_pa
     assert [b["sha256"] for b in first["buckets"]] == [b["sha256"] for b in theirs["buckets"]]
     with pytest.raises(BadInput, match="/somewhere"):
         import_folder(tmp_path / "old", tmp_path / "n2", old_prefix="/somewhere")
+    with pytest.raises(MissingAsset, match=f"none of the {len(ids)} pictures") as wrong:
+        import_folder(tmp_path / "old", tmp_path / "n2", old_prefix="/data3")
+    assert wrong.value.fix == "--old-prefix /data3/someone/yfcc"
+    for picture in (tmp_path / "old").glob("*/images/*"):
+        picture.unlink()
+    with pytest.raises(MissingAsset) as gone:
+        import_folder(tmp_path / "old", tmp_path / "n2", old_prefix=prefix)
+    assert gone.value.fix == "copy the pictures there too" if prefix else "--old-prefix /data3/someone/yfcc"
+    assert not (tmp_path / "n2").exists()
 
 
 def test_pickles_build_records_and_run_nothing(tmp_path: Path) -> None:

@@ -294,13 +294,28 @@ def overlap(a: Path, b: Path) -> dict[str, list[str]]:
 
 
 def contained(small: Path, large: Path) -> dict[str, list[str]]:
-    """Retrieval results of ``small`` that ``large`` lacks: "bucket/label" -> ids. Empty: contained."""
-    first, second = read_json_object(small / "clip_result.json"), read_json_object(large / "clip_result.json")
+    """Photos of ``small`` that ``large`` lacks: "bucket/label" -> ids. Empty: contained.
+
+    Either may be what was retrieved (``clip_result.json``) or a labelled folder that was collected from it.
+    """
+    theirs = _photos_of(large)
     missing: dict[str, list[str]] = {}
-    for bucket, path in first.items():
-        theirs = read_json_object(large / second[bucket]) if bucket in second else {}
-        for label, hits in read_json_object(small / path).items():
-            have = {hit["ID"] for hit in theirs.get(label, [])}
-            if lost := [hit["ID"] for hit in hits if hit["ID"] not in have]:
+    for bucket, classes in _photos_of(small).items():
+        for label, photos in classes.items():
+            have = set(theirs.get(bucket, {}).get(label, ()))
+            if lost := [photo for photo in photos if photo not in have]:
                 missing[f"{bucket}/{label}"] = lost
     return missing
+
+
+def _photos_of(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Bucket -> label -> ids, as retrieved or, without that, as labelled."""
+    if not (folder / "clip_result.json").exists():
+        return {
+            bucket: {label: list(records) for label, records in classes.items()}
+            for bucket, classes in members_of(folder)[1].items()
+        }
+    return {
+        bucket: {label: [hit["ID"] for hit in hits] for label, hits in read_json_object(folder / path).items()}
+        for bucket, path in read_json_object(folder / "clip_result.json").items()
+    }

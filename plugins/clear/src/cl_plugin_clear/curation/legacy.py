@@ -1,4 +1,4 @@
-"""Reader of the original's download folder: jsons of the head, pickles of July 2021 (secs. 4.2, 4.3) -> a store.
+"""Reader of the original's download folder: jsons of today, pickles of July 2021 -> a store.
 
 Pickles go through an unpickler that builds plain records and knows nothing else: nothing in them is executed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,9 +90,11 @@ def import_folder(source: Path, root: Path, *, old_prefix: str = "", chunk_size:
 
     Absolute paths are cut after ``old_prefix``; without it, the last ``<chunk>/images/<file>`` of each counts.
 
-    :raises MissingAsset: when there is no ``all_folders``. :raises BadInput: for a path that leads nowhere.
+    :raises MissingAsset: when there is no ``all_folders``, or not one of the pictures.
+    :raises BadInput: for a path that leads nowhere.
     """
     records, origin = _records_of(source)
+    _some_picture(source, records, old_prefix)
     store = Store.create(
         root,
         {
@@ -140,6 +142,19 @@ def import_folder(source: Path, root: Path, *, old_prefix: str = "", chunk_size:
             store.write_chunk(chunk, pa.Table.from_pylist(rows, schema=TABLE), DOWNLOADED)
             n_chunks += 1
     return Imported(len(records), n_pictures, n_missing, n_chunks)
+
+
+def _some_picture(source: Path, records: Sequence[Mapping[str, Any]], old_prefix: str) -> None:
+    """Is there one at all? Otherwise the paths were cut wrongly, and a whole store of failures would be written."""
+    if not records or any(_locate(source, record, old_prefix) for record in records):
+        return
+    path = _old_path(records[0])
+    prefix = str(PurePosixPath(*path.parts[:-3]))
+    raise MissingAsset(
+        f"none of the {len(records)} pictures is there; the first one's path is {path}",
+        where=str(source),
+        fix="copy the pictures there too" if prefix in (old_prefix, ".") else f"--old-prefix {prefix}",
+    )
 
 
 def _records_of(source: Path) -> tuple[list[Mapping[str, Any]], Path]:
@@ -212,8 +227,7 @@ def _row(record: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def _locate(source: Path, record: Mapping[str, Any], old_prefix: str) -> Path | None:
-    name, folder = str(record.get("IMG_PATH", "")), str(record.get("IMG_DIR", ""))
-    whole = PurePosixPath(name) if name.startswith("/") else PurePosixPath(folder) / name
+    whole = _old_path(record)
     if old_prefix:
         if not str(whole).startswith(old_prefix):
             raise BadInput(f"the path {whole} does not begin with {old_prefix}", where="--old-prefix")
@@ -222,3 +236,8 @@ def _locate(source: Path, record: Mapping[str, Any], old_prefix: str) -> Path | 
         parts = whole.parts
         candidates = [source.joinpath(*parts[-k:]) for k in (3, 2, 1) if len(parts) >= k]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _old_path(record: Mapping[str, Any]) -> PurePosixPath:
+    """Where the picture was on the machine that fetched it."""
+    return PurePosixPath(str(record.get("IMG_DIR", ""))) / str(record.get("IMG_PATH", ""))
