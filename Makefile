@@ -8,6 +8,11 @@ GOLDEN ?=
 # Exit code 5: nothing carries the mark.
 PYTEST = @run() { OMP_NUM_THREADS=1 $(RUN) python -m pytest -q $(MARK) $(if $(GOLDEN),--golden-dir $(GOLDEN)) "$$1" || [ $$? -eq 5 ]; }; run
 
+# Where Python may write no bytecode (so in many containers), every start would compile torch anew: 5 s of CPU time.
+ifdef PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE := 1
+endif
+
 .PHONY: help setup setup-demo demo check test test-slow test-gpu fix bench docs wheels clean
 
 help:
