@@ -168,4 +168,4 @@ def test_calibration_is_the_gap_of_each_bin_weighed_by_its_samples() -> None:
 
 def test_calibration_is_offered_as_one_that_need_not_prefer_right_answers() -> None:
     record = next(o.record for o in discover(only=()).all("metric") if o.record.name == "calibration")
-    assert not record.prefers_right and not record.higher_is_better
+    assert not record.judges and not record.higher_is_better

@@ -60,6 +60,7 @@ _PUBLIC = {
         "write_text",
     ),
     "storage.checkpoint": ("digest_tree", "load_tree", "save_tree"),
+    "storage.locks": ("try_lock",),
     "running.loop": ("RunContext", "StreamContext", "score"),
     "running.plan": ("Plan", "Request", "make_request", "plan"),
     "running.settings": ("parse_assignments",),

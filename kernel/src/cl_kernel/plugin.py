@@ -223,7 +223,7 @@ def clk_metrics() -> Sequence[Metric]:
             summary="expected calibration error: how far confidence is from being right",
             build="cl_kernel.library.metrics.calibration:build",
             higher_is_better=False,
-            prefers_right=False,
+            judges=False,
         ),
         Metric(
             name="miou",

@@ -218,10 +218,9 @@ class Metric:
     :param output: the prediction it reads (``"scores"``, ``"class"``, ``"mask"``, ``"answer"``).
     :param target: the sample field it compares with.
     :param higher_is_better: False for losses and distances.
-    :param prefers_right: False where a right answer need not score better than a wrong one, as for calibration.
     :param range: lowest and highest possible value.
     :param judges: whether right predictions score better than wrong ones; False for what only describes them, as
-        entropy or the share of abstentions.
+        entropy, calibration or the share of abstentions.
     """
 
     name: str = field(validator=_name)
@@ -230,7 +229,6 @@ class Metric:
     output: str = "scores"
     target: str = "class"
     higher_is_better: bool = True
-    prefers_right: bool = True
     range: tuple[float, float] = (0.0, 1.0)
     judges: bool = True
     settings: type | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -19,6 +18,7 @@ from cl_kernel.contract.errors import ClkError
 from cl_kernel.storage.digests import Files
 from cl_kernel.storage.files import content_key, full_disk_named, sync_folder, write_json
 from cl_kernel.storage.identity import Identity
+from cl_kernel.storage.locks import close_and_remove, try_lock
 
 INPUTS = "inputs.json"
 """Sidecar of a finished artefact: what it was made from."""
@@ -106,8 +106,7 @@ class Cache:
             yield
         finally:
             del self._held[place]
-            _lock_path(place).unlink(missing_ok=True)
-            lock.close()
+            close_and_remove(lock)
 
     def artefact(self, identity: Identity) -> Artefact:
         """The artefact of that identity, made or not."""
@@ -117,11 +116,10 @@ class Cache:
         path, told = _lock_path(place), False
         while True:
             lock = path.open("a")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(lock):
                 if _same_file(lock, path):
                     return lock
-            except BlockingIOError:
+            else:
                 if not told:
                     self.on_wait(kind, place)
                     told = True

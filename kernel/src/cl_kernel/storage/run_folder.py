@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from attrs import define, field
 from cl_kernel.contract.errors import BadCheckpoint, RunConflict
 from cl_kernel.storage.checkpoint import load_tree, save_tree
 from cl_kernel.storage.files import full_disk_named, plain, write_json
+from cl_kernel.storage.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / ".lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not try_lock(lock):
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
@@ -57,7 +55,7 @@ class RunFolder:
                 f"the run folder is in use by process {holder}",
                 where=str(self.path),
                 fix="wait for it, or give --output another folder",
-            ) from error
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -68,11 +66,7 @@ class RunFolder:
         said = str(self.info.get("status"))
         if said == "running":
             with (self.path / ".lock").open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    return said
-            return "killed"
+                return "killed" if try_lock(lock) else said
         return said
 
     def release(self) -> None:
@@ -185,15 +179,22 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": _machine_memory(),
         "versions": versions,
         "plugins": dict(plugins),
         "command": ["clk", *sys.argv[1:]],
     }
 
 
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    import resource
+def _machine_memory() -> int:
+    """Bytes of memory of this machine; 0 where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

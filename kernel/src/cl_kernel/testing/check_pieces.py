@@ -162,7 +162,7 @@ def metrics_are_pure_and_add_up(subject: Subject) -> None:
     n_checked = 0
     for offer in offers:
         record, stream = offer.record, subject.stream()
-        if record.target not in stream.test.spec or not record.prefers_right:
+        if record.target not in stream.test.spec:
             continue
         target = stream.test.take(np.arange(min(60, len(stream.test))), [record.target])[record.target]
         outputs = _outputs(record.output, target, max(stream.n_classes, 2))

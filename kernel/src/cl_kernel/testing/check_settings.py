@@ -19,7 +19,7 @@ from cl_kernel.testing.short_runs import dataset_settings, held, outcome, reques
 from cl_kernel.testing.subject import Failed, NotApplicable, Subject, check
 from cl_kernel.testing.tracking import tracked
 
-MOST_VALUES = 3
+MOST_VALUES = 4
 KINDS = ("dataset", "model", "replay", "learner", "metric")
 _CACHES = count()
 
@@ -44,7 +44,9 @@ class Doubt:
         """What is wrong with one that is left."""
         if name in self.tried:
             return f"{name} (as it is, and {', '.join(self.tried[name])}: the same result)"
-        return f"{name} ({'no other value is accepted' if name in self.read else 'nothing reads it'})"
+        if name in self.read:
+            return f"{name} (no other value that was tried is accepted: name one, doc(..., example=VALUE))"
+        return f"{name} (nothing reads it)"
 
 
 @check
@@ -286,7 +288,7 @@ def _alike(now: Any, hint: Any) -> list[Any]:
     if isinstance(now, bool):
         return [not now]
     if isinstance(now, int):
-        return [2 * now + 1, max(now - 1, 0), now + 1] if now > 0 else [1, 2, now + 5]
+        return [2 * now + 1, max(now - 1, 0), 2 * now, now + 1] if now > 0 else [1, 2, now + 5]
     if isinstance(now, float):
         return [1.0, 0.1] if not math.isfinite(now) else [now / 2, now * 2, 0.9] if now else [0.5, 0.01, 2.0]
     if isinstance(now, (tuple, list)):

@@ -7,7 +7,6 @@ and its manifest row (``part-*.json``) are both there, each written to a tempora
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
 
-from cl_kernel import BadInput, BadSetting, MissingAsset, RunConflict, atomic, write_json, write_text
+from cl_kernel import BadInput, BadSetting, MissingAsset, RunConflict, atomic, try_lock, write_json, write_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,12 +95,10 @@ class Store:
         :raises RunConflict: when another process writes to this store.
         """
         with (self.root / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not try_lock(lock):
                 raise RunConflict(
                     "another process is writing to this store", where=str(self.root), fix="wait for it to end"
-                ) from error
+                )
             remove_stale(self.root)
             yield
 
