@@ -27,5 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("list or remove what runs share in the cache", "cl_kernel.cli.cache:cache"),
     "doctor": ("say what works here and why not", "cl_kernel.testing.doctor:doctor"),
     "new-plugin": ("write a package for a plugin of your own", "cl_kernel.testing.commands:new_plugin"),
+    "completion": ("print what a shell needs to complete clk", "cl_kernel.library.completion:completion"),
     "check-plugin": ("run the conformance kit on a plugin", "cl_kernel.testing.commands:check_plugin"),
 }
+COMPLETE = "cl_kernel.library.completion:answer"
+"""Answers a shell that asks how a line goes on."""

@@ -7,10 +7,11 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cl_kernel.commands import COMMANDS
+from cl_kernel.commands import COMMANDS, COMPLETE
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -21,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: exit code: 0 well, 1 a bug (with traceback), 2 something to mend, 128+n after signal n.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:
+        from cl_kernel.registry import resolve
+
+        resolve(COMPLETE)()
+        return 0
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())
         return 0
