@@ -83,6 +83,12 @@ class Plan:
         options: RunOptions = self.resolved.sections["run"]
         return options
 
+    def targets(self) -> list[str]:
+        """``package.module:name`` of everything of plugins that the run calls."""
+        offers = [*(offer for offer, _ in self.pieces.values()), *self.metrics]
+        runs = [self.experiment.record.run] if self.experiment and self.experiment.record.run else []
+        return [*(offer.record.build for offer in offers), *runs]
+
 
 def make_request(
     test: str = "",

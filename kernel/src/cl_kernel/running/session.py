@@ -38,6 +38,7 @@ from cl_kernel.storage.cache import Cache
 from cl_kernel.storage.files import write_json, write_text
 from cl_kernel.storage.identity import differences, record, recorded, same_or_refuse
 from cl_kernel.storage.run_folder import RunFolder, comparison_folder, environment, new_folder, read_json
+from cl_kernel.storage.source import code_of
 
 Listener = Callable[[events.Event], None]
 
@@ -221,7 +222,7 @@ def _one(
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
     write_text(run.path / "settings.yaml", _settings_text(planned, plain))
-    write_json(run.path / "environment.json", environment(registry.versions()))
+    write_json(run.path / "environment.json", environment(registry.versions(), code_of(planned.targets())))
     registry.configure(planned.resolved.flat())
     resources = make_resources(registry, planned, run.path, emit)
     try:

@@ -167,8 +167,11 @@ def new_folder(base: Path, name: str) -> Path:
     raise RunConflict(f"no free folder name {stamp}-{name}", where=str(base))
 
 
-def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
-    """What the numbers may depend on: versions and hardware, nothing that identifies a person or machine."""
+def environment(plugins: Mapping[str, str], code: Mapping[str, str]) -> dict[str, Any]:
+    """What the numbers may depend on: versions, code and hardware, nothing that identifies a person or machine.
+
+    :param code: package -> digest of its sources, of :func:`cl_kernel.storage.source.code_of`.
+    """
     versions = {}
     for name in ("cl-kernel", "numpy", "torch", "torchvision", "tensorflow", "faiss-gpu", "faiss-cpu"):
         try:
@@ -181,6 +184,7 @@ def environment(plugins: Mapping[str, str]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": _machine_memory(),
         "versions": versions,
+        "code": dict(code),
         "plugins": dict(plugins),
         "command": ["clk", *sys.argv[1:]],
     }

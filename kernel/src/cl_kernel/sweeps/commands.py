@@ -110,15 +110,18 @@ def carry_out(
     registry: Registry, spec: Spec, tasks: Sequence[Task], output: Path, namespace: Namespace, console: Console
 ) -> list[dict[str, Any]]:
     """Run what is not finished, with a live table; the outcome of each task."""
+    from cl_kernel.sweeps.sharing import driving, notes
     from cl_kernel.sweeps.sweep import run_sweep, write_spec
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_spec(output / "sweep.yaml", spec)
     board = Board(spec, tasks, console)
     try:
-        with board:
-            address = {"address": getattr(namespace, "address", "")}
-            outcomes = run_sweep(spec, tasks, options=address, registry=registry, tell=board.tell)
+        with driving(output) as other:
+            for note in notes(output, tasks, other):
+                console.say(f"note: {note}")
+            write_spec(output / "sweep.yaml", spec)
+            with board:
+                address = {"address": getattr(namespace, "address", "")}
+                outcomes = run_sweep(spec, tasks, options=address, registry=registry, tell=board.tell)
     except KeyboardInterrupt:
         console.say("stopped; what ran has saved itself, and the same command goes on")
         raise
