@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import attrs
 
@@ -65,7 +65,7 @@ def hooks_page() -> str:
 
 def signature(name: str, hook: Callable[..., Any]) -> str:
     """A hook as a plugin writes it."""
-    return f"def {name}{inspect.signature(hook)}".replace("'", "")
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", f"def {name}{inspect.signature(hook)}")
 
 
 def _records(module: Any) -> list[type]:
@@ -91,6 +91,7 @@ def _paragraphs(text: str) -> str:
     text = re.sub(r"(?<!\n)\n(?=[^\n:])", " ", text)
     text = re.sub(r"\s*:param (\w+):", r"\n\n- `\1`:", text)
     text = re.sub(r"\s*:return:", r"\n\n- returns", text)
+    text = re.sub(r"\s*:raises (\w+):", r"\n\n- raises `\1`", text)
     text = re.sub(r" (Since spec \d+\.)", r"\n\n\1", text)
     return re.sub(r"\n\n(- .*)\n\n(?=- )", r"\n\n\1\n", re.sub(r"\n\n(- .*)\n\n(?=- )", r"\n\n\1\n", text))
 
@@ -165,9 +166,95 @@ def _settings_table(fields: Sequence[attrs.Attribute[Any]], title: str) -> str:
     )
 
 
+def interfaces_page() -> str:
+    """What the kernel and the pieces expect of each other, the samples' fields, and every public name."""
+    import cl_kernel
+    from cl_kernel.contract import interfaces, stream
+
+    parts = [HEADER, "# Interfaces\n\n", _paragraphs(inspect.getdoc(interfaces) or "") + "\n\n"]
+    parts.append(
+        "These are protocols (`typing.Protocol`): a class that has the methods is one, nothing is derived from. Those "
+        "of the table below are imported as `from cl_kernel import Samples`; before contract 2 the module was called "
+        "`cl_kernel.protocols`, which still works.\n\n"
+    )
+    for cls in _classes(interfaces):
+        parts += _class(cls)
+    parts.append("## Streams\n\n")
+    for cls in _classes(stream):
+        parts += _class(cls)
+    parts.append("## Public names\n\n`from cl_kernel import NAME`; what is not here may change at any time.\n\n")
+    parts.append("| name | what |\n| --- | --- |\n")
+    for name in cl_kernel.__all__:
+        parts.append(f"| `{name}` | {_summary(getattr(cl_kernel, name))} |\n")
+    return "".join(parts)
+
+
+def torch_page() -> str:
+    """Every public function and class of ``cl_kernel.torch``, module by module."""
+    import importlib
+    import pkgutil
+
+    import cl_kernel.torch
+
+    parts = [HEADER, "# cl_kernel.torch\n\n", _paragraphs(inspect.getdoc(cl_kernel.torch) or "") + "\n\n"]
+    for found in sorted(pkgutil.iter_modules(cl_kernel.torch.__path__), key=lambda module: module.name):
+        module = importlib.import_module(f"cl_kernel.torch.{found.name}")
+        parts += [f"## cl_kernel.torch.{found.name}\n\n", _paragraphs(inspect.getdoc(module) or "") + "\n\n"]
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
+                continue
+            if inspect.isclass(value):
+                parts += _class(value)
+            elif inspect.isfunction(value):
+                parts += _function(name, value)
+    return "".join(parts)
+
+
+def _classes(module: Any) -> list[type]:
+    """Public classes that a module defines, in its order."""
+    found = [value for value in vars(module).values() if inspect.isclass(value)]
+    return [cls for cls in found if cls.__module__ == module.__name__ and not cls.__name__.startswith("_")]
+
+
+def _class(cls: type) -> list[str]:
+    parts = [f"### {cls.__name__}\n\n", _paragraphs(inspect.getdoc(cls) or "") + "\n\n"]
+    if attrs.has(cls):
+        fields = [a for a in attrs.fields(cls) if a.init and not a.name.startswith("_")]
+        parts.append("| field | type | default |\n| --- | --- | --- |\n")
+        parts += [f"| `{a.name}` | `{_type(a.type)}` | {_default(a)} |\n" for a in fields] + ["\n"]
+    for name, value in vars(cls).items():
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        shown = name in ("__init__", "__len__") or not name.startswith("_")
+        written = (
+            shown and inspect.isfunction(function) and inspect.getsourcefile(function) == inspect.getsourcefile(cls)
+        )
+        if written and not (name == "__init__" and attrs.has(cls)):
+            parts += _function(name, function, "" if not isinstance(value, property) else "property ")
+    return parts
+
+
+def _function(name: str, function: Callable[..., Any], what: str = "") -> list[str]:
+    text = _paragraphs(inspect.getdoc(function) or "") if name != "__init__" else ""
+    return [f"```python\n{what}{signature(name, function)}\n```\n\n", *([text + "\n\n"] if text else [])]
+
+
+def _type(kind: Any) -> str:
+    return re.sub(r"collections\.abc\.|typing\.", "", str(getattr(kind, "__name__", kind))).replace(" | ", " or ")
+
+
+def _summary(value: Any) -> str:
+    """First sentence of what a name is, from its docstring; a constant is its value, an alias what it stands for."""
+    if isinstance(value, int) or value is Any or get_origin(value) is not None:
+        return f"`{_type(str(value))}`"
+    first = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", first).replace("``", "`").replace("|", "\\|")
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/hooks.md": hooks_page,
     "reference/cli.md": cli_page,
+    "reference/interfaces.md": interfaces_page,
+    "reference/torch.md": torch_page,
     "methods.md": methods_page,
 }
 

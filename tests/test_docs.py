@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -142,6 +143,37 @@ def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", (DOCS / page).read_text()):
         if not target.startswith(("http", "#")):
             assert (DOCS / target.partition("#")[0]).exists(), f"{page}: {target}"
+
+
+def test_the_page_on_layouts_names_every_file_and_key(clk) -> None:
+    page = (DOCS / "layouts.md").read_text()
+    clk(
+        "sweep",
+        "dataset=blobs",
+        "learner=linear",
+        "dataset.n_train=30",
+        "memory=20",
+        "replay=ring",
+        "seed=0,1",
+        CLK_PLUGINS="",
+    )
+    sweep = clk.folder / "runs" / "sweep"
+    (run, _) = sorted(path.parent for path in sweep.glob("*/run.json"))
+    names = {re.sub(r"\d+", "", path.name) for path in [*sweep.iterdir(), *run.rglob("*")] if path.is_file()}
+    described = re.sub(r"\d+", "", page)
+    assert {name for name in names if f"{name}`" not in described} == set()
+    for name in ("run.json", "environment.json", "metrics.json"):
+        content = json.loads((run / name).read_text())
+        keys = {*content, *content.get("cost", ()), *content.get("data", ())}
+        assert {key for key in keys if f"`{key}`" not in page} == set(), name
+
+
+def test_the_page_on_torch_has_every_module_and_every_function(generate: ModuleType) -> None:
+    page = (DOCS / "reference" / "torch.md").read_text()
+    for path in (ROOT / "kernel/src/cl_kernel/torch").glob("[a-z]*.py"):
+        assert f"## cl_kernel.torch.{path.stem}\n" in page
+        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", path.read_text(), re.M):
+            assert f"def {name}(" in page or f"### {name}\n" in page, f"{path.stem}.{name}"
 
 
 @pytest.mark.slow
