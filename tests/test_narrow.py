@@ -26,3 +26,9 @@ def test_what_is_not_a_terminal_gets_the_table(capsys, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "40")
     Console().table("", COLUMNS, ROWS)
     assert "experience replay   0.7631 ± 0.0362" in capsys.readouterr().out
+
+
+def test_a_table_of_very_many_columns_is_listed_in_a_file_too(capsys) -> None:
+    columns = [f"setting {number}" for number in range(40)]
+    Console().table("", columns, [columns, columns])
+    assert "  setting 39  setting 39\n" in capsys.readouterr().out

@@ -14,7 +14,18 @@ from cl_kernel.contract.errors import ClkError
 from cl_kernel.library.metrics.calibration import Calibration
 from cl_kernel.registry import discover
 from cl_kernel.sweeps.differences import of_tasks
-from cl_kernel.sweeps.select import Tried, called, chosen, direction, final, named_rows, on_validation, parted, tried
+from cl_kernel.sweeps.select import (
+    Tried,
+    by_choice,
+    called,
+    chosen,
+    direction,
+    final,
+    named_rows,
+    on_validation,
+    parted,
+    tried,
+)
 from cl_kernel.sweeps.sweep import Spec, tasks_of
 
 SPEC = Spec(
@@ -62,10 +73,17 @@ def test_named_arms_of_pieces_are_rows_under_their_names_and_their_own_grid_is_c
         ({"method": "softmax"}, {"learner.lr": 0.1, "pace": "fast"}),
         ({"method": "newest"}, {"learner.n_epochs": 2, "pace": "fast"}),
     ]
-    last, choice = final(spec, tasks, winners)
-    finals = called(tasks_of(registry, last, tmp_path / "chosen"), tasks, choice, spec)
+    last, repeats = final(spec, tasks, winners)
+    assert {item["stream.scored"] for item in last.list} == {"test"}
+    finals = called(tasks_of(registry, last, tmp_path / "chosen"), repeats)
     assert [task.arm["method"] for task in finals] == ["softmax", "softmax", "newest", "newest"]
-    assert {task.values["stream.scored"] for task in finals} == {"test"}
+    assert [dict(task.values) for task in finals[:3]] == [
+        {"method": "softmax", "learner.lr": 0.1, "pace": "fast", "seed": 0},
+        {"method": "softmax", "learner.lr": 0.1, "pace": "fast", "seed": 1},
+        {"method": "newest", "learner.n_epochs": 2, "pace": "fast", "seed": 0},
+    ]
+    tested = by_choice(finals, spec, lambda folder: 1.0)
+    assert {repr((one.row, one.settings)): [1.0, 1.0] for one in winners} == tested
 
 
 def test_the_best_mean_of_each_row_is_chosen_and_one_that_lacks_a_seed_is_passed_over(tmp_path: Path) -> None:
@@ -86,14 +104,14 @@ def test_the_best_mean_of_each_row_is_chosen_and_one_that_lacks_a_seed_is_passed
     assert winners == {2: 0.3, 5: 0.003}
     worst = {one.row["stream.stages"]: one.settings["learner.lr"] for one in chosen(found, higher=False)}
     assert worst == {2: 0.003, 5: 0.003}
-    last, choice = final(spec, tasks, chosen(found, higher=True))
+    last, repeats = final(spec, tasks, chosen(found, higher=True))
     assert [(i["learner.lr"], i["stream.stages"], i["seed"], i["stream.scored"]) for i in last.list] == [
         (0.003, 5, 0, "test"),
         (0.003, 5, 1, "test"),
         (0.3, 2, 0, "test"),
         (0.3, 2, 1, "test"),
     ]
-    assert len(tasks_of(discover(only=()), last, tmp_path / "chosen")) == 4 and len(choice) == 4
+    assert len(tasks_of(discover(only=()), last, tmp_path / "chosen")) == 4 and len(repeats) == 4
 
 
 def test_directions_and_names_of_what_is_chosen_by() -> None:

@@ -57,7 +57,7 @@ class Console:
         screen = RichConsole(markup=False, highlight=False, width=None if tty else 160, no_color=not tty)
         if title:
             print(f"\n\x1b[1m{title}\x1b[0m" if tty else f"\n{title}")
-        if tty and _natural_width(columns, rows) > CROWDED * screen.width:
+        if _natural_width(columns, rows) > CROWDED * screen.width:
             print("\n".join(_listed(columns, rows)))
             return
         with screen.capture() as capture:

@@ -161,10 +161,10 @@ def choose(registry: Registry, spec: Spec, namespace: Namespace, console: Consol
     if not winners:
         console.print("nothing finished, so nothing can be chosen")
         return 1
-    last, choice = select.final(trying, tasks, winners)
-    finals = select.called(tasks_of(registry, last, output / "chosen"), tasks, choice, trying)
+    last, repeats = select.final(trying, tasks, winners)
+    finals = select.called(tasks_of(registry, last, output / "chosen"), repeats)
     outcomes += carry_out(registry, last, finals, output / "chosen", namespace, console)
-    tested = select.by_choice(finals, choice, lambda folder: select.score_of(folder, namespace.select))
+    tested = select.by_choice(finals, trying, lambda folder: select.score_of(folder, namespace.select))
     content = select.selection(all_tried, winners, tested, namespace.select)
     write_json(output / "selection.json", content)
     select.show(console, content)

@@ -117,35 +117,32 @@ def chosen(all_tried: Sequence[Tried], *, higher: bool) -> list[Tried]:
     return list(best.values())
 
 
-def final(spec: Spec, tasks: Sequence[Task], winners: Sequence[Tried]) -> tuple[Spec, dict[str, str]]:
-    """The sweep of the chosen settings, scored on the test samples; and which choice each of its runs is of."""
+def final(spec: Spec, tasks: Sequence[Task], winners: Sequence[Tried]) -> tuple[Spec, dict[str, Task]]:
+    """The sweep of the chosen settings, scored on the test samples; and which run of ``tasks`` each of its runs repeats."""
     named = named_rows(spec)
     keys = {repr((one.row, one.settings)) for one in winners}
     full = {repr(shown): values for shown, values in combinations(spec)}
-    items, choice = [], {}
+    items, repeats = [], {}
     for task in tasks:
-        row, settings, _ = parted(task.values, named)
-        if (key := repr((row, settings))) in keys:
+        if repr(parted(task.values, named)[:2]) in keys:
             items.append({**full[repr(dict(task.values))], "stream.scored": "test"})
-            choice[repr(items[-1])] = key
-    return evolve(spec, base={}, grid={}, list=items, name=f"{spec.name}-chosen"), choice
+            repeats[repr(items[-1])] = task
+    return evolve(spec, base={}, grid={}, list=items, name=f"{spec.name}-chosen"), repeats
 
 
-def called(finals: Sequence[Task], tasks: Sequence[Task], choice: Mapping[str, str], spec: Spec) -> list[Task]:
-    """The chosen settings' runs under the names that the file gave to their arms."""
-    named = named_rows(spec)
-    names = {repr(parted(task.values, named)[:2]): task.arm for task in tasks}
-    return [evolve(task, arm=names[choice[repr(dict(task.values))]]) for task in finals]
+def called(finals: Sequence[Task], repeats: Mapping[str, Task]) -> list[Task]:
+    """The chosen settings' runs as the file calls them: its arms' names, and of the settings what it varies."""
+    named = [(task, repeats[repr(dict(task.values))]) for task in finals]
+    return [evolve(task, arm=tried.arm, values=tried.values) for task, tried in named]
 
 
-def by_choice(
-    tasks: Sequence[Task], choice: Mapping[str, str], score: Callable[[Path], float | None]
-) -> dict[str, list[float]]:
+def by_choice(tasks: Sequence[Task], spec: Spec, score: Callable[[Path], float | None]) -> dict[str, list[float]]:
     """Scores of the chosen settings' runs, by row and settings."""
+    named = named_rows(spec)
     found: dict[str, list[float]] = {}
     for task in tasks:
         if not task.refused and (value := score(task.folder)) is not None:
-            found.setdefault(choice[repr(dict(task.values))], []).append(value)
+            found.setdefault(repr(parted(task.values, named)[:2]), []).append(value)
     return found
 
 
