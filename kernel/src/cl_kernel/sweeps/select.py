@@ -118,7 +118,7 @@ def chosen(all_tried: Sequence[Tried], *, higher: bool) -> list[Tried]:
 
 
 def final(spec: Spec, tasks: Sequence[Task], winners: Sequence[Tried]) -> tuple[Spec, dict[str, Task]]:
-    """The sweep of the chosen settings, scored on the test samples; and which run of ``tasks`` each of its runs repeats."""
+    """The sweep of the chosen settings on the test samples, and which run of ``tasks`` each of its runs repeats."""
     named = named_rows(spec)
     keys = {repr((one.row, one.settings)) for one in winners}
     full = {repr(shown): values for shown, values in combinations(spec)}
