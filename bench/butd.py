@@ -25,10 +25,11 @@ from cl_kernel import Cache, Resources
 from cl_plugin_butd import settings as butd_settings
 from cl_plugin_butd.data import glyphs, sets, spatial
 from cl_plugin_butd.method.losses import instruction_loss
-from cl_plugin_butd.network import counter_stream
+from cl_plugin_butd.network import counter_stream, streams
 from cl_plugin_butd.network.blocks import Gate, Norm
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import CounterStream, Topology
+from cl_plugin_butd.network.counter_stream import CounterStream
+from cl_plugin_butd.network.streams import Topology
 
 _spec = importlib.util.spec_from_file_location("_report", Path(__file__).parent / "_report.py")
 assert _spec is not None and _spec.loader is not None
@@ -96,13 +97,13 @@ def training_step(batch: int, n_rounds: int) -> dict[str, float]:
     plain_step = stepper(plain, plain.net, torch.contiguous_format)
 
     def as_written() -> None:
-        kept = counter_stream.combine, counter_stream.rectified
-        counter_stream.combine = plain_combine
-        counter_stream.rectified = lambda x, norm, task=None: torch.relu(norm(x))
+        kept = streams.combine, streams.rectified
+        streams.combine = plain_combine
+        streams.rectified = lambda x, norm, task=None: torch.relu(norm(x))
         try:
             plain_step()
         finally:
-            counter_stream.combine, counter_stream.rectified = kept
+            streams.combine, streams.rectified = kept
 
     found = report.rounds(
         {

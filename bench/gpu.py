@@ -127,7 +127,8 @@ def butd(size: Size, device: torch.device) -> dict[str, float]:
     import butd as bench
 
     from cl_plugin_butd.method.losses import instruction_loss
-    from cl_plugin_butd.network.counter_stream import CounterStream, Topology
+    from cl_plugin_butd.network.counter_stream import CounterStream
+    from cl_plugin_butd.network.streams import Topology
 
     n = size.emnist_batch
     flag = torch.zeros(n, 49, device=device).scatter_(1, torch.arange(n, device=device)[:, None] % 49, 1.0)

@@ -9,7 +9,8 @@ import torch
 from cl_plugin_butd.network.backbones import Carried, backbone
 from cl_plugin_butd.network.blocks import Norm
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import CounterStream, Topology
+from cl_plugin_butd.network.counter_stream import CounterStream
+from cl_plugin_butd.network.streams import Topology
 
 PERSONS = {
     "filters": [64, 64, 128, 256, 512],

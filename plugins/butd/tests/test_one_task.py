@@ -16,8 +16,8 @@ from cl_kernel.cli.console import Console
 from cl_kernel.torch import state
 from cl_plugin_butd.commands.tasks import export_task, import_task
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.network.one_task import check_network, check_shapes, put, read_task, shared_digest, take
+from cl_plugin_butd.network.streams import Topology
 
 
 def learnt(folder: Path, directions: list[str], **values: Any) -> Path:

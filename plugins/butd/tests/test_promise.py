@@ -23,7 +23,7 @@ from cl_plugin_butd import settings
 from cl_plugin_butd.data import clevr, grid_sets, streams
 from cl_plugin_butd.method import growing
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import Topology
+from cl_plugin_butd.network.streams import Topology
 
 
 def promise(folder: Path) -> dict[str, Any]:

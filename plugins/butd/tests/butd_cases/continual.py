@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from butd_cases.counter_stream import unpack
 from butd_cases.reading import said
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import Topology
+from cl_plugin_butd.network.streams import Topology
 from cl_plugin_butd.weights.names import from_continual
 from cl_plugin_butd.weights.start import continual, lay_over, numbered
 

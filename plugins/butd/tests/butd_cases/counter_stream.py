@@ -10,7 +10,8 @@ import torch
 
 from cl_plugin_butd.evaluate.metrics import Occurrence
 from cl_plugin_butd.method.losses import instruction_loss, task_accuracy
-from cl_plugin_butd.network.counter_stream import CounterStream, Topology
+from cl_plugin_butd.network.counter_stream import CounterStream
+from cl_plugin_butd.network.streams import Topology
 from cl_plugin_butd.weights.names import from_first_generation
 from cl_plugin_butd.weights.start import lay_over
 

@@ -38,8 +38,8 @@ from cl_plugin_butd.method.losses import IMAGE_WEIGHT
 from cl_plugin_butd.method.promise import Promise
 from cl_plugin_butd.method.schedule import cosine_rate, step_rate
 from cl_plugin_butd.network.continual import ContinualCounterStream, ModulationSpec, TaskSpec
-from cl_plugin_butd.network.counter_stream import Topology
 from cl_plugin_butd.network.one_task import OneTask, check_network, check_shapes, put, read_task
+from cl_plugin_butd.network.streams import Topology
 from cl_plugin_butd.weights.start import continual, numbered, start_from
 
 if TYPE_CHECKING:

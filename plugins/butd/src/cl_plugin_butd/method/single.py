@@ -22,7 +22,8 @@ from cl_plugin_butd.evaluate.reports import write_reports
 from cl_plugin_butd.method.inputs import CHUNK, Inputs, batches, channels_last, check_instructions, in_shape
 from cl_plugin_butd.method.losses import Terms, instruction_loss
 from cl_plugin_butd.method.schedule import cosine_rate, cyclic_rate, is_better, warmup_factors
-from cl_plugin_butd.network.counter_stream import CounterStream, Outputs, Topology
+from cl_plugin_butd.network.counter_stream import CounterStream, Outputs
+from cl_plugin_butd.network.streams import Topology
 from cl_plugin_butd.weights.start import first_generation, start_from
 
 if TYPE_CHECKING:

@@ -16,16 +16,9 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from cl_plugin_butd.network.blocks import Norm, modulated_weight
-from cl_plugin_butd.network.counter_stream import (
-    ArgumentTop,
-    BottomUp,
-    CounterStream,
-    ImageHead,
-    TaskArgumentTop,
-    TaskHead,
-    Topology,
-)
+from cl_plugin_butd.network.counter_stream import ArgumentTop, CounterStream, ImageHead, TaskArgumentTop, TaskHead
 from cl_plugin_butd.network.modulation import ActivationModulation, BlockModulation, WeightModulation
+from cl_plugin_butd.network.streams import BottomUp, Topology
 
 
 @frozen(kw_only=True)
