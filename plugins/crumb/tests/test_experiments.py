@@ -13,6 +13,7 @@ from PIL import Image
 
 from cl_kernel import BadInput, BadSetting, Mismatch, MissingAsset, Request, discover, plan, run_plan
 from cl_plugin_crumb import experiments
+from cl_plugin_crumb.evaluate.statistics import paired_t_test
 from cl_plugin_crumb.weights import files
 
 REGISTRY = discover()
@@ -162,3 +163,11 @@ def test_the_analysis_writes_its_tables(tmp_path: Path) -> None:
         "hyperparams.csv",
     ):
         assert list((tmp_path / "run").rglob(name)), name
+
+
+def test_a_paired_test_of_one_batch_is_refused_and_one_without_spread_has_no_p() -> None:
+    one = [np.array([50.0])]
+    with pytest.raises(BadInput, match="two batches of test images or more, there are 1"):
+        paired_t_test(one, [np.array([40.0])])
+    found = paired_t_test([np.array([50.0, 60.0, 70.0])], [np.array([40.0, 50.0, 60.0])])
+    assert np.isnan([found.statistic, found.p]).all() and found.mean_difference == 10

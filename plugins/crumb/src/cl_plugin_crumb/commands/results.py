@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ def arms(parser: Parser) -> Handler:
     return handle
 
 
+def _p(value: float) -> str | None:
+    return None if math.isnan(value) else f"{value:.3g}"
+
+
 def t_test(parser: Parser) -> Handler:
     """Paired t-tests."""
     parser.add_argument(
@@ -58,7 +63,8 @@ def t_test(parser: Parser) -> Handler:
             raise MissingAsset("no arm named unablated to compare with", where="arguments", fix="unablated=RUN_FOLDER")
         found = statistics.t_tests(given)
         rows = [
-            (name, t.mean_difference, t.statistic, f"{t.p:.3g}", f"{t.wilcoxon:.3g}", t.n) for name, t in found.items()
+            (name, t.mean_difference, t.statistic, *(_p(p) for p in (t.p, t.wilcoxon)), t.n)
+            for name, t in found.items()
         ]
         console.table(
             "unablated minus arm, paired over test batches",

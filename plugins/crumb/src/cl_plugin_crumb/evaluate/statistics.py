@@ -64,17 +64,25 @@ def _paired(a: Runs, b: Runs) -> None:
 def paired_t_test(ours: Runs, arm: Runs) -> TTest:
     """Paired t-test over the batches of all runs together; ``arm`` with one run is compared with our first.
 
-    :raises BadInput: when the batches do not pair.
+    Where all differences are the same one, t has no spread to go by: it and its p are nan.
+
+    :raises BadInput: when the batches do not pair, or are fewer than two.
     """
     ours = ours[:1] if len(arm) == 1 else ours
     _paired(ours, arm)
     a, b = np.concatenate(ours).astype(float), np.concatenate(arm).astype(float)
+    if len(a) < 2:
+        raise BadInput(
+            f"a paired test needs two batches of test images or more, there are {len(a)}",
+            where="batch accuracies",
+            fix="give several runs of each arm, or test on more images",
+        )
     if np.array_equal(a, b):
         return TTest(statistic=0.0, p=1.0, n=len(a), mean_difference=0.0, wilcoxon=1.0)
-    found = stats.ttest_rel(a, b)
+    statistic, p = stats.ttest_rel(a, b) if np.ptp(a - b) else (np.nan, np.nan)
     return TTest(
-        statistic=float(found.statistic),
-        p=float(found.pvalue),
+        statistic=float(statistic),
+        p=float(p),
         n=len(a),
         mean_difference=float((a - b).mean()),
         wilcoxon=float(stats.wilcoxon(a, b).pvalue),
