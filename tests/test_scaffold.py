@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_kernel.contract.errors import BadInput
+from cl_kernel.contract.errors import BadInput, UnknownName
 from cl_kernel.testing.scaffold import write_plugin
 
 
@@ -26,8 +26,9 @@ def installed(folder: Path, resources: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "CLK_PLUGINS": plugin, "CLK_CACHE": str(resources / "cache")}
 
 
-def test_a_new_plugin_passes_its_own_tests_and_the_kit(tmp_path: Path) -> None:
-    folder = write_plugin("cl-plugin-my-idea", tmp_path)
+@pytest.mark.parametrize("kind", ["vectors", pytest.param("images", marks=pytest.mark.slow)])
+def test_a_new_plugin_passes_its_own_tests_and_the_kit(kind: str, tmp_path: Path) -> None:
+    folder = write_plugin("cl-plugin-my-idea", tmp_path, kind)
     environment = installed(folder, tmp_path / "site")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
@@ -42,10 +43,11 @@ def test_a_new_plugin_passes_its_own_tests_and_the_kit(tmp_path: Path) -> None:
     assert "0 failed" in checked.stdout
 
 
-def test_a_new_plugin_is_formatted_and_leaves_no_placeholder(tmp_path: Path) -> None:
-    folder = write_plugin("idea", tmp_path)
+@pytest.mark.parametrize(("kind", "own"), [("vectors", {"train.py"}), ("images", {"network.py", "method.py"})])
+def test_a_new_plugin_is_formatted_and_leaves_no_placeholder(kind: str, own: set[str], tmp_path: Path) -> None:
+    folder = write_plugin("idea", tmp_path, kind)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"pyproject.toml", "README.md", "plugin.py", "train.py", "test_contract.py"}
+    assert {path.name for path in files} >= {"pyproject.toml", "README.md", "plugin.py", "test_contract.py", *own}
     for path in files:
         assert not [w for w in ("PACKAGE", "PLUGIN", "DISTRIBUTION", "TEST ") if w in path.read_text()], path
         assert path.suffix != ".txt"
@@ -55,6 +57,22 @@ def test_a_new_plugin_is_formatted_and_leaves_no_placeholder(tmp_path: Path) -> 
 def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no package name"):
         write_plugin(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_and_the_method_of_a_new_plugin_run_with_pieces_of_others(tmp_path: Path) -> None:
+    environment = installed(write_plugin("pics", tmp_path, "images"), tmp_path / "site")
+    short = ["--set", "dataset.n_train=20", "--set", "dataset.n_stages=2", "--memory", "20", "--no-comparisons"]
+    run = [sys.executable, "-m", "cl_kernel", "run", "--json", *short]
+    for words in (["--dataset", "blobs", "--learner", "pics:weighted"], ["--learner", "er", "--model", "pics:small"]):
+        data = [] if "--dataset" in words else ["--dataset", "pics:stripes"]
+        done = subprocess.run([*run, *data, *words], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_kind_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean images"):
+        write_plugin("idea", tmp_path, "image")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,11 +15,17 @@ def new_plugin(parser: ArgumentParser) -> Handler:
     """Write a package that already runs and passes the conformance kit."""
     parser.add_argument("name", help="package name, e.g. cl-plugin-mine")
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where to put the package's folder")
+    parser.add_argument(
+        "--kind",
+        default="vectors",
+        choices=("vectors", "images"),
+        help="vectors: a method in numpy (default); images: a network and a method in PyTorch",
+    )
 
     def handle(namespace: Namespace, console: Console) -> int:
         from cl_kernel.testing.scaffold import write_plugin
 
-        folder = write_plugin(namespace.name, namespace.output)
+        folder = write_plugin(namespace.name, namespace.output, namespace.kind)
         plugin = folder.name.removeprefix("cl-plugin-")
         console.print(f"wrote {folder}")
         console.print(f"next:\n  pip install -e {folder}\n  clk run --plugin {plugin}\n  clk check-plugin {plugin}")

@@ -7,18 +7,26 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from cl_kernel.contract.errors import BadInput
+from cl_kernel.contract.errors import BadInput, UnknownName
 
 _NAME = re.compile(r"cl-plugin-[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 
 
-def write_plugin(name: str, output: Path = Path()) -> Path:
+KINDS = {"vectors": "a method in numpy on vectors", "images": "a network and a method in PyTorch on images"}
+"""Folder of templates -> what the package holds."""
+
+
+def write_plugin(name: str, output: Path = Path(), kind: str = "vectors") -> Path:
     """Write the package ``name`` into a folder of that name.
 
     :param name: ``cl-plugin-mine``, or just ``mine``.
     :param output: where the folder goes.
+    :param kind: one of ``KINDS``.
     :raises BadInput: for a name that is none, or a folder that exists.
+    :raises UnknownName: for a kind that is none.
     """
+    if kind not in KINDS:
+        raise UnknownName.of("kind of plugin", kind, KINDS, where="--kind")
     name = name if name.startswith("cl-plugin-") else f"cl-plugin-{name}"
     if not _NAME.match(name):
         raise BadInput(
@@ -36,7 +44,7 @@ def write_plugin(name: str, output: Path = Path()) -> Path:
         "PLUGIN": plugin,
         "TEST": plugin.replace("-", "_").upper(),
     }
-    _write(resources.files(__package__) / "template", folder, words)
+    _write(resources.files(__package__) / "templates" / kind, folder, words)
     return folder
 
 
