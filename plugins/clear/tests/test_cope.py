@@ -1,4 +1,4 @@
-"""CoPE: its loss against the definition item by item, its prototypes, and a stream that it learns."""
+"""CoPE: the loss that it takes against the definition item by item, its prototypes, and a stream that it learns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from cl_kernel.cli.main import main
-from cl_plugin_clear.method import cope
+from cl_kernel.methods.cope import ppp_loss
+from cl_plugin_clear.method.baselines import Past
+from cl_plugin_clear.settings import Buckets
 
 T = 0.1
 
@@ -41,17 +43,20 @@ def test_the_loss_is_its_definition() -> None:
             for v in (rng.normal(size=(n, 5)), rng.normal(size=(n_classes, 5)))
         )
         labels = rng.integers(0, n_classes, n).tolist()
-        ours = cope.proxy_loss(torch.tensor(x), torch.tensor(labels), torch.tensor(prototypes), T)
+        ours = ppp_loss(torch.tensor(x), torch.tensor(labels), torch.tensor(prototypes), T)
         assert math.isclose(float(ours), by_definition(x, labels, prototypes), rel_tol=1e-6)
 
 
 def test_prototypes_follow_slowly_and_stay_on_the_sphere() -> None:
-    prototypes = torch.zeros(3, 2)
-    x, labels = cope.embed(torch.tensor([[2.0, 0.0], [0.0, 5.0]])), torch.tensor([0, 2])
-    cope.move(prototypes, x, labels, 0.9)
-    assert prototypes.tolist() == [[1, 0], [0, 0], [0, 1]]  # a class never seen has none
-    cope.move(prototypes, x[[1]], torch.tensor([0]), 0.9)
-    torch.testing.assert_close(prototypes[0], torch.nn.functional.normalize(torch.tensor([0.9, 0.1]), dim=0))
+    past = Past(Buckets(method="cope", cope_momentum=0.9, cope_temperature=T), n_stages=2)
+    x = torch.eye(3)
+    loss = past._to_prototypes(x[[0, 2]].requires_grad_(), torch.tensor([0, 2]))
+    assert past.prototypes is not None
+    assert past.prototypes.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]  # a class never seen has none
+    expected = by_definition(x[[0, 2]].double().numpy(), [0, 1], np.eye(3)[[0, 2]])
+    assert math.isclose(float(loss.detach()), expected, rel_tol=1e-3)
+    past._to_prototypes(x[[1]], torch.tensor([0]))
+    torch.testing.assert_close(past.prototypes[0], torch.nn.functional.normalize(torch.tensor([0.9, 0.1, 0.0]), dim=0))
 
 
 def test_it_learns_and_goes_on_after_a_stop(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from cl_plugin_clear.curation.images import ATTEMPTS, Picture
 if TYPE_CHECKING:
     import aiohttp
 
-GONE = (404, 410)
 BUSY = (429, 503)
 AGAIN = (408, 425, *BUSY)
 """Refusals that may be over in a moment; other answers 400 to 499 are final."""

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cl_kernel.methods.agem import agem
+from cl_kernel.methods.cope import ppp_loss
+from cl_kernel.methods.cwr import consolidated
 from cl_kernel.methods.gem import gem
 from cl_kernel.methods.gradients import flat_gradient, set_gradient
 from cl_kernel.methods.online_ewc import OnlineEwc
@@ -22,7 +24,6 @@ from cl_kernel.methods.penalty import Consolidation
 from cl_kernel.methods.si import PathIntegral, Si
 from cl_kernel.torch import state
 from cl_kernel.torch.loaders import Batches
-from cl_plugin_clear.method import cope
 
 if TYPE_CHECKING:
     from cl_plugin_clear.settings import Buckets
@@ -58,7 +59,6 @@ class Past:
     head: dict[str, Tensor] = field(factory=dict)  # CWR*: the consolidated head
     seen: Tensor | None = None  # CWR*: how often each class was seen
     prototypes: Tensor | None = None  # CoPE: unit vectors [C, e]
-    _counts: Tensor | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         method = self.settings.method
@@ -95,17 +95,7 @@ class Past:
         """One optimiser step."""
         settings = self.settings
         if self.method == "cope":
-            if self.prototypes is None:
-                self.prototypes = torch.zeros(scores.shape[1], scores.shape[1], device=scores.device)
-            embedded = cope.embed(scores)
-            if not bool(self.prototypes[labels].any(1).all()):  # a class seen for the first time begins at its mean
-                cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
-            loss = cope.proxy_loss(embedded, labels, self.prototypes, settings.cope_temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            cope.move(self.prototypes, embedded, labels, settings.cope_momentum)
-            return
+            loss = self._to_prototypes(functional.normalize(scores, dim=1), labels)
         if self.method in ("ewc", "si"):
             self.keeper.step(network, optimizer, loss)
             return
@@ -121,6 +111,21 @@ class Past:
         else:
             loss.backward()
         optimizer.step()
+
+    def _to_prototypes(self, embedded: Tensor, labels: Tensor) -> Tensor:
+        """CoPE's loss of a batch; prototypes move with it, a class seen for the first time begins at its mean."""
+        n_classes = embedded.shape[1]
+        if self.prototypes is None:
+            self.prototypes = embedded.new_zeros(n_classes, n_classes)
+        here, m = labels.unique(), self.settings.cope_momentum
+        means = torch.stack([functional.normalize(embedded.detach()[labels == c].sum(0), dim=0) for c in here])
+        new = ~self.prototypes[here].any(1)
+        self.prototypes[here[new]] = means[new]
+        known = self.prototypes.any(1)
+        columns = (known.cumsum(0) - 1)[labels]
+        loss = ppp_loss(embedded, columns, self.prototypes[known], self.settings.cope_temperature)
+        self.prototypes[here] = functional.normalize(m * self.prototypes[here] + (1 - m) * means, dim=1)
+        return loss
 
     def _project(self, network: nn.Module, loss: Tensor) -> None:
         parameters = [p for p in network.parameters() if p.requires_grad]
@@ -160,27 +165,18 @@ class Past:
 
     def _consolidate(self, network: nn.Module, labels: Tensor) -> None:
         """CWR*: weights of a class are averaged with its past, by how often it was seen, after centring."""
-        head = head_of(network)
-        counts = torch.bincount(labels, minlength=head.out_features).float()
-        present = counts > 0
-        weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
-        mean_weight, mean_bias = weight[present].mean(), bias[present].mean()
+        own = {name: value.detach() for name, value in head_of(network).named_parameters()}
+        counts = torch.bincount(labels, minlength=len(own["bias"])).float()
         if self.seen is None:
             self.seen = torch.zeros_like(counts)
-            self.head = {"weight": torch.zeros_like(weight), "bias": torch.zeros_like(bias)}
-        past = torch.sqrt(self.seen / counts.clamp_min(1.0))
-        share = (past / (past + 1)).unsqueeze(1)
-        for name, value, mean in (("weight", weight, mean_weight), ("bias", bias, mean_bias)):
-            s = share if name == "weight" else share.squeeze(1)
-            mixed = self.head[name] * s + (value - mean) * (1 - s)
-            mask = present.unsqueeze(1) if name == "weight" else present
-            self.head[name] = torch.where(mask, mixed, self.head[name])
+            self.head = {name: torch.zeros_like(value) for name, value in own.items()}
+        self.head = {name: consolidated(self.head[name], value, self.seen, counts) for name, value in own.items()}
         self.seen = self.seen + counts
 
     def scores(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Logits [n, C]; CWR* puts the consolidated head on, CoPE compares with its prototypes."""
         if self.prototypes is not None:
-            return cope.embed(network(inputs)) @ self.prototypes.T / self.settings.cope_temperature
+            return functional.normalize(network(inputs), dim=1) @ self.prototypes.T / self.settings.cope_temperature
         if self.method != "cwr" or not self.head:
             return network(inputs)  # type: ignore[no-any-return]
         head = head_of(network)
