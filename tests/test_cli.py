@@ -143,6 +143,14 @@ def test_what_a_user_can_do_wrong_is_one_message_and_exit_code_2(arguments, mess
     assert "Traceback" not in result.stderr
 
 
+def test_a_place_that_cannot_be_is_named_like_other_mistakes(clk, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = clk(*RUN, "--output", str(tmp_path / "file" / "run"), code=2)
+    assert "not a directory" in result.stderr
+    assert f"where: {tmp_path / 'file'}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_errors_are_machine_readable_too(clk):
     process = clk("run", "--plugin", "nobody", "--json", code=2)
     assert json.loads(process.stdout)["error"] == "UnknownName"

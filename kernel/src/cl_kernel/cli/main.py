@@ -10,8 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cl_kernel.commands import COMMANDS, COMPLETE
+
+if TYPE_CHECKING:
+    from cl_kernel.cli.console import Console
+    from cl_kernel.contract.errors import ClkError
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -36,23 +41,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"clk {version('cl-kernel')}\n")
         return 0
     from cl_kernel.cli.console import Console
-    from cl_kernel.contract.errors import ClkError, Interrupted
+    from cl_kernel.contract.errors import BadInput, ClkError, Interrupted
 
     console = Console(as_json="--json" in argv)
     try:
         return _dispatch(argv, console)
     except ClkError as error:
-        console.json({"error": type(error).__name__, "what": error.what, "where": error.where, "try": error.fix})
-        console.say(f"error: {error}")
-        return 2
+        return _refused(console, error)
     except Interrupted as interrupted:
         console.say("saved; go on with: clk resume RUN")
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 130
+    except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        import logging
+
+        logging.getLogger("cl_kernel").info("where it happened", exc_info=True)
+        what = (error.strerror or type(error).__name__).lower()
+        return _refused(console, BadInput(what, where=str(error.filename2 or error.filename)))
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _refused(console: Console, error: ClkError) -> int:
+    """Say what has to be mended."""
+    console.json({"error": type(error).__name__, "what": error.what, "where": error.where, "try": error.fix})
+    console.say(f"error: {error}")
+    return 2
 
 
 def _dispatch(argv: list[str], console: object) -> int:
