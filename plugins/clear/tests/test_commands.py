@@ -66,6 +66,45 @@ def test_the_store_step_by_step(clk: Clk, tmp_path: Path, capsys: pytest.Capture
     assert "rows by status" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("metadata --root s --source r --chunk-size 0", "--chunk-size: 0 is not at least 1"),
+        ("metadata --root s --source r --taken-slack-hours nan", "--taken-slack-hours: nan is no finite number"),
+        ("download --root s --threads 0", "--threads: 0 is not at least 1"),
+        ("download --root s --per-host -1", "--per-host: -1 is not at least 0"),
+        ("download --root s --deadline 0", "--deadline: 0 is not at least 0.001"),
+        ("split --root s --buckets 2.5", "--buckets: '2.5' is no whole number"),
+        ("embed --root s --shard-rows 0", "--shard-rows: 0 is not at least 1"),
+        ("embed --root s --buckets 5-3", "--buckets: '5-3' does not read like 0,3-5"),
+        ("explore --root s --across 1,b", "--across: '1,b' does not read like 0,3-5"),
+        ("build --root s --out t --test-ratio 1", "--test-ratio: 1 is not at least 0 and less than 1"),
+        ("export --root s --to x.csv --status bogus", "--status: no status 'bogus'; there are: pending, ok"),
+        ("download --root s --retry http,htp", "--retry: no status 'htp'"),
+        ("collect --folder f --feedback d --to c --num-imgs 0", "--num-imgs: 0 is not at least 1"),
+        ("moco --to m --lr nan", "--lr: nan is no finite number"),
+        ("moco --to m --steps many", "--steps: 'many' does not read like 0,3-5"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_their_flag(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["clear", *line.split()])
+    assert said in capsys.readouterr().err
+
+
+def test_settings_out_of_range_are_refused_by_their_flag(clk: Clk) -> None:
+    for flag, value, what in (
+        ("--epochs", 0, "must be >= 1"),
+        ("--image-size", 4, "must be >= 16"),
+        ("--arch", "x", "must be in"),
+    ):
+        said = clk("moco", "--data", "x", "--to", "y", flag, value, code=2)
+        assert what in said["what"]
+        assert said["where"] == flag
+
+
 def test_look_for_a_prompt(clk: Clk, store: Path, tmp_path: Path) -> None:
     page = tmp_path / "bus.html"
     words = ("--root", store, "--split", "equal", "--model", "toy", "--to", page, "--retrieve", 30, "--across", "1,2")
@@ -148,9 +187,13 @@ def test_people(clk: Clk, folder: Path, tmp_path: Path) -> None:
     done = clk("mturk", "in", "--votes", tmp_path / "votes.csv", "--to", tmp_path / "reports")
     assert done["true_pos_wrongs"] == 20 and done["true_negative_wrongs"] == 0  # every ring and stripes was voted disc
     assert "no results" in clk("mturk", "in", "--to", tmp_path / "reports", code=2)["what"]
+    gone = clk("mturk", "in", "--votes", tmp_path / "none.csv", "--to", tmp_path / "reports", code=2)
+    assert (gone["what"], gone["where"]) == ("no such csv file", str(tmp_path / "none.csv"))
 
     verified(folder, tmp_path / "answers")
     collect = ("collect", "--folder", folder, "--feedback", tmp_path / "answers", "--to", tmp_path / "clean")
+    (tmp_path / "labels.csv").write_text("photo,label\n7,disc\n")
+    assert "no column ID" in clk(*collect, "--never", tmp_path / "labels.csv", code=2)["what"]
     assert clk(*collect, "--num-imgs", 4) == {"0": 16, "1": 16, "2": 16}
     hold = ("holdout", "--folder", folder, "--public", tmp_path / "clean", "--to", tmp_path / "hold")
     assert clk(*hold, "--num-imgs", 2, "--after-line", 0) == {"sizes": {"0": 8, "1": 8, "2": 8}, "overlap": {}}
@@ -176,7 +219,8 @@ def test_photos_are_forgotten(clk: Clk, store: Path, folder: Path) -> None:
     photo = next(iter(members["1"]["ring"]))
     done = clk("forget", "--root", store, "--ids", photo, "--labelled", folder)
     assert done == {"ids": 1, "store": 1, "labelled": 1}
-    assert "not an id" in clk("forget", "--root", store, "--ids", "x7", code=2)["what"]
+    for ids in ("x7", f"7,{1 << 70}", "no/file.txt"):
+        assert "not an id" in clk("forget", "--root", store, "--ids", ids, code=2)["what"]
 
 
 def test_pretrain_adapt_and_read_linearly(clk: Clk, store: Path, folder: Path, tmp_path: Path) -> None:

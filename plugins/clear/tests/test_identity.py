@@ -33,6 +33,18 @@ def test_a_feature_set_holds_what_one_encoder_gave(folder: Path) -> None:
             feature_sets.write_features(folder, "mine", extract, made_from=wanted)
 
 
+def test_a_feature_set_that_was_killed_at_its_beginning_gets_its_identity(folder: Path) -> None:
+    def extract(paths: list[Path]) -> np.ndarray:
+        return np.ones((len(paths), 3), np.float32)
+
+    (folder / "features" / "mine").mkdir()
+    feature_sets.write_features(folder, "mine", extract, made_from=identify("clear-features", encoder="a"))
+    with pytest.raises(RunConflict, match="encoder"):
+        feature_sets.write_features(folder, "mine", extract, made_from=identify("clear-features", encoder="b"))
+    with pytest.raises(BadSetting, match="name of a folder"):
+        feature_sets.write_features(folder, "../mine", extract, made_from=identify("clear-features", encoder="a"))
+
+
 def test_prompts_are_read_by_the_weights_that_made_the_features(store: Path, tmp_path: Path) -> None:
     other = toy.ToyClip()
     other.weights = "another"

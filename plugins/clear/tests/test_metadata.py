@@ -434,6 +434,34 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         ingest(tmp_path / "s2", Source.of_folder(tmp_path), chunk_size=64, rule=metadata.Filter())
 
 
+def test_what_a_killed_fetch_left_is_no_part(raw: Path) -> None:
+    rows = (raw / "yfcc100m_dataset").read_bytes()
+    (raw / "yfcc100m_dataset").unlink()
+    for name in ("2.bz2", "10.bz2", "3.bz2.part", "odd.bz2"):
+        (raw / f"yfcc100m_dataset-{name}").write_bytes(bz2.compress(rows))
+    parts = [Path(part).name for part in Source.of_folder(raw).dataset]
+    assert parts == ["yfcc100m_dataset-2.bz2", "yfcc100m_dataset-10.bz2"]
+
+
+def test_a_file_that_is_not_there_begins_no_store(raw: Path, tmp_path: Path) -> None:
+    for source in (Source(sqlite=str(raw / "none.sql")), Source(dataset=(str(raw / "none"),))):
+        with pytest.raises(MissingAsset, match="no such file"):
+            ingest(tmp_path / "s", source, chunk_size=64, rule=metadata.Filter())
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_release_lies_where_it_likes(raw: Path, tmp_path: Path) -> None:
+    place = tmp_path / "50%20? #1"
+    place.mkdir()
+    with sqlite3.connect(place / "x.sql") as connection:
+        connection.execute(f"create table yfcc100m_dataset ({', '.join(records.SQLITE_COLUMNS)})")
+        rows = [row.split("\t") for row in lines(raw, "dataset")]
+        connection.executemany(f"insert into yfcc100m_dataset values ({', '.join('?' * 23)})", rows)
+    connection.close()
+    done = ingest(tmp_path / "s", Source(sqlite=str(place / "x.sql")), chunk_size=64, rule=metadata.Filter())
+    assert sum(done.counts.values()) == 200
+
+
 def test_nothing_in_the_store_names_an_absolute_path(finished_store: Path) -> None:
     marks = [str(finished_store.parent).encode(), str(finished_store).encode()]
     for path in finished_store.rglob("*"):

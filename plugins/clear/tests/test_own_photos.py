@@ -91,6 +91,21 @@ def test_dates_come_from_files_or_a_table(photos: Path, tmp_path: Path) -> None:
     assert rows["disc/disc 0.jpg"]["date_uploaded"] == datetime(2031, 2, 3, tzinfo=UTC).timestamp()
 
 
+def test_a_table_of_a_spreadsheet_is_read(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "dates.csv").write_bytes("\ufeffpath,date\r\n./disc/disc 0.jpg,2009-05-06\r\n".encode())
+    own_photos.take_folder(photos, tmp_path / "store", dates=str(tmp_path / "dates.csv"))
+    assert [name for name, row in table(tmp_path / "store").items() if row["status"] == "ok"] == ["disc/disc 0.jpg"]
+
+
+def test_a_store_below_its_photographs_is_none_of_them(photos: Path, tmp_path: Path) -> None:
+    first = own_photos.take_folder(photos, photos / "store")
+    again = own_photos.take_folder(photos, photos / "store")
+    assert (again.counts, again.n_reused) == (first.counts, first.n_chunks)
+    assert own_photos.take_folder(photos, tmp_path / "other").counts == first.counts
+    with pytest.raises(BadSetting, match="among the photographs"):
+        own_photos.take_folder(photos, photos)
+
+
 def test_what_cannot_be_is_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingAsset, match="no such folder"):
         own_photos.take_folder(tmp_path / "none", tmp_path / "s")
@@ -100,8 +115,9 @@ def test_what_cannot_be_is_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="neither exif"):
         own_photos.take_folder(photos, tmp_path / "s", dates="sometimes")
     dates = tmp_path / "dates.csv"
-    for text, told in (("a,b\n", "columns path and date"), ("path,date\ndisc/disc 0.jpg,soon\n", "line 2"),
-                       ("path,date\nnowhere.jpg,2010-01-01\n", "nowhere.jpg")):  # fmt: skip
+    for text, told in (("a,b\n", "no column path, date"), ("path,date\ndisc/disc 0.jpg,soon\n", "line 2"),
+                       ("path,date\nnowhere.jpg,2010-01-01\n", "nowhere.jpg"),
+                       ("path,date\ndisc/disc 0.jpg,2010\n./disc/disc 0.jpg,2011\n", "two dates")):  # fmt: skip
         dates.write_text(text)
         with pytest.raises(BadInput, match=told):
             own_photos.take_folder(photos, tmp_path / "s", dates=str(dates))

@@ -98,6 +98,19 @@ def test_a_split_is_reused_and_another_rule_refused(store: Path) -> None:
 # ---- features ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["..", "a/b", "", ".hidden"])
+def test_a_split_is_one_folder_and_nothing_else_is_touched(store: Path, name: str) -> None:
+    before = sorted(store.rglob("*"))
+    with pytest.raises(BadSetting, match="cannot be the name of a folder"):
+        buckets.make_split(store, name, buckets.Rule(n=3), redo=True)
+    assert sorted(store.rglob("*")) == before
+
+
+def test_memory_that_is_no_size_is_named(store: Path) -> None:
+    with pytest.raises(BadSetting, match="lots"):
+        buckets.make_split(store, "again", buckets.Rule(n=3), memory="lots")
+
+
 def test_features_resume_by_shard_and_move_with_the_folder(finished_store: Path, store: Path) -> None:
     place = store / "features" / "toy" / "equal" / "1"
     (place / "00001.npy").unlink()

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_kernel import BadInput, BadSetting, MissingAsset
-from cl_plugin_clear.commands import Handler, add_root, show_statuses
+from cl_kernel import BadInput, MissingAsset
+from cl_plugin_clear.commands import Handler, add_root, real, show_statuses, statuses, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -43,16 +43,16 @@ def metadata(parser: ArgumentParser) -> Handler:
     parser.add_argument("--access", choices=tuple(ACCESS), default="default", help="of a bucket (s3://)")
     parser.add_argument("--delete-archives", action="store_true", help="remove the archives once unpacked")
     parser.add_argument(
-        "--toy", type=int, default=0, metavar="N", help="first write toy data of N records into --source"
+        "--toy", type=whole(), default=0, metavar="N", help="first write toy data of N records into --source"
     )
-    parser.add_argument("--chunk-size", type=int, default=50_000, help="source lines a chunk (default 50000)")
+    parser.add_argument("--chunk-size", type=whole(1), default=50_000, help="source lines a chunk (default 50000)")
     parser.add_argument(
         "--keep-invalid-dates", action="store_true", help="keep photos whose date is missing or after the upload"
     )
     parser.add_argument(
-        "--taken-slack-hours", type=float, default=0.0, help="how far ahead a camera clock may be (0: original)"
+        "--taken-slack-hours", type=real(), default=0.0, help="how far ahead a camera clock may be (0: original)"
     )
-    parser.add_argument("--threads", type=int, default=0, help="parsing threads (default: cores + 1, at most 8)")
+    parser.add_argument("--threads", type=whole(), default=0, help="parsing threads (default: cores + 1, at most 8)")
 
     def handle(args: Namespace, console: Console) -> int:
         from attrs import evolve
@@ -61,8 +61,6 @@ def metadata(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.metadata import Filter
         from cl_plugin_clear.curation.source import Source
 
-        if args.chunk_size < 1:
-            raise BadSetting(f"chunks of {args.chunk_size} lines", where="--chunk-size")
         if args.toy:
             from cl_plugin_clear.data.toy import write_metadata
 
@@ -225,27 +223,33 @@ def download(parser: ArgumentParser) -> Handler:
         "--output", choices=("files", "tar"), default="files", help="tar: one a chunk, webdataset's form"
     )
     parser.add_argument("--distributor", choices=("multiprocessing", "ray", "pyspark"), default="multiprocessing")
-    parser.add_argument("--processes", type=int, default=4, help="of img2dataset")
-    parser.add_argument("--threads", type=int, default=128, help="requests at a time (default 128)")
-    parser.add_argument("--per-host", type=int, default=0, help="of them to one host; 0: no limit of its own")
+    parser.add_argument("--processes", type=whole(1), default=4, help="of img2dataset")
+    parser.add_argument("--threads", type=whole(1), default=128, help="requests at a time (default 128)")
+    parser.add_argument("--per-host", type=whole(), default=0, help="of them to one host; 0: no limit of its own")
     parser.add_argument("--original-bytes", action="store_true", help="keep pictures as they came, not re-encoded")
     parser.add_argument(
-        "--min-size", type=int, default=10, metavar="BYTES", help="least bytes of the re-encoded file; 0: off"
+        "--min-size", type=whole(), default=10, metavar="BYTES", help="least bytes of the re-encoded file; 0: off"
     )
-    parser.add_argument("--min-edge", type=int, default=0, metavar="PIXELS", help="least width and height; 0: off")
-    parser.add_argument("--max-aspect-ratio", type=float, default=0.0, help="long edge over short edge; 0: off")
+    parser.add_argument("--min-edge", type=whole(), default=0, metavar="PIXELS", help="least width and height; 0: off")
+    parser.add_argument("--max-aspect-ratio", type=real(), default=0.0, help="long edge over short edge; 0: off")
     parser.add_argument(
-        "--timeout", type=float, default=10.0, metavar="S", help="for a connection, and each wait on it"
+        "--timeout", type=real(0.001), default=10.0, metavar="S", help="for a connection, and each wait on it"
     )
-    parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for a whole answer")
+    parser.add_argument("--deadline", type=real(0.001), default=60.0, metavar="S", help="for a whole answer")
     parser.add_argument(
-        "--retry-wait", type=float, default=1.0, metavar="S", help="before the second of four attempts, then twice that"
+        "--retry-wait",
+        type=real(),
+        default=1.0,
+        metavar="S",
+        help="before the second of four attempts, then twice that",
     )
     parser.add_argument(
-        "--patience", type=float, default=60.0, metavar="S", help="longest wait that a host may ask for (Retry-After)"
+        "--patience", type=real(), default=60.0, metavar="S", help="longest wait that a host may ask for (Retry-After)"
     )
-    parser.add_argument("--max-bytes", type=int, default=64 << 20, help="larger answers are not read")
-    parser.add_argument("--retry", default="", metavar="STATUS,...", help="try these once more, e.g. http,decode")
+    parser.add_argument("--max-bytes", type=whole(1), default=64 << 20, help="larger answers are not read")
+    parser.add_argument(
+        "--retry", type=statuses, default="", metavar="STATUS,...", help="try these once more, e.g. http,decode"
+    )
     parser.add_argument(
         "--unavailable-sha256", default="", metavar="HEX,...", help="known 'photo unavailable' pictures"
     )
@@ -259,8 +263,6 @@ def download(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.images import Limits
         from cl_plugin_clear.curation.records import UNUSABLE
 
-        if args.threads < 1:
-            raise BadSetting(f"{args.threads} threads", where="--threads", fix="--threads 1")
         if args.from_folder and not Path(args.from_folder).is_dir():
             raise MissingAsset("no such folder", where=args.from_folder)
         template = args.url_template or ("{id}.{ext}" if args.from_folder else "{download_url}")
@@ -286,7 +288,7 @@ def download(parser: ArgumentParser) -> Handler:
         state = run(
             args.root,
             options,
-            retry=[s for s in args.retry.split(",") if s],
+            retry=args.retry,
             report=lambda s: console.say(
                 f"{s.n_chunks} chunks, {s.counts['ok']:,} pictures, {s.n_bytes / max(s.seconds, 1e-9) / 1e6:.1f} MB/s"
             ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel import BadInput, BadSetting
-from cl_plugin_clear.commands import Handler, add_root, numbers
+from cl_plugin_clear.commands import Handler, add_root, numbers, real, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -29,11 +29,11 @@ def concepts(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--model", "--encoder", default="RN101", help="of the features; prompts of a network without text are pictures"
     )
-    parser.add_argument("--class-size", type=int, default=0)
-    parser.add_argument("--pool", type=int, default=0)
+    parser.add_argument("--class-size", type=whole(), default=0)
+    parser.add_argument("--pool", type=whole(), default=0)
     parser.add_argument("--allow-overlap", action="store_true")
     parser.add_argument("--background", action="store_true")
-    parser.add_argument("--negative-ratio", type=float, default=0.1)
+    parser.add_argument("--negative-ratio", type=real(), default=0.1)
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.curation.concepts import Concepts, known_group, read_concepts, write_concepts
@@ -98,7 +98,7 @@ def retrieve(parser: ArgumentParser) -> Handler:
         "--label-map-default", choices=("", "slug"), default="", help="label of a prompt that the map lacks"
     )
     parser.add_argument("--weights", default="openai")
-    parser.add_argument("--buckets", default="", help="e.g. 1-10 (default all)")
+    parser.add_argument("--buckets", type=numbers, default=None, help="e.g. 1-10 (default all)")
     parser.add_argument("--allow-short", action="store_true", help="go on when a class gets fewer pictures")
     parser.add_argument(
         "--never", type=Path, default=None, metavar="FILE", help="photo ids that no class may get, one a line"
@@ -119,7 +119,7 @@ def retrieve(parser: ArgumentParser) -> Handler:
             never=read_ids(args.never) if args.never else (),
             label_map=_label_map(args.label_map),
             label_default=args.label_map_default,
-            buckets=numbers(args.buckets) if args.buckets else None,
+            buckets=args.buckets,
             allow_short=args.allow_short,
             report=lambda b: console.say(f"bucket {b}"),
         )
@@ -161,7 +161,7 @@ def build(parser: ArgumentParser) -> Handler:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--save-all-metadata", action="store_true")
     parser.add_argument("--save-all-images", action="store_true")
-    parser.add_argument("--test-ratio", type=float, default=0.0, help="also splits for seeds 0-4 (released: 0.3)")
+    parser.add_argument("--test-ratio", type=real(0, 1), default=0.0, help="also splits for seeds 0-4 (released: 0.3)")
     parser.add_argument("--stratified", action="store_true", help="split each class alone; the release does not")
     parser.add_argument(
         "--feature-set", action="append", default=[], metavar="NAME", help="also feature lists; repeatable"
@@ -171,8 +171,6 @@ def build(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.labelled import build_folder
         from cl_plugin_clear.curation.training_folder import write_training_folder
 
-        if not 0.0 <= args.test_ratio < 1.0:
-            raise BadSetting(f"a test ratio of {args.test_ratio}", where="--test-ratio", fix="0 <= ratio < 1")
         totals = build_folder(
             args.root,
             args.out,
@@ -208,8 +206,8 @@ def features(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--weights", default="", help="file of backbone weights; empty: random; torchvision: supervised ImageNet"
     )
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=whole(1), default=256)
+    parser.add_argument("--image-size", type=whole(1), default=224)
     parser.add_argument("--device", default="auto")
 
     def handle(args: Namespace, console: Console) -> int:
@@ -268,8 +266,8 @@ def images(parser: ArgumentParser) -> Handler:
     """All pictures of the buckets, from saved metadata."""
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="labelled folder with all_metadata")
     parser.add_argument("--url-template", default="{DOWNLOAD_URL}", help="with the record's keys")
-    parser.add_argument("--threads", type=int, default=128)
-    parser.add_argument("--retry-wait", type=float, default=1.0)
+    parser.add_argument("--threads", type=whole(1), default=128)
+    parser.add_argument("--retry-wait", type=real(), default=1.0)
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.curation.allimages import fetch_all_images

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_plugin_clear.commands import Handler, add_root, numbers
+from cl_plugin_clear.commands import Handler, add_root, numbers, real, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -23,14 +23,20 @@ def explore(parser: ArgumentParser) -> Handler:
         "--prompt", default="", help="what to look for; without it: one prompt a line from the keyboard"
     )
     parser.add_argument("--picture", type=Path, default=None, help="look for pictures like this one")
-    parser.add_argument("--bucket", type=int, default=1)
-    parser.add_argument("--end", type=int, default=40, help="pictures in the grid (default 40)")
-    parser.add_argument("--retrieve", type=int, default=1000, help="pictures retrieved a bucket (default 1000)")
-    parser.add_argument("--ratio", type=float, default=0.025, help="of them shown to judge precision (default 0.025)")
-    parser.add_argument("--across", default="1,5,10", help="buckets to judge precision in")
+    parser.add_argument("--bucket", type=whole(), default=1)
+    parser.add_argument("--end", type=whole(1), default=40, help="pictures in the grid (default 40)")
+    parser.add_argument("--retrieve", type=whole(1), default=1000, help="pictures retrieved a bucket (default 1000)")
+    parser.add_argument("--ratio", type=real(), default=0.025, help="of them shown to judge precision (default 0.025)")
+    parser.add_argument("--across", type=numbers, default="1,5,10", help="buckets to judge precision in")
     parser.add_argument("--worst", action="store_true", help="the least alike instead")
     parser.add_argument(
-        "--serve", type=int, nargs="?", const=8765, default=None, metavar="PORT", help="judge by keyboard at 127.0.0.1"
+        "--serve",
+        type=whole(),
+        nargs="?",
+        const=8765,
+        default=None,
+        metavar="PORT",
+        help="judge by keyboard at 127.0.0.1",
     )
     parser.add_argument(
         "--export",
@@ -63,7 +69,7 @@ def explore(parser: ArgumentParser) -> Handler:
                 k=args.retrieve,
                 end=args.end,
                 ratio=args.ratio,
-                across=numbers(args.across),
+                across=args.across,
                 worst=args.worst,
             )
             write_text(args.to, content)

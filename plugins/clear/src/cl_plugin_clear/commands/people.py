@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_plugin_clear.commands import Handler
+from cl_plugin_clear.commands import Handler, whole
 from cl_plugin_clear.commands.classes import _label_map
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def mturk(parser: ArgumentParser) -> Handler:
     parser.add_argument("--folder", type=Path, default=None, metavar="DIR", help="out: labelled folder")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
     parser.add_argument("--url-prefix", default="", help="out: where the folder is served")
-    parser.add_argument("--csv-length", type=int, default=0, help="out: rows a file at most")
+    parser.add_argument("--csv-length", type=whole(), default=0, help="out: rows a file at most")
     parser.add_argument("--votes", type=Path, nargs="*", default=[], metavar="CSV", help="in: validation results")
     parser.add_argument("--ethics", type=Path, nargs="*", default=[], metavar="CSV", help="in: ethics results")
     parser.add_argument("--label-map", type=Path, default=None, metavar="JSON", help="in: task label -> class")
@@ -52,20 +52,16 @@ def collect(parser: ArgumentParser) -> Handler:
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="labelled folder")
     parser.add_argument("--feedback", type=Path, required=True, metavar="DIR", help="<bucket>/<label>/<ID>.json")
     parser.add_argument("--user-labels", type=Path, default=None, metavar="JSON", help="answer -> class")
-    parser.add_argument("--num-imgs", type=int, default=150, help="per class and bucket (default 150)")
+    parser.add_argument("--num-imgs", type=whole(1), default=150, help="per class and bucket (default 150)")
     parser.add_argument("--by", choices=("id", "score"), default="id", help="which confirmed pictures come first")
     parser.add_argument("--never", type=Path, default=None, metavar="CSV", help="flagged.csv: ids to leave out")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
 
     def handle(args: Namespace, console: Console) -> int:
-        import csv
-
         from cl_plugin_clear.curation import crowd
+        from cl_plugin_clear.data.members import csv_rows
 
-        never: frozenset[str] = frozenset()
-        if args.never is not None:
-            with args.never.open(newline="") as file:
-                never = frozenset(row["ID"] for row in csv.DictReader(file))
+        never = frozenset(row["ID"] for _, row in csv_rows(args.never, ["ID"])) if args.never else frozenset()
         sizes = crowd.collect(
             args.folder,
             args.feedback,
@@ -87,9 +83,9 @@ def holdout(parser: ArgumentParser) -> Handler:
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="labelled folder to draw from")
     parser.add_argument("--public", type=Path, required=True, metavar="DIR", help="the first set")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--num-imgs", type=int, default=150)
+    parser.add_argument("--num-imgs", type=whole(1), default=150)
     parser.add_argument(
-        "--after-line", type=int, default=10_060_000, help="source lines preferred (default beyond 10060000)"
+        "--after-line", type=whole(), default=10_060_000, help="source lines preferred (default beyond 10060000)"
     )
 
     def handle(args: Namespace, console: Console) -> int:

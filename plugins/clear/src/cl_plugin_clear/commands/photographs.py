@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_kernel import BadSetting
-from cl_plugin_clear.commands import Handler, add_root, show_statuses
+from cl_plugin_clear.commands import Handler, add_root, real, show_statuses, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -20,16 +19,14 @@ def from_folder(parser: ArgumentParser) -> Handler:
     parser.add_argument(
         "--dates", default="exif", metavar="exif|file|CSV", help="Exif, time of the file, or a csv with path,date"
     )
-    parser.add_argument("--min-edge", type=int, default=0, metavar="PIXELS", help="least width and height; 0: off")
-    parser.add_argument("--max-aspect-ratio", type=float, default=0.0, help="long edge over short edge; 0: off")
-    parser.add_argument("--chunk-size", type=int, default=10_000)
+    parser.add_argument("--min-edge", type=whole(), default=0, metavar="PIXELS", help="least width and height; 0: off")
+    parser.add_argument("--max-aspect-ratio", type=real(), default=0.0, help="long edge over short edge; 0: off")
+    parser.add_argument("--chunk-size", type=whole(1), default=10_000)
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.curation.images import Limits
         from cl_plugin_clear.curation.own_photos import take_folder
 
-        if args.chunk_size < 1:
-            raise BadSetting(f"chunks of {args.chunk_size} photographs", where="--chunk-size")
         done = take_folder(
             args.folder,
             args.root,
@@ -51,7 +48,7 @@ def classes(parser: ArgumentParser) -> Handler:
     add_root(parser)
     parser.add_argument("--split", required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="labelled folder")
-    parser.add_argument("--test-ratio", type=float, default=0.3)
+    parser.add_argument("--test-ratio", type=real(0, 1), default=0.3)
     parser.add_argument("--allow-short", action="store_true", help="go on when a bucket lacks a class")
 
     def handle(args: Namespace, console: Console) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_kernel import BadInput, BadSetting, MissingAsset
-from cl_plugin_clear.commands import Handler, add_root, numbers, show_statuses
+from cl_plugin_clear.commands import Handler, add_root, numbers, show_statuses, statuses, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -18,7 +18,7 @@ def split(parser: ArgumentParser) -> Handler:
     add_root(parser)
     parser.add_argument("--name", default="", help="of the split (default: its rule)")
     parser.add_argument("--by", choices=("equal", "year", "time"), default="equal")
-    parser.add_argument("--buckets", type=int, default=11, help="equal buckets (default 11)")
+    parser.add_argument("--buckets", type=whole(1), default=11, help="equal buckets (default 11)")
     parser.add_argument(
         "--times",
         default="",
@@ -102,13 +102,13 @@ def embed(parser: ArgumentParser) -> Handler:
         "NAME@96 for pictures of 96 pixels",
     )  # fmt: skip
     parser.add_argument("--weights", default="openai", help="tag or file")
-    parser.add_argument("--buckets", default="", help="e.g. 0,3-5 (default all)")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--shard-rows", type=int, default=500_000)
+    parser.add_argument("--buckets", type=numbers, default=None, help="e.g. 0,3-5 (default all)")
+    parser.add_argument("--batch-size", type=whole(1), default=128)
+    parser.add_argument("--shard-rows", type=whole(1), default=500_000)
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--no-raw", action="store_true", help="keep the normalised features only")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
+    parser.add_argument("--threads", type=whole(1), default=4, help="decoding threads")
     parser.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail")
 
     def handle(args: Namespace, console: Console) -> int:
@@ -130,7 +130,7 @@ def embed(parser: ArgumentParser) -> Handler:
             args.split,
             model,
             batch_size=args.batch_size,
-            buckets=numbers(args.buckets) if args.buckets else None,
+            buckets=args.buckets,
             shard_rows=args.shard_rows,
             dtype=args.dtype,
             keep_raw=not args.no_raw,
@@ -185,7 +185,7 @@ def status(parser: ArgumentParser) -> Handler:
 def relocate(parser: ArgumentParser) -> Handler:
     """A moved store needs nothing; this looks whether all of it arrived."""
     add_root(parser)
-    parser.add_argument("--sample", type=int, default=1000, help="pictures looked at; 0: all")
+    parser.add_argument("--sample", type=whole(), default=1000, help="pictures looked at; 0: all")
 
     def handle(args: Namespace, console: Console) -> int:
         import numpy as np
@@ -232,10 +232,10 @@ def forget(parser: ArgumentParser) -> Handler:
         from cl_plugin_clear.curation.relabel import forget as forget_labelled
 
         text = Path(args.ids).read_text().replace("\n", ",") if Path(args.ids).is_file() else args.ids
-        try:
-            ids = sorted({int(part) for part in text.split(",") if part.strip()})
-        except ValueError as error:
-            raise BadInput(f"not an id: {error}", where="--ids") from None
+        words = [part.strip() for part in text.split(",") if part.strip()]
+        if odd := [word for word in words if not word.isdecimal() or int(word) >= 1 << 63]:
+            raise BadInput(f"{odd[0]!r} is not an id, nor a file of ids", where="--ids")
+        ids = sorted(map(int, words))
         found = forget_photos(args.root, ids)
         labelled = sum(forget_labelled(folder, ids) for folder in args.labelled)
         console.print(f"{found} of {len(ids)} photos forgotten in the store, {labelled} in labelled folders")
@@ -253,7 +253,9 @@ def export(parser: ArgumentParser) -> Handler:
         "--labelled", type=Path, default=None, metavar="DIR", help="mark the photos of this labelled folder"
     )
     parser.add_argument("--only", choices=("all", "labelled", "unlabelled"), default="all")
-    parser.add_argument("--status", default="ok", metavar="STATUS,...", help="rows with these statuses (default ok)")
+    parser.add_argument(
+        "--status", type=statuses, default="ok", metavar="STATUS,...", help="rows with these statuses (default ok)"
+    )
 
     def handle(args: Namespace, console: Console) -> int:
         import pyarrow as pa
@@ -281,7 +283,7 @@ def export(parser: ArgumentParser) -> Handler:
             rows, schema=pa.schema([("id", pa.int64()), ("bucket", pa.int64()), ("label", pa.string())])
         )
         database.register("labels", labels)
-        wanted = ", ".join("'" + s.strip().replace("'", "") + "'" for s in args.status.split(","))
+        wanted = ", ".join(f"'{status}'" for status in args.status) or "''"
         condition = {"all": "true", "labelled": "l.label is not null", "unlabelled": "l.label is null"}[args.only]
         target = str(args.to).replace("'", "''")
         form = "(format csv, header)" if args.to.suffix == ".csv" else "(format parquet)"
@@ -303,7 +305,7 @@ def legacy(parser: ArgumentParser) -> Handler:
         "--source", type=Path, required=True, metavar="DIR", help="folder with all_folders.json (or .pickle)"
     )
     parser.add_argument("--old-prefix", default="", help="beginning of the absolute paths in it that is no longer true")
-    parser.add_argument("--chunk-size", type=int, default=50_000)
+    parser.add_argument("--chunk-size", type=whole(1), default=50_000)
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.curation.legacy import import_folder

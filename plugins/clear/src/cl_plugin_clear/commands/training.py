@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_plugin_clear.commands import Handler
+from cl_plugin_clear.commands import Handler, add_settings, numbers, real, settings_of, whole
 
 if TYPE_CHECKING:
     from cl_plugin_clear.commands import Console
@@ -34,29 +34,13 @@ def moco(parser: ArgumentParser) -> Handler:
 
 def add_moco(parser: ArgumentParser) -> None:
     """Flags of the pre-training; defaults are the authors'."""
-    import attrs
-
     from cl_plugin_clear.settings import Moco
 
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="checkpoints; an existing run goes on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(), default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=4)
-    for field in attrs.fields(Moco):
-        flag = "--" + field.name.replace("_", "-")
-        default: Any = field.default
-        if isinstance(default, bool):
-            import argparse
-
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=default, help=field.metadata["doc"]
-            )
-        elif isinstance(default, tuple):
-            parser.add_argument(
-                flag, type=lambda t: tuple(int(v) for v in t.split(",")), default=default, help=field.metadata["doc"]
-            )
-        else:
-            parser.add_argument(flag, type=type(default), default=default, help=field.metadata["doc"])
+    parser.add_argument("--workers", type=whole(), default=4)
+    add_settings(parser, Moco)
 
 
 def run_moco(args: Namespace, say: Any, console: Console | None = None) -> int:
@@ -67,7 +51,7 @@ def run_moco(args: Namespace, say: Any, console: Console | None = None) -> int:
     from cl_plugin_clear.method import moco as training
     from cl_plugin_clear.settings import Moco
 
-    settings = Moco(**{field.name: getattr(args, field.name) for field in attrs.fields(Moco)})
+    settings = settings_of(args, Moco)
     if not settings.data:
         raise BadSetting("which pictures?", where="--data", fix="--data FOLDER, or --data store:SPLIT/0 --root STORE")
     pictures = training.find_pictures(settings.data, settings.root)
@@ -94,15 +78,15 @@ def lincls(parser: ArgumentParser) -> Handler:
     parser.add_argument("--weights", required=True, metavar="FILE", help="pre-training checkpoint")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=30.0)
-    parser.add_argument("--steps", type=lambda t: tuple(int(v) for v in t.split(",")), default=(60, 80))
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--epochs", type=whole(1), default=100)
+    parser.add_argument("--lr", type=real(), default=30.0)
+    parser.add_argument("--steps", type=numbers, default="60,80")
+    parser.add_argument("--batch-size", type=whole(1), default=256)
+    parser.add_argument("--image-size", type=whole(1), default=224)
     parser.add_argument(
         "--cached", action="store_true", help="features once, of centre crops, instead of random crops each epoch"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(), default=0)
     parser.add_argument("--device", default="auto")
 
     def handle(args: Namespace, console: Console) -> int:
@@ -117,7 +101,7 @@ def lincls(parser: ArgumentParser) -> Handler:
             arch=args.arch,
             epochs=args.epochs,
             lr=args.lr,
-            steps=args.steps,
+            steps=tuple(args.steps),
             batch_size=args.batch_size,
             size=args.image_size,
             cached=args.cached,
@@ -163,23 +147,16 @@ def adapt(parser: ArgumentParser) -> Handler:
 
 def evaluate(parser: ArgumentParser) -> Handler:
     """Matrix of saved models."""
-    import attrs
-
     from cl_plugin_clear.settings import Challenge
 
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="auto")
-    for field in attrs.fields(Challenge):
-        flag, default = "--" + field.name.replace("_", "-"), field.default
-        if isinstance(default, bool):
-            parser.add_argument(flag, action="store_true", help=field.metadata["doc"])
-        else:
-            parser.add_argument(flag, type=type(default), default=default, help=field.metadata["doc"])
+    add_settings(parser, Challenge)
 
     def handle(args: Namespace, console: Console) -> int:
         from cl_plugin_clear.evaluate.challenge import evaluate_models
 
-        settings = Challenge(**{field.name: getattr(args, field.name) for field in attrs.fields(Challenge)})
+        settings = settings_of(args, Challenge)
         scores = evaluate_models(settings, args.to, device=args.device)
         R = scores["matrix"]
         console.table(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from attrs import define, frozen
 
 from cl_kernel import BadInput, BadSetting, MissingAsset, full_disk_named, sync_folder, write_json
-from cl_plugin_clear.curation.store import Store
+from cl_plugin_clear.curation.store import Store, one_folder
 from cl_plugin_clear.data.split import FIRST_YEAR, LAST_YEAR, date_text, even_sizes, interval_stamps, years
 
 ROWS = pa.schema([("id", pa.int64()), ("up", pa.int64()), ("rel_path", pa.string()), ("row", pa.int64())])
@@ -110,6 +110,7 @@ def make_split(
         name exists with another rule or over other rows.
     """
     store = Store.open(root)
+    one_folder(name, "--name")
     if rule.by not in ("equal", "year", "time"):
         raise BadSetting(f"unknown split rule {rule.by!r}", where="split", fix="equal, year or time")
     if rule.by == "time":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cl_plugin_clear.curation.pictures import place
 from cl_plugin_clear.curation.store import remove_stale
 from cl_plugin_clear.curation.verify import REPORTS, Suspect, Voted, flagged, kept, reports
 from cl_plugin_clear.data.labels import LABELED_IMAGES, class_names
-from cl_plugin_clear.data.members import members_of, read_json_object
+from cl_plugin_clear.data.members import csv_rows, members_of, read_json_object
 
 TASK_COLUMNS = ("image_url", "ID", "bucket_index", "query")
 
@@ -65,20 +65,6 @@ def task_files(folder: Path, out: Path, url_prefix: str, *, length: int = 0, cro
     return written
 
 
-def _csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in needed if name not in (reader.fieldnames or [])]
-            if missing:
-                raise BadInput(
-                    f"no column {', '.join(missing)}", where=str(path), fix=f"a result file has {', '.join(needed)}"
-                )
-            yield from enumerate(reader, start=2)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"no UTF-8: {error.reason}", where=str(path)) from error
-
-
 def read_votes(paths: Sequence[Path], label_map: Mapping[str, str] | None = None) -> list[Voted]:
     """Validation answers of all workers, one entry per image in order of first appearance.
 
@@ -89,7 +75,7 @@ def read_votes(paths: Sequence[Path], label_map: Mapping[str, str] | None = None
     columns = ("Input.ID", "Input.bucket_index", "Input.query", "Input.image_url", "Answer.taskAnswers")
     found: dict[tuple[str, str, str], tuple[str, list[tuple[str, ...]]]] = {}
     for path in paths:
-        for line, row in _csv_rows(path, columns):
+        for line, row in csv_rows(path, columns):
             try:
                 labels = json.loads(row["Answer.taskAnswers"])[0]["image"]["labels"]
                 votes = tuple(label_map.get(str(v), str(v)) for v in labels)
@@ -104,7 +90,7 @@ def read_ethics(paths: Sequence[Path]) -> list[tuple[str, list[bool]]]:
     """Ethics answers: (id, Yes of each worker)."""
     found: dict[str, list[bool]] = {}
     for path in paths:
-        for line, row in _csv_rows(path, ("Input.ID", "Answer.image-contains.label")):
+        for line, row in csv_rows(path, ("Input.ID", "Answer.image-contains.label")):
             answer = row["Answer.image-contains.label"].strip().lower()
             if answer not in ("yes", "no"):
                 raise BadInput(f"the answer is {answer!r}, not Yes or No", where=f"{path}, line {line}")

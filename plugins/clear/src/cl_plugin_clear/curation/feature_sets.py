@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cl_kernel import Identity, atomic, record, recorded, same_or_refuse, write_json
-from cl_plugin_clear.curation.store import remove_stale
+from cl_plugin_clear.curation.store import one_folder, remove_stale
 from cl_plugin_clear.data.members import load_features, members_of
 
 
@@ -39,9 +39,9 @@ def write_features(
     """
     import torch
 
-    if made_from is not None:
-        _check_made_from(folder / "features" / name, made_from)
     _, buckets = members_of(folder)
+    if made_from is not None:
+        _check_made_from(folder / "features" / one_folder(name, "--name"), made_from)
     remove_stale(folder / "features")
     n_read = 0
     index: dict[str, dict[str, str]] = {}
@@ -72,6 +72,6 @@ def _check_made_from(place: Path, made_from: Identity) -> None:
     if known is not None:
         fix = "another --name, or remove the set"
         same_or_refuse(known, made_from, what=f"the features {place.name}", where=place, fix=fix)
-    elif not place.exists():
-        place.mkdir(parents=True)
+    elif not any(place.rglob("*.pth")):  # a set of before there were identities keeps none
+        place.mkdir(parents=True, exist_ok=True)
         record(place, made_from)

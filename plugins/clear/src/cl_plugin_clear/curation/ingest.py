@@ -61,6 +61,7 @@ def ingest(
     :raises BadInput: for a source without rows, or a damaged archive.
     """
     started = time.monotonic()
+    source.check()
     store = _opened(root, source, chunk_size, rule)
     n_threads = n_threads or min(8, 1 + (os.cpu_count() or 1))  # one waits for the disk
     with store.held(), ThreadPoolExecutor(n_threads, thread_name_prefix="parse") as pool:

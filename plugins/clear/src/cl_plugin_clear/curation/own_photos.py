@@ -5,7 +5,6 @@ A photo's id is taken from what the file holds, so the same picture has the same
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from cl_plugin_clear.curation.images import Limits, decode
 from cl_plugin_clear.curation.pictures import place
 from cl_plugin_clear.curation.records import TABLE, taken_seconds
 from cl_plugin_clear.curation.store import DOWNLOADED, Store, remove_stale
+from cl_plugin_clear.data.members import csv_rows
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FIRST_EXIF = datetime(1995, 1, 1, tzinfo=UTC).timestamp()
@@ -55,6 +55,8 @@ def take_folder(
     :raises BadInput: when there are no pictures, or the csv names one that is not there.
     """
     limits = limits or Limits(min_size=0)
+    if root.resolve() == folder.resolve():
+        raise BadSetting("the store would lie among the photographs", where="--root", fix="a folder of its own")
     files = sorted(_pictures(folder), key=lambda path: path.relative_to(folder).as_posix())
     if not files:
         raise BadInput("no pictures", where=str(folder), fix=f"files that end in {', '.join(ENDINGS)}")
@@ -98,7 +100,8 @@ def _pictures(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise MissingAsset("no such folder", where=str(folder), fix="clk clear from-folder DIR")
     for above, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        # a photo store below, such as the one that is being made, holds copies
+        below[:] = sorted(n for n in below if not n.startswith(".") and not Path(above, n, "clear.toml").exists())
         yield from (Path(above, name) for name in names if name.lower().endswith(ENDINGS) and not name.startswith("."))
 
 
@@ -164,15 +167,12 @@ def read_dates(path: Path) -> Mapping[str, float]:
     :raises BadInput: naming the line that cannot be read.
     """
     found: dict[str, float] = {}
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "date"} <= set(reader.fieldnames or ()):
-            raise BadInput("the csv needs the columns path and date", where=str(path))
-        for row in reader:
-            stamp = taken_seconds((row["date"] or "").strip())
-            if stamp != stamp:
-                raise BadInput(f"line {reader.line_num}: {row['date']!r} is no date", where=str(path), fix="2014-05-31")
-            found[(row["path"] or "").strip()] = stamp
+    for line, row in csv_rows(path, ["path", "date"]):
+        name, stamp = Path(row["path"].strip()).as_posix(), taken_seconds(row["date"].strip())
+        if stamp != stamp:
+            raise BadInput(f"line {line}: {row['date']!r} is no date", where=str(path), fix="2014-05-31")
+        if found.setdefault(name, stamp) != stamp:
+            raise BadInput(f"line {line}: {name} has two dates", where=str(path))
     return found
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import indexed_bzip2
 import numpy as np
@@ -209,7 +210,7 @@ class Source:
             return ""
 
         dataset = find("yfcc100m_dataset")
-        parts = sorted(folder.glob("yfcc100m_dataset-[0-9]*"), key=lambda p: int(p.name.split("-")[1].split(".")[0]))
+        parts = sorted((p for p in folder.glob("yfcc100m_dataset-*") if _number(p) >= 0), key=_number)
         sqlite = find("yfcc100m_dataset.sql", "yfcc100m_dataset.db")
         if not (dataset or parts or sqlite):
             raise MissingAsset(
@@ -226,6 +227,15 @@ class Source:
             exif=find("yfcc100m_exif"),
         )
 
+    def check(self) -> None:
+        """Is everything that was named there, as far as it is on this machine?
+
+        :raises MissingAsset: naming a file that is not.
+        """
+        for path in (*self.dataset, self.autotags, self.lines, self.hashes, self.exif, self.sqlite):
+            if path and "://" not in path and not Path(path).is_file():
+                raise MissingAsset("no such file", where=path)
+
     def names(self) -> dict[str, Any]:
         """Name, size and a digest of the beginning of each file: what a store remembers of its source; no folders."""
 
@@ -238,6 +248,12 @@ class Source:
 
         single = {k: getattr(self, k) for k in ("autotags", "lines", "hashes", "exif", "sqlite")}
         return {"dataset": [describe(p) for p in self.dataset]} | {k: describe(v) for k, v in single.items() if v}
+
+
+def _number(part: Path) -> int:
+    """Number of a part of the dataset; -1 for another file, such as one whose fetching was killed."""
+    found = re.fullmatch(r"yfcc100m_dataset-(\d+)(\.bz2|\.gz)?", part.name)
+    return int(found[1]) if found else -1
 
 
 def check_same_source(known: Mapping[str, Any], now: Mapping[str, Any], *, complete: bool, where: str) -> None:
@@ -299,7 +315,7 @@ def read_blocks(source: Source, chunk_size: int, wanted: Any = None) -> Iterator
 
 
 def _sqlite_blocks(path: str, n: int) -> Iterator[bytes]:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
     try:
         names = [row[0] for row in connection.execute("select name from sqlite_master where type='table'")]
         table = next((name for name in names if name.startswith("yfcc100m_dataset")), None)

@@ -30,6 +30,16 @@ ROW_GROUP = 65_536
 PARSED, DOWNLOADED = "parsed", "downloaded"
 
 
+def one_folder(name: str, flag: str) -> str:
+    """A name that a person gave, if it can be that of one folder beside others.
+
+    :raises BadSetting: for one that leads elsewhere (``..``, ``a/b``) or is hidden.
+    """
+    if not name or name.startswith(".") or {"/", "\\", "\0"} & set(name):
+        raise BadSetting(f"{name!r} cannot be the name of a folder", where=flag, fix="letters, digits, - and _")
+    return name
+
+
 @define
 class Store:
     """An opened store; every path is taken below ``root``."""
@@ -175,9 +185,11 @@ class Store:
             raise MissingAsset(
                 "the store has no complete chunk of metadata", where=str(self.root), fix="clk clear metadata"
             )
-        connection = duckdb.connect(
-            config={"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads}
-        )
+        config = {"memory_limit": memory, "temp_directory": str(self.scratch()), "threads": threads}
+        try:
+            connection = duckdb.connect(config=config)
+        except duckdb.ParserException as error:
+            raise BadSetting(f"{memory!r} of memory: {error}", where="--memory", fix="--memory 384MB") from error
         listed = ", ".join("'" + part.replace("'", "''") + "'" for part in parts)
         connection.execute(f"create view photos as select * from read_parquet([{listed}])")
         return connection

@@ -27,6 +27,9 @@ def write_training_folder(
     :return: bucket -> pictures.
     """
     names, buckets = members_of(folder)
+    for name in feature_sets:
+        if not (folder / "features" / name).is_dir():
+            raise MissingAsset(f"no feature set {name!r}", where=str(folder), fix="clk clear features")
     out = folder / "training_folder"
     remove_stale(out)
     sizes: dict[str, int] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,25 @@ def load_features(path: Path) -> dict[str, Any]:
     from cl_kernel.torch import state
 
     return dict(state.read_file(path))
+
+
+def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row) of a csv file with a header line; a byte-order mark, as spreadsheets write it, is no part of it.
+
+    :raises MissingAsset: without the file. :raises BadInput: without one of the columns, or for other than UTF-8.
+    """
+    if not path.is_file():
+        raise MissingAsset("no such csv file", where=str(path))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            if missing := [name for name in needed if name not in (reader.fieldnames or [])]:
+                fix = f"a header line with {', '.join(needed)}, separated by commas"
+                raise BadInput(f"no column {', '.join(missing)}", where=str(path), fix=fix)
+            for row in reader:
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"no csv in UTF-8: {error}", where=str(path)) from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
