@@ -55,6 +55,14 @@ def test_an_unknown_check_suggests_the_nearest(spec1_installed: None) -> None:
         check_plugin("spec1", only=["policies_resum"])
 
 
+def test_it_is_told_which_check_runs_and_which_failed(planted: Callable[[str], str]) -> None:
+    told: list[str] = []
+    check_plugin(planted("prints on import"), only=["loads", "loads_without_side_effects"], tell=told.append)
+    assert told[:2] == ["1/2 loads", "2/2 loads_without_side_effects"]
+    assert told[2].startswith("loads_without_side_effects FAILED: ")
+    assert len(told) == 3
+
+
 def test_an_exempted_check_passes_with_its_reason(spec1_installed: None) -> None:
     outcome = check_plugin("spec1", only=["loads_light"], exempt={"loads_light": "because"})[0]
     assert outcome.passed

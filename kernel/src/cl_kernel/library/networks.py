@@ -83,7 +83,7 @@ def build_resnet18(settings: Resnet18, fields: Mapping[str, Field], n_outputs: i
     network = resnet18(n_outputs, channels=channels, small=small)
     if settings.weights:
         head = ("fc.weight", "fc.bias")
-        tensors = read_weights(settings.weights)
+        tensors = read_weights(settings.weights, fix="--set model.weights=FILE, as torch.save or safetensors wrote it")
         if settings.new_head:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
         assign(network, tensors, where=settings.weights, may_miss=head if settings.new_head else ())

@@ -43,9 +43,12 @@ def check_plugin(parser: ArgumentParser) -> Handler:
     parser.add_argument("--piece", action="append", default=[], metavar="NAME", help="settings of these pieces only")
 
     def handle(namespace: Namespace, console: Console) -> int:
+        import sys
+
         from cl_kernel.testing import check_plugin
 
-        outcomes = check_plugin(namespace.name, only=namespace.only, pieces=namespace.piece)
+        tell = console.say if namespace.verbose or sys.stderr.isatty() else (lambda text: None)
+        outcomes = check_plugin(namespace.name, only=namespace.only, pieces=namespace.piece, tell=tell)
         console.table(
             f"plugin {namespace.name}",
             ("check", "", "what"),

@@ -88,12 +88,14 @@ def check_plugin(
     exempt: Mapping[str, str] | None = None,
     time_limit_s: float = 120.0,
     pieces: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
     """Run the kit on an installed plugin.
 
     :param only: names of checks; empty for all.
     :param exempt: check -> why this plugin need not pass it.
     :param pieces: short names of the pieces whose single settings are looked at; empty for all.
+    :param tell: hears how far it is, before each check.
     :raises UnknownName: for a check that does not exist.
     """
     exempt = exempt or {}
@@ -102,10 +104,15 @@ def check_plugin(
             raise UnknownName.of("check", name, CHECKS)
     with tempfile.TemporaryDirectory(prefix="clk-check-") as folder:
         subject = Subject(plugin, Path(folder), test, settings or {}, time_limit_s, only=tuple(pieces))
-        return [
-            Outcome(name, True, f"exempt: {exempt[name]}", False) if name in exempt else run_check(name, subject)
-            for name in (only or CHECKS)
-        ]
+        outcomes: list[Outcome] = []
+        names = list(only or CHECKS)
+        for at, name in enumerate(names, 1):
+            tell(f"{at}/{len(names)} {name}{' (minutes for many learners)' if name in LENGTHY else ''}")
+            spared = Outcome(name, True, f"exempt: {exempt[name]}", False) if name in exempt else None
+            outcomes.append(spared or run_check(name, subject))
+            if not outcomes[-1].passed:
+                tell(f"{name} FAILED: {outcomes[-1].message}")
+        return outcomes
 
 
 class PluginContract:

@@ -118,15 +118,16 @@ def restore_generators(tree: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state(unpack(state), index)
 
 
-def read_weights(path: str | Path, *, key: str = "") -> dict[str, Tensor]:
+def read_weights(path: str | Path, *, key: str = "", fix: str = "") -> dict[str, Tensor]:
     """Tensors of a weight file a user gave, by name; nothing in it is executed.
 
     :param path: ``.safetensors``, or anything ``torch.save`` wrote that holds tensors and plain values only.
     :param key: entry of the file that holds the weights; by default the usual wrappers are looked for.
     :return: name -> tensor, the prefix ``module.`` of data-parallel training removed.
+    :param fix: what to do when there is no such file.
     :raises MissingAsset: when there is no such file. :raises BadInput: when it cannot be read safely.
     """
-    content = read_file(path)
+    content = read_file(path, fix=fix)
     where = str(path)
     if key:
         if not isinstance(content, Mapping) or key not in content:
@@ -146,14 +147,15 @@ def read_weights(path: str | Path, *, key: str = "") -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path, *, fix: str = "") -> Any:
     """Content of a ``.safetensors`` or ``torch.save`` file, without executing anything in it.
 
+    :param fix: what to do when there is no such file.
     :raises MissingAsset: when there is no such file. :raises BadInput: when it cannot be read safely.
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingAsset(f"no weight file {path.name}", where=str(path))
+        raise MissingAsset(f"no weight file {path.name}", where=str(path), fix=fix)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -81,7 +81,7 @@ def _read(path: Path, settings: Arrays) -> Mapping[str, np.ndarray]:
     if not settings.path:
         raise BadSetting("no file named", where="--dataset arrays", fix="--dataset arrays:FILE.npz")
     if not path.is_file():
-        raise MissingAsset(f"no file {path.name}", where=str(path))
+        raise MissingAsset(f"no file {path.name}", where=str(path), fix="--set dataset.path=FILE.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in ("x", "y", "stage", "split")}
