@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 
 from cl_kernel.registry import discover
@@ -36,6 +39,22 @@ def test_runs_of_another_sweep_and_of_other_code_are_named(clk: Any) -> None:
     mixed = clk("sweep", *WORDS, "seed=0,1,2", CLK_PLUGINS="")
     assert "2 runs in" in mixed.stderr and "were made with another state of the code (numpy 1.0.0 -> " in mixed.stderr
     assert "sources of cl_kernel changed" in mixed.stderr
+
+
+@pytest.mark.parametrize("below", [".", "data"])
+def test_runs_made_from_files_that_were_written_since_are_said_to_stay(clk: Any, below: str) -> None:
+    """Data in a folder of their own, and beside the runs themselves."""
+    data = clk.folder / below / "mine.npz"
+    data.parent.mkdir(exist_ok=True)
+    arrays = {"x": np.arange(80, dtype=np.float32).reshape(20, 4), "y": np.arange(20) % 2}
+    np.savez(data, **arrays)
+    words = (f"dataset=vectors:{data}", "learner=linear", "dataset.n_stages=2", "seed=0,1")
+    assert "note:" not in clk("sweep", *words, CLK_PLUGINS="").stderr
+    assert "note:" not in clk("sweep", *words, CLK_PLUGINS="").stderr
+    later = time.time() + 5
+    os.utime(data, (later, later))
+    again = clk("sweep", *words, CLK_PLUGINS="")
+    assert f"{data} was written after 2 runs in" in again.stderr and "stay as they were made" in again.stderr
 
 
 def test_a_sweep_that_works_there_now_is_named_until_it_is_killed(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cl_kernel.storage.source import source_digest
 from cl_kernel.sweeps.sweep import Task
 
 LOCK = ".sweep.lock"
+KINDS = ("test", "plugin", "profile", "dataset", "model", "learner", "replay", "metrics", "config")
 
 
 @contextlib.contextmanager
@@ -56,7 +59,54 @@ def notes(output: Path, tasks: Sequence[Task], other: str = "") -> list[str]:
             f"{_runs(n)} in {output} {'was' if n == 1 else 'were'} made with another state of the code "
             f"({'; '.join(changed)}): the table would mix them with new ones (--output: a folder in which all are new)"
         )
+    for path, n in Counter(path for task in tasks if not task.refused for path in written_since(task.folder)).items():
+        found.append(
+            f"{path} was written after {_runs(n)} in {output}, which {'stays' if n == 1 else 'stay'} as "
+            f"{'it was' if n == 1 else 'they were'} made (--output: a folder in which all are new)"
+        )
     return found
+
+
+def written_since(folder: Path) -> list[str]:
+    """Files and folders named by a finished run's request that have changed since it began."""
+    output = folder.resolve().parent
+    path = folder / "run.json"
+    if not path.exists() or (run := read_json(path)).get("status") != "finished":
+        return []
+    began = datetime.fromisoformat(run["started"]).timestamp()
+    request = run.get("request", {})
+    values = [request.get("data_roots"), *(v for _, given in request.get("overrides", ()) for v in _values(given))]
+    return [
+        name for name in dict.fromkeys(_files_in(values)) if _newest(name, output) > began + 1
+    ]  # times are whole seconds
+
+
+def _values(given: Mapping[str, object]) -> list[object]:
+    """Of names of pieces only those with something behind a colon, as ``folder:PATH``."""
+    return [v for key, v in given.items() if "." in key or key not in KINDS or ":" in str(v)]
+
+
+def _files_in(value: object) -> Iterator[str]:
+    """Files and folders that a value names, as it is or inside ``folder:PATH`` and ``module:FILE.py:NAME``."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _files_in(one)
+    elif isinstance(value, str) and value:
+        inner = value.partition(":")[2]
+        yield from (name for name in (value, inner, inner.rpartition(":")[0]) if name and Path(name).exists())
+
+
+@functools.cache
+def _newest(name: str, output: Path) -> float:
+    """When a file, or the newest thing below a folder but ``output``, was last written, in seconds."""
+    times = [Path(name).stat().st_mtime]
+    for at, folders, files in os.walk(name):
+        here = Path(at).resolve()
+        folders[:] = [one for one in folders if here / one != output]
+        times += [(here / one).lstat().st_mtime for one in files]
+        if here not in output.parents:
+            times.append(here.stat().st_mtime)  # of a folder: when something in it came or went
+    return max(times[1:] or times)
 
 
 def differences(folder: Path) -> list[str]:
