@@ -15,7 +15,7 @@ from PIL import Image
 
 from cl_kernel import ClkError
 from cl_kernel.cli.console import Console
-from cl_kernel.cli.data import data
+from cl_kernel.library.data_command import data
 from cl_kernel.registry import discover
 from cl_kernel.running.plan import make_request, plan
 from cl_kernel.running.session import run_plan
