@@ -105,7 +105,7 @@ def test_methods_start_from_one_network_and_end_where_they_would_without(
 def test_a_finished_run_leaves_its_reports(tmp_path: Path) -> None:
     run("SMOKE", tmp_path, **{"learner.pictures": 3})
     reports = {file.name for file in (tmp_path / "SMOKE" / "reports").iterdir()}
-    assert {"confusion.json", "confusion-right.png", "curve.json", "curve.png", "pictures-left.png"} <= reports
+    assert {"confusion.json", "confusion.png", "curve.json", "curve.png", "pictures-left.png"} <= reports
 
 
 def test_the_best_epoch_can_be_kept(tmp_path: Path) -> None:

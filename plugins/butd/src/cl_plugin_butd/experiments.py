@@ -235,7 +235,7 @@ _TESTS = [
             "small": DIGITS_STREAM,
             "paper": {"dataset": "butd:emnist-grid", "learner.augment": (0.05, 0.1, 15.0, 51)},
         },
-        comparisons={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2}},
+        comparisons={"naive fine-tuning": {"learner": "butd:naive", "learner.later_epochs": 2, "learner.pictures": 0}},
     ),
     Experiment(
         name="SMOKE",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 30
 """Classes whose names still fit beside a confusion matrix."""
+ABREAST = 4
+"""Confusion matrices side by side."""
 
 
 def draw(
@@ -42,21 +44,32 @@ def draw(
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss of the last batch")
     figure.savefig(folder / "curve.png", dpi=110)
-    # margins by hand: a layout that is found draws every figure twice
-    edge = min(0.4, 0.08 + 0.014 * max(map(len, stream.class_names), default=0))
-    for name, table in tables.items():
-        figure = Figure(figsize=(4.5, 4))
-        axes = figure.add_axes((edge, edge, 0.97 - edge, 0.9 - edge))
-        axes.imshow(np.asarray(table), cmap="Greys")
-        axes.set_title(f"{name}: right answer down, given across")
-        if len(table) <= MOST_NAMES:
-            axes.set_xticks(range(len(table)), stream.class_names[: len(table)], rotation=90, fontsize=7)
-            axes.set_yticks(range(len(table)), stream.class_names[: len(table)], fontsize=7)
-        figure.savefig(folder / f"confusion-{safe(name)}.png", dpi=110)
+    draw_confusions(folder / "confusion.png", tables, stream.class_names)
     for name, rows in stream.test_sets.items():
         draw_predictions(
             folder / f"pictures-{safe(name)}.png", stream.test, rows[:n_pictures], labels, predicted, stream
         )
+
+
+def draw_confusions(path: Path, tables: Mapping[str, Sequence[Sequence[int]]], names: Sequence[str]) -> None:
+    """A confusion matrix a test set, side by side in one picture."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(tables), ABREAST)
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(4.5 * columns, 4 * rows))
+    edge = min(0.4, 0.08 + 0.014 * max(map(len, names), default=0))  # by hand: a layout that is found draws twice
+    for k, (name, table) in enumerate(tables.items()):
+        left, bottom = k % columns, rows - 1 - k // columns
+        axes = figure.add_axes(
+            ((left + edge) / columns, (bottom + edge) / rows, (0.97 - edge) / columns, (0.9 - edge) / rows)
+        )
+        axes.imshow(np.asarray(table), cmap="Greys")
+        axes.set_title(f"{name}: right answer down, given across", fontsize=10)
+        if len(table) <= MOST_NAMES:
+            axes.set_xticks(range(len(table)), names[: len(table)], rotation=90, fontsize=7)
+            axes.set_yticks(range(len(table)), names[: len(table)], fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def draw_predictions(
