@@ -37,6 +37,7 @@ from cl_kernel.library.torch_settings import Mlp
 from cl_kernel.library.trackers import build_jsonl
 from cl_kernel.memory import Memory
 from cl_kernel.methods import er
+from cl_kernel.methods.lazy import F as methods
 from cl_kernel.running.loop import StreamContext, run_stream
 from cl_kernel.running.resources import Resources, Setup
 from cl_kernel.running.scoring import Scorer
@@ -91,7 +92,7 @@ def consumed(stream: Stream, update: str) -> list[tuple[torch.Tensor, torch.Tens
     resources = Resources(seed=0, device="cpu")
     learner = learner_of(stream, resources, update)
     batches: list[tuple[torch.Tensor, torch.Tensor]] = []
-    plain = functional.cross_entropy
+    plain = methods.cross_entropy
 
     def record(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         batches.append((seen.pop(), targets.clone()))
@@ -99,12 +100,12 @@ def consumed(stream: Stream, update: str) -> list[tuple[torch.Tensor, torch.Tens
 
     seen: list[torch.Tensor] = []
     handle = learner.network.upper.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    functional.cross_entropy = record
+    methods.cross_entropy = record
     try:
         for stage in stream.stages:
             learner.learn(stage, Quiet(resources, stream))
     finally:
-        functional.cross_entropy = plain
+        methods.cross_entropy = plain
         handle.remove()
     return batches
 
