@@ -11,11 +11,12 @@ Shapes: B batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from cl_kernel.contract.errors import BadSetting, ClkError, UnknownName, nearest
 
@@ -66,15 +67,7 @@ def maps_name(network: nn.Module, example: Tensor) -> str:
         for name, module in network.named_modules()
         if name
     ]
-    training = network.training
-    try:
-        network.eval()
-        with torch.no_grad():
-            network(example)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    _watched(network, example, handles)
     maps = [name for name, shape in given if len(shape) == 4 and shape[2] * shape[3] > 1]
     last = next((name for name in reversed(maps) if cuts(network, name)), None)
     if last is None:
@@ -84,6 +77,19 @@ def maps_name(network: nn.Module, example: Tensor) -> str:
             fix="model.cut=head, a layer that 'clk model NAME' lists, or a larger picture (dataset.size, model.size)",
         )
     return last
+
+
+def _watched(network: nn.Module, example: Tensor, handles: Sequence[RemovableHandle]) -> None:
+    """One forward pass in evaluation mode with hooks that are taken away afterwards."""
+    training = network.training
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(example)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
 
 
 def cuts(network: nn.Module, layer: str) -> bool:
@@ -232,14 +238,6 @@ def layer_shapes(network: nn.Module, example: Tensor) -> list[dict[str, Any]]:
         return hook
 
     handles = [module.register_forward_hook(watch(name, module)) for name, module in network.named_modules() if name]
-    training = network.training
-    try:
-        network.eval()
-        with torch.no_grad():
-            network(example)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    _watched(network, example, handles)
     order = {name: i for i, (name, _) in enumerate(network.named_modules())}
     return sorted(rows, key=lambda row: order[row["layer"]])
